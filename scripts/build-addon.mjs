@@ -1,0 +1,85 @@
+// Builds the native engine with cmake into prebuilds/<platform>-<arch>/deepspeed.node. Incremental: a
+// prebuild whose build id matches the sources is left alone.
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { buildId, root } from './build-id.mjs';
+
+const require = createRequire(import.meta.url);
+const id = buildId();
+const target = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
+const output = join(target, 'deepspeed.node');
+const stamp = join(target, 'build-id');
+const force = process.argv.includes('--force');
+
+function fail(message) {
+  console.error(`deepspeed-js: ${message}`);
+  process.exit(1);
+}
+
+function tool(name, hint) {
+  const probe = spawnSync(name, ['--version'], { encoding: 'utf8' });
+  if (probe.error || probe.status !== 0)
+    fail(`building the native engine needs ${name}.\n  fix: ${hint}`);
+  return probe.stdout;
+}
+
+const upToDate =
+  !force && existsSync(output) && existsSync(stamp) && readFileSync(stamp, 'utf8') === id;
+
+if (!upToDate) build();
+
+function build() {
+  const mac = process.platform === 'darwin';
+  tool('cmake', mac ? 'brew install cmake' : 'apt-get install cmake   (Fedora: dnf install cmake)');
+  const compiler = process.env.CXX ?? 'c++';
+  tool(
+    compiler,
+    mac
+      ? 'xcode-select --install'
+      : 'apt-get install g++ make   (Fedora: dnf install gcc-c++ make)',
+  );
+  const generator = spawnSync('ninja', ['--version']).status === 0 ? 'Ninja' : 'Unix Makefiles';
+  if (generator !== 'Ninja') tool('make', mac ? 'xcode-select --install' : 'apt-get install make');
+
+  const includes = [require('node-api-headers').include_dir, require('node-addon-api').include_dir];
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const folder = join(
+    root,
+    'build',
+    `${process.platform}-${process.arch}-${generator === 'Ninja' ? 'ninja' : 'make'}`,
+  );
+
+  function run(args) {
+    const result = spawnSync('cmake', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
+    if (result.error || result.status !== 0) {
+      console.error((result.stdout ?? '').slice(-8000));
+      console.error((result.stderr ?? '').slice(-8000));
+      fail(
+        `the native engine did not build (cmake ${args[0]} ended with ${result.status}).\n  A C++20 compiler is needed: g++ 11, clang 14 or newer.`,
+      );
+    }
+  }
+
+  console.log('deepspeed-js: building the native engine');
+  run([
+    '-S',
+    'addon',
+    '-B',
+    folder,
+    '-G',
+    generator,
+    '-DCMAKE_BUILD_TYPE=Release',
+    `-DDSJS_NAPI_INCLUDE=${includes.map((i) => i.replaceAll('"', '')).join(';')}`,
+    `-DDSJS_BUILD_ID=${id}`,
+    `-DDSJS_VERSION=${version}`,
+  ]);
+  run(['--build', folder, '--target', 'deepspeed', '--parallel', String(availableParallelism())]);
+  mkdirSync(target, { recursive: true });
+  // Never overwrite a library that a running process has mapped: write beside it, then rename.
+  cpSync(join(folder, 'deepspeed.node'), `${output}.new`);
+  renameSync(`${output}.new`, output);
+  writeFileSync(stamp, id);
+}

@@ -1,0 +1,356 @@
+/**
+ * The whole native surface, as TypeScript sees it. `addon/binding` implements exactly this; nothing
+ * else crosses the boundary. Validated scalars, buffers and tagged handles only: one call per
+ * bucket or segment, never per tensor element. Every native failure arrives as a `NativeError`.
+ */
+import type { DataType } from '../graph/ir.ts';
+
+/** Element types of collectives and storage. */
+export type FloatType = 'float32' | 'float16' | 'bfloat16' | 'float64';
+
+export type MemoryCategory =
+  | 'parameters'
+  | 'gradients'
+  | 'optimizer'
+  | 'master'
+  | 'activations'
+  | 'inputs'
+  | 'window' // gradient buckets of ZeRO 2, fp32 windows of 16-bit parameters
+  | 'workspace' // what ONNX Runtime allocates inside a run
+  | 'communication' // staging slots and control pages
+  | 'io';
+
+/** Handle of something an engine queue is doing. Valid until the engine is disposed. */
+export type Work = number;
+
+/** Memory that the engine owns. */
+export interface NativeBuffer {
+  readonly bytes: number;
+  readonly category: MemoryCategory;
+  /** True when peers can read it: it lies in this rank's shared arena. */
+  readonly shared: boolean;
+  /** The bytes, not copied. Detached by `dispose()`: later use throws instead of reading freed memory. */
+  view(): ArrayBuffer;
+  dispose(): void;
+}
+
+/** A stretch of a buffer. `byteOffset` must be a multiple of the element size. */
+export interface Region {
+  buffer: NativeBuffer;
+  byteOffset: number;
+  /** Elements, not bytes. */
+  count: number;
+  dtype: FloatType;
+}
+
+// ---------------------------------------------------------------- communication
+
+export type ReduceOp = 'sum' | 'max' | 'min';
+
+export interface ShmOptions {
+  backend: 'shm';
+  rank: number;
+  worldSize: number;
+  /** Inherited memfds: the control page, then one arena per rank. */
+  controlFd: number;
+  arenaFds: number[];
+  /** Milliseconds a peer may be alive but absent from a collective. */
+  hangTimeoutMs?: number;
+}
+
+export interface InprocessOptions {
+  backend: 'inprocess';
+  /** Ranks with the same key in one process (worker threads) form a world. */
+  key: string;
+  rank: number;
+  worldSize: number;
+  hangTimeoutMs?: number;
+}
+
+/** One rank alone: every collective is a copy or nothing. */
+export interface SoloOptions {
+  backend: 'solo';
+}
+
+export type CommOptions = ShmOptions | InprocessOptions | SoloOptions;
+
+/**
+ * Collectives over a group of ranks. Sums run in rank order, so a result never depends on timing.
+ * Methods here are synchronous and block the calling thread: they are for set-up and for small
+ * values; what belongs to a step is enqueued with `NativeEngine`. Typed arrays of any memory are
+ * accepted. Every call carries a sequence number, the operation and its size; ranks that disagree
+ * all get an error naming both ranks and both operations.
+ */
+export interface NativeCommunicator {
+  readonly rank: number;
+  readonly size: number;
+  allReduce(data: Float32Array | Float64Array | Int32Array, op?: ReduceOp): void;
+  /** Every rank gives `data`; the result holds the ranks' bytes in rank order. Same length on all. */
+  allGather(data: Uint8Array): Uint8Array;
+  broadcast(data: Uint8Array, root: number): void;
+  barrier(): void;
+  /** Ranks with the same color form a group, ordered by key, then rank. Null for a negative color. */
+  split(color: number, key: number): NativeCommunicator | null;
+  /** Says that this rank leaves on purpose; peers that wait for it get an error with `reason`. */
+  leave(reason: string): void;
+  stats(): CommStats[];
+  dispose(): void;
+}
+
+export interface CommStats {
+  operation: string;
+  bytes: number;
+  calls: number;
+  /** Nanoseconds inside the operation, and of that waiting for peers. */
+  totalNs: number;
+  waitNs: number;
+}
+
+// ---------------------------------------------------------------- executor
+
+/** Memory bound to one input or output of a session. */
+export interface Binding {
+  name: string;
+  buffer: NativeBuffer;
+  byteOffset: number;
+  dtype: DataType;
+  dims: readonly number[];
+}
+
+export type SessionId = number;
+export type InstanceId = number;
+
+export interface SessionOptions {
+  /** Shown in errors, traces and profiles. */
+  name: string;
+}
+
+// ---------------------------------------------------------------- optimizer
+
+export type OptimizerKind = 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad';
+
+/** Hyper-parameters of one parameter group for one step. Fields an optimizer does not use are ignored. */
+export interface OptimizerHyper {
+  lr: number;
+  /** adam, adamw: betas; lion: betas; sgd: [momentum, 0]. */
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  biasCorrection: boolean;
+  /** sgd. */
+  nesterov?: boolean;
+  dampening?: number;
+}
+
+/** Elements [offset, offset + count) of the shard, updated with hyper-parameters `group`. */
+export interface OptimizerRange {
+  offset: number;
+  count: number;
+  group: number;
+}
+
+export interface OptimizerStep {
+  kind: OptimizerKind;
+  /** 1-based; what bias correction uses. */
+  step: number;
+  /** fp32, all of one length: the shard. `state2` is absent where the optimizer has one state. */
+  master: Region;
+  gradient: Region;
+  state1?: Region;
+  state2?: Region;
+  /** Where given, the updated shard is also written here in its 16-bit type. */
+  copy16?: Region;
+  ranges: OptimizerRange[];
+  groups: OptimizerHyper[];
+  /** Multiplies every gradient (inverse loss scale and averaging), before clipping. */
+  gradientScale: number;
+  /** Global-norm clipping: 0 = off. factor = min(1, maxNorm / (norm · gradientScale + 1e-6)). */
+  maxNorm: number;
+  /**
+   * One float64 pair in engine memory, filled by `squaredNorm` and summed over ranks: [Σ g², number of
+   * non-finite elements]. When the second is not 0 the step changes nothing.
+   */
+  norm?: { buffer: NativeBuffer; byteOffset: number };
+}
+
+// ---------------------------------------------------------------- engine
+
+export interface EngineOptions {
+  communicator: NativeCommunicator;
+  /** Threads for compute, this rank's share of the cores. */
+  threads: number;
+  /** The ONNX Runtime library that onnxruntime-node resolves. Absent: `loadSession` is refused. */
+  ortLibrary?: string;
+}
+
+export interface MemoryAccount {
+  /** Bytes now and the most there ever were, by category. */
+  current: Record<MemoryCategory, number>;
+  peak: Record<MemoryCategory, number>;
+  total: number;
+  peakTotal: number;
+  /** Allocations since the engine was made; constant over steady-state steps. */
+  allocations: number;
+}
+
+/** One finished work, for timelines. Times in nanoseconds of the monotonic clock. */
+export interface WorkRecord {
+  work: Work;
+  queue: 'compute' | 'comm' | 'io';
+  name: string;
+  enqueuedNs: number;
+  startNs: number;
+  endNs: number;
+}
+
+/**
+ * Ordered queues, one thread each: `compute` runs segments and optimizers, `comm` collectives, `io`
+ * files. An enqueue returns at once; a work starts when everything before it on its queue has ended
+ * and all of `after` has. A work that fails makes every later dependent fail with the same error,
+ * and `wait` reports the first cause.
+ */
+export interface NativeEngine {
+  allocate(
+    bytes: number,
+    options: { category: MemoryCategory; shared?: boolean; name?: string },
+  ): NativeBuffer;
+  memory(): MemoryAccount;
+
+  // compute queue
+  loadSession(model: Uint8Array, options: SessionOptions): SessionId;
+  releaseSession(session: SessionId): void;
+  createInstance(session: SessionId, inputs: Binding[], outputs: Binding[]): InstanceId;
+  releaseInstance(instance: InstanceId): void;
+  run(instance: InstanceId, after?: Work[]): Work;
+  fill(region: Region, value: number, after?: Work[]): Work;
+  copy(source: Region, target: Region, after?: Work[]): Work;
+  /** target = a·target + b·source; any float types. */
+  axpby(source: Region, target: Region, b: number, a: number, after?: Work[]): Work;
+  /** Adds [Σ x², count of non-finite x] of the regions into the float64 pair (zeroed first). */
+  squaredNorm(
+    regions: Region[],
+    out: { buffer: NativeBuffer; byteOffset: number },
+    after?: Work[],
+  ): Work;
+  optimizerStep(step: OptimizerStep, after?: Work[]): Work;
+
+  // comm queue; regions on all ranks have the same count and type
+  /** In place. Fast where the region lies in shared memory. */
+  allReduce(region: Region, op?: ReduceOp, after?: Work[]): Work;
+  /**
+   * Rank r's `shards[r]` = [offset, count) of the bucket is what r owns. Every rank's bucket is summed in
+   * rank order; the owner gets its part in `target` (accumulate: target += sum). Counts may be 0.
+   */
+  reduceScatter(
+    bucket: Region,
+    shards: { offset: number; count: number }[],
+    target: Region | null,
+    options?: { accumulate?: boolean },
+    after?: Work[],
+  ): Work;
+  /** Rank r's part [shards[r].offset, +count) of the region is copied from r into every other rank's region. */
+  allGather(region: Region, shards: { offset: number; count: number }[], after?: Work[]): Work;
+  broadcast(region: Region, root: number, after?: Work[]): Work;
+  barrier(after?: Work[]): Work;
+  /** For benches: bytes per second that the comm queue may move; 0 = unlimited. */
+  throttleComm(bytesPerSecond: number): void;
+
+  /** Resolves when the work has ended, rejects with its NativeError. The JS thread stays free. */
+  wait(work: Work): Promise<void>;
+  /** Blocks the JS thread. */
+  waitSync(work: Work): void;
+  /** Drains everything; a failed queue rejects. */
+  idle(): Promise<void>;
+  /** Works finished since the last call, at most the newest 65,536; recorded only while tracing is on. */
+  setTracing(on: boolean): void;
+  takeRecords(): WorkRecord[];
+  /** Ends runs, joins threads, frees memory. Idempotent. Also done by a cleanup hook at exit. */
+  dispose(): void;
+}
+
+// ---------------------------------------------------------------- checkpoint files
+
+/** A piece of a checkpoint file, written at `fileOffset`. */
+export interface FilePiece {
+  fileOffset: number;
+  source: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number };
+}
+
+export interface WrittenFile {
+  bytes: number;
+  /** CRC-32C of the whole file, as 8 hex digits. */
+  crc32c: string;
+}
+
+// ---------------------------------------------------------------- run control (launcher side)
+
+/** Shared memory of one run: created by the launcher, inherited by the ranks as file descriptors. */
+export interface RunFds {
+  controlFd: number;
+  arenaFds: number[];
+}
+
+/** The control page as the launcher sees it. */
+export interface RunControl {
+  /** Every rank's state; `heartbeatAgeMs` counts since its engine heartbeat last moved. */
+  ranks(): { rank: number; pid: number; joined: boolean; left: boolean; heartbeatAgeMs: number }[];
+  /** Makes every waiting or later collective of the run fail with this message. The first abort wins. */
+  abort(rank: number, message: string): void;
+  dispose(): void;
+}
+
+export interface AddonInfo {
+  version: string;
+  /** Equal to the built TypeScript's, or the rank refuses to run. */
+  buildId: string;
+  platform: string;
+  compiler: string;
+  /** Instruction sets this processor has among those compiled in, best first. */
+  isa: string[];
+}
+
+export interface NativeAddon {
+  info(): AddonInfo;
+  createCommunicator(options: CommOptions): NativeCommunicator;
+  createEngine(options: EngineOptions): NativeEngine;
+
+  /** Launcher: creates the memfds of a run. Close them with `closeFds` when the ranks have been spawned. */
+  createRunFds(worldSize: number): RunFds;
+  openRunControl(controlFd: number, worldSize: number): RunControl;
+  closeFds(fds: number[]): void;
+  /**
+   * Rank: marks the inherited descriptors close-on-exec, dies with the launcher (`parentPid`), starts
+   * the heartbeat. Once per process.
+   */
+  joinRun(options: {
+    rank: number;
+    worldSize: number;
+    controlFd: number;
+    arenaFds: number[];
+    parentPid: number;
+  }): void;
+  bindCores(cores: number[]): void;
+
+  /**
+   * Writes pieces to `path` with a temporary name, fsync, rename. Asynchronous on the io thread.
+   * Fails whole: no file under the final name unless complete.
+   */
+  writeFile(path: string, pieces: FilePiece[]): Promise<WrittenFile>;
+  /** Reads bytes into memory; checks the range. */
+  readInto(
+    path: string,
+    fileOffset: number,
+    target: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number },
+  ): Promise<void>;
+  crc32c(data: Uint8Array, seed?: number): number;
+  crc32cFile(path: string): Promise<string>;
+  fsyncDirectory(path: string): Promise<void>;
+  /** Tests: the process kills itself (SIGKILL) at the n-th fault point it passes; 0 = off. Returns points passed. */
+  setFaultPoint(n: number): number;
+
+  /** fp32 ↔ 16 bit, round to nearest even, any counts. */
+  convert(source: Uint8Array, from: FloatType, target: Uint8Array, to: FloatType): void;
+  /** Bytes of memory this process may still take (cgroup limits included), and cores it may use (quota included). */
+  systemLimits(): { memoryAvailable: number; memoryLimit: number; cores: number };
+}
