@@ -1,0 +1,37 @@
+// Checkpoint files: written whole or not at all, with a checksum computed on the way. Blocking; the
+// binding runs them on an io thread. Errors: EngineError IO_ERROR naming path, bytes and the
+// system's reason (IO_NO_SPACE and IO_PERMISSION where that is the reason, IO_SHORT_FILE for a
+// truncated file).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dsjs::io {
+
+struct Piece {
+  uint64_t file_offset;
+  const void* data;
+  size_t bytes;
+};
+
+struct Written {
+  uint64_t bytes;
+  uint32_t crc32c;
+};
+
+// Writes the pieces (any order, not overlapping; holes read as zeros) to a temporary name in the
+// folder of `path`, fsyncs, renames to `path`, fsyncs the folder. On failure nothing appears under
+// `path` (an older file stays as it was) and the temporary file is removed.
+Written write_file(const std::string& path, std::vector<Piece> pieces);
+
+// Fills target with bytes [file_offset, file_offset + bytes).
+void read_into(const std::string& path, uint64_t file_offset, void* target, size_t bytes);
+
+uint32_t crc32c_file(const std::string& path);
+
+// Makes renames and removals in the folder durable.
+void fsync_directory(const std::string& path);
+
+}  // namespace dsjs::io

@@ -1,0 +1,80 @@
+// Fused optimizers: one pass over gradient, master weights and state. What each computes, per
+// element, with g = gradient · gradient_scale, p the fp32 master weight, t = step from 1:
+//
+//   adamw    p −= lr·wd·p;  m = β1·m + (1−β1)·g;  v = β2·v + (1−β2)·g²
+//            p −= lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + eps)          Loshchilov and Hutter, arXiv
+//            1711.05101
+//   adam     the same without the first line, g += wd·p instead   Kingma and Ba, arXiv 1412.6980
+//            (without bias correction both 1−βᵗ are 1)
+//   sgd      g += wd·p;  b = t = 1 ? g : momentum·b + (1−dampening)·g
+//            p −= lr·(nesterov ? g + momentum·b : b); momentum 0: p −= lr·g
+//   lion     p −= lr·wd·p;  p −= lr·sign(β1·m + (1−β1)·g);  m = β2·m + (1−β2)·g    arXiv 2302.06675
+//   adagrad  g += wd·p;  v += g²;  p −= lr·g / (√v + eps)         Duchi et al., JMLR 12, 2011
+//
+// as PyTorch's optimizers of these names and DeepSpeed's CPUAdam, CPULion and CPUAdagrad define
+// them.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/isa.h"
+
+namespace dsjs {
+
+enum class OptimizerKind { kAdam, kAdamW, kSgd, kLion, kAdagrad };
+
+// "adam", "adamw", "sgd", "lion", "adagrad"; EngineError INVALID_ARGUMENT for another name.
+OptimizerKind optimizer_from_name(const char* name);
+
+struct OptimizerHyper {
+  double lr = 0;
+  double beta1 = 0;  // sgd: momentum
+  double beta2 = 0;
+  double eps = 0;
+  double weight_decay = 0;
+  bool bias_correction = true;
+  bool nesterov = false;
+  double dampening = 0;
+};
+
+// How many state arrays of the shard's length an update needs: adam 2 (m, v), sgd 1 with momentum
+// (b), else 0, lion 1 (m), adagrad 1 (v). They start as zeros.
+int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper);
+
+// A contiguous range. Unused states are null. copy16, where not null, receives the new weights as
+// copy_type (kFloat16 or kBFloat16). Arrays do not overlap.
+struct OptimizerArrays {
+  float* master = nullptr;
+  const float* gradient = nullptr;
+  float* state1 = nullptr;
+  float* state2 = nullptr;
+  uint16_t* copy16 = nullptr;
+  DType copy_type = DType::kBFloat16;
+};
+
+// Updates elements [begin, end). An element's result does not depend on the range it came in.
+// Throws EngineError INVALID_ARGUMENT when a state that the optimizer needs is null, or step is 0.
+void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
+                      double gradient_scale, const OptimizerArrays& arrays, size_t begin,
+                      size_t end, Isa isa = active_isa());
+
+// min(1, max_norm / (norm·gradient_scale + 1e-6)), norm = √squared_sum; 1 when max_norm is 0.
+double clip_factor(double squared_sum, double gradient_scale, double max_norm);
+
+// Σ x² in fp64 over the finite x, and how many x are not finite.
+struct SquaredNorm {
+  double sum = 0;
+  uint64_t non_finite = 0;
+};
+
+// Summed in blocks of this many elements, so that the result does not depend on the number of
+// threads: blocks may be computed anywhere, and are added in order.
+constexpr size_t kNormBlock = 16384;
+// Norm of one block [begin, end) of fp32, fp16, bf16 or fp64 values.
+SquaredNorm squared_norm_block(const void* data, DType type, size_t begin, size_t end,
+                               Isa isa = active_isa());
+// Norm of a whole array, block by block; equals the ordered sum of its blocks.
+SquaredNorm squared_norm(const void* data, DType type, size_t count, Isa isa = active_isa());
+
+}  // namespace dsjs
