@@ -15,6 +15,46 @@ export const errorCodes = {
     title: 'A documented DeepSpeed feature that this version does not have',
     fix: 'Remove the key or set it to its default; docs/deepspeed-keys.md lists what is available.',
   },
+  CLAIM_CONFLICT: {
+    title: 'Two plugins want to own the same thing',
+    fix: 'Use only one of the two plugins named.',
+  },
+  HOOK_ASYNC_TAP: {
+    title: 'A tap on a synchronous hook returned a promise',
+    fix: 'Enqueue engine work instead of awaiting; only setup, evaluate, checkpoint and shutdown hooks wait.',
+  },
+  HOST_LACKS_CAPABILITY: {
+    title: 'The config asks for something that this trainer cannot do',
+    fix: 'Remove the key named, or use a host that has the capability.',
+  },
+  GRAPH_INVALID: {
+    title: 'A graph breaks a rule of ONNX',
+    fix: 'Check the named node; `python -m onnx.checker MODEL` finds most such faults in an exported model.',
+  },
+  MODEL_FILE_UNREADABLE: {
+    title: 'A model file cannot be read or written',
+    fix: 'Check the path, its permissions, and that external data files lie beside the model file.',
+  },
+  MODEL_FILE_INVALID: {
+    title: 'A file is not a valid ONNX model',
+    fix: 'Export or download the model again; the file is damaged or of another format.',
+  },
+  MODEL_TOO_LARGE: {
+    title: 'A model exceeds what one ONNX file can hold (2 GiB)',
+    fix: 'Save it with external data, which saveModel does by itself for large initializers.',
+  },
+  OPERATOR_UNKNOWN: {
+    title: 'A graph uses an operator that deepspeed-js does not know',
+    fix: 'Export the model without it (plain ONNX operators, no quantisation); docs/operators.md lists what is known.',
+  },
+  SHAPE_MISMATCH: {
+    title: 'Shapes or types in a graph do not fit together',
+    fix: 'Check the shapes that are fed against those that the graph declares.',
+  },
+  SHAPE_UNKNOWN: {
+    title: 'A shape depends on data that is known only when the graph runs',
+    fix: 'Make the named shape operand a constant or a function of input shapes, or give the input a fixed value.',
+  },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
     fix: 'Please report it with the message and the stack.',
