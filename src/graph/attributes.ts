@@ -65,33 +65,33 @@ function listAttribute(name: string, list: readonly (number | string)[]): Attrib
 
 /** The node's int attribute, or the fallback when it is absent. */
 export function intAttribute(node: Node, name: string, fallback: number): number {
-  return typed(node, name, 'int') ?? fallback;
+  return typed(node, name, 'int')?.value ?? fallback;
 }
 
 export function floatAttribute(node: Node, name: string, fallback: number): number {
-  return typed(node, name, 'float') ?? fallback;
+  return typed(node, name, 'float')?.value ?? fallback;
 }
 
 export function stringAttribute(node: Node, name: string, fallback: string): string {
-  return typed(node, name, 'string') ?? fallback;
+  return typed(node, name, 'string')?.value ?? fallback;
 }
 
 /** The node's list of ints, or undefined: an absent list often means something of its own. */
 export function intsAttribute(node: Node, name: string): readonly number[] | undefined {
-  return typed(node, name, 'ints');
+  return typed(node, name, 'ints')?.value;
 }
 
 export function tensorAttribute(node: Node, name: string): Tensor | undefined {
-  return typed(node, name, 'tensor');
+  return typed(node, name, 'tensor')?.value;
 }
 
-type ValueOf<T extends Attribute['type']> = Extract<Attribute, { type: T }>['value'];
+type AttributeOf<T extends Attribute['type']> = Extract<Attribute, { type: T }>;
 
 function typed<T extends Attribute['type']>(
   node: Node,
   name: string,
   type: T,
-): ValueOf<T> | undefined {
+): AttributeOf<T> | undefined {
   const found = node.attributes[name];
   if (found === undefined) return undefined;
   if (found.type !== type) {
@@ -101,7 +101,7 @@ function typed<T extends Attribute['type']>(
       { data: { node: node.name, op: node.opType, attribute: name } },
     );
   }
-  return (found as { value: unknown }).value as ValueOf<T>;
+  return found as AttributeOf<T>;
 }
 
 function whole(name: string, value: number): number {
