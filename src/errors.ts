@@ -15,6 +15,30 @@ export const errorCodes = {
     title: 'A documented DeepSpeed feature that this version does not have',
     fix: 'Remove the key or set it to its default; docs/deepspeed-keys.md lists what is available.',
   },
+  CHECKPOINT_CORRUPT: {
+    title: 'A checkpoint is damaged',
+    fix: 'Load an older tag (resumeFromCheckpoint: "DIR/TAG"), or copy the checkpoint again.',
+  },
+  CHECKPOINT_NOT_FOUND: {
+    title: 'There is no such checkpoint',
+    fix: 'Give the directory that holds `latest`, or the folder of one tag.',
+  },
+  CHECKPOINT_OTHER_MODEL: {
+    title: 'A checkpoint was written by another model or optimizer',
+    fix: 'Resume with the model and optimizer that wrote it, or start in a fresh output folder.',
+  },
+  CHECKPOINT_TAG: {
+    title: 'A checkpoint tag is not usable as a folder name',
+    fix: 'Use a plain name such as global_step100.',
+  },
+  CHECKPOINT_VERSION: {
+    title: 'A checkpoint was written by a newer deepspeed-js',
+    fix: 'Update deepspeed-js.',
+  },
+  PEER_FAILED: {
+    title: 'Another rank failed, so this one stopped too',
+    fix: 'Look at the error of the rank named.',
+  },
   CLAIM_CONFLICT: {
     title: 'Two plugins want to own the same thing',
     fix: 'Use only one of the two plugins named.',

@@ -1,0 +1,79 @@
+import { DeepSpeedError } from '../errors.ts';
+import type { Region, Work } from '../native/contract.ts';
+import type { StepPlan } from './events.ts';
+import type { Location } from './host.ts';
+
+/**
+ * Who receives gradients. The host binds its backward to `location` once and asks `ready` before each
+ * backward it enqueues; everything else (reduce, convert) the owner enqueues from its own taps.
+ */
+export interface GradientOwner {
+  /** Where backward writes the gradient of a trainable parameter, fp32, the parameter's shape. */
+  location(parameter: string): Location;
+  /** Works that the backward of `segment` must wait for before it writes there. */
+  ready(segment: number): Work[];
+  /** False: every micro batch starts from zero, since what was there has already left. */
+  readonly accumulatesLocally: boolean;
+  /** What the optimizer reads at the boundary, and the works after which it is complete. */
+  reduced(): ReducedGradient;
+}
+
+export interface ReducedGradient {
+  /** The sum over ranks, for the elements that this rank owns. */
+  shard: Region;
+  /** The sum for all elements, where every rank has it. */
+  whole?: Region;
+  after: Work[];
+}
+
+export interface OptimizerStepContext {
+  readonly plan: StepPlan;
+  /** Learning rate by parameter group. */
+  readonly learningRates: readonly number[];
+  /** Momentum that a OneCycle schedule sets; absent: the optimizer's own. */
+  readonly momentum?: number;
+}
+
+export interface OptimizerOutcome {
+  gradientNorm: number;
+  /** Non-finite gradient elements over all ranks; the step changed nothing when not 0. */
+  overflows: number;
+}
+
+export interface OptimizerStepOwner {
+  /** Enqueues the step; the work ends when this rank's parameters are whole again. */
+  enqueue(context: OptimizerStepContext): Work;
+  /** What the last enqueued step found; valid once its work has ended. */
+  outcome(): OptimizerOutcome;
+}
+
+export interface ClaimTypes {
+  gradients: GradientOwner;
+  optimizerStep: OptimizerStepOwner;
+}
+
+/** At most one owner for each claim; a second one is a startup error that names both plugins. */
+export class Claims {
+  readonly #owners = new Map<keyof ClaimTypes, { plugin: string; owner: unknown }>();
+
+  claim<K extends keyof ClaimTypes>(name: K, plugin: string, owner: ClaimTypes[K]): void {
+    const earlier = this.#owners.get(name);
+    if (earlier) {
+      throw new DeepSpeedError(
+        'CLAIM_CONFLICT',
+        `plugins "${earlier.plugin}" and "${plugin}" both claim ${name}; one session has one owner`,
+        { data: { claim: name, plugins: [earlier.plugin, plugin] } },
+      );
+    }
+    this.#owners.set(name, { plugin, owner });
+  }
+
+  owner<K extends keyof ClaimTypes>(name: K): ClaimTypes[K] | undefined {
+    return this.#owners.get(name)?.owner as ClaimTypes[K] | undefined;
+  }
+
+  /** Plugin names by claim, for reports. */
+  entries(): { claim: string; plugin: string }[] {
+    return [...this.#owners].map(([claim, { plugin }]) => ({ claim, plugin }));
+  }
+}

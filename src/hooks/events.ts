@@ -1,0 +1,89 @@
+import type { DeepSpeedError } from '../errors.ts';
+import type { Work } from '../native/contract.ts';
+
+/** What one micro batch is. `planStep` taps may return a changed copy. */
+export interface StepPlan {
+  readonly training: boolean;
+  /** Optimizer steps taken before this one. */
+  readonly step: number;
+  /** 0-based within the accumulation of this step. */
+  readonly microBatch: number;
+  readonly microBatches: number;
+}
+
+/** True on the micro batch after which the optimizer steps. */
+export function isBoundary(plan: StepPlan): boolean {
+  return plan.training && plan.microBatch === plan.microBatches - 1;
+}
+
+/** Something happens to one segment; `acquire` and `release` carry no work yet. */
+export interface SegmentEvent {
+  readonly plan: StepPlan;
+  /** Index in forward order. */
+  readonly segment: number;
+  readonly pass: 'forward' | 'backward';
+}
+
+export interface SegmentWorkEvent extends SegmentEvent {
+  /** The enqueued run; it has not ended, perhaps not begun. */
+  readonly work: Work;
+}
+
+export interface StepMetrics {
+  /** Optimizer steps taken, this one included. */
+  readonly step: number;
+  /** Mean loss per target token over the whole global batch. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Global gradient norm before clipping; NaN when it was not computed. */
+  readonly gradientNorm: number;
+  /** Target tokens of the global batch. */
+  readonly tokens: number;
+  readonly samples: number;
+  readonly skipped: boolean;
+}
+
+export interface StepSkipped {
+  readonly step: number;
+  /** Non-finite gradient elements over all ranks. */
+  readonly overflows: number;
+}
+
+export interface EvaluationResult {
+  readonly step: number;
+  readonly metrics: Record<string, number>;
+}
+
+export interface CheckpointEvent {
+  readonly directory: string;
+  readonly tag: string;
+  /** Host state to store, or, on load, what was stored. Plugins add their own key. */
+  readonly state: Record<string, unknown>;
+}
+
+export interface FailureEvent {
+  readonly error: DeepSpeedError | Error;
+}
+
+/** Hot path: synchronous, fired when work is enqueued, never waiting. */
+export interface HotHooks {
+  planStep: StepPlan;
+  acquire: SegmentEvent;
+  forward: SegmentWorkEvent;
+  backward: SegmentWorkEvent;
+  release: SegmentEvent;
+  metrics: StepMetrics;
+  stepSkipped: StepSkipped;
+}
+
+/** Cold path: asynchronous, one tap after the other. */
+export interface ColdHooks {
+  setup: Record<string, never>;
+  evaluate: EvaluationResult;
+  saveCheckpoint: CheckpointEvent;
+  loadCheckpoint: CheckpointEvent;
+  failed: FailureEvent;
+  shutdown: Record<string, never>;
+}
+
+export type HookName = keyof HotHooks | keyof ColdHooks;

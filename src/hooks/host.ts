@@ -1,0 +1,53 @@
+import { DeepSpeedError } from '../errors.ts';
+import type { NativeBuffer } from '../native/contract.ts';
+
+/** A place in engine memory. */
+export interface Location {
+  buffer: NativeBuffer;
+  byteOffset: number;
+}
+
+/** What a host can do. A strategy that needs more stops at start-up. */
+export type Capability =
+  /** Forward and backward run in segments, each announced by hooks. */
+  | 'segments'
+  /** A segment can be left out of a step. */
+  | 'layerSkipping'
+  /** Attention in the model can be replaced by another kernel. */
+  | 'attentionReplacement'
+  /** Parameters may live elsewhere between the segments that use them. */
+  | 'gatheredParameters';
+
+export interface HostParameter {
+  /** The model's own name, e.g. `transformer.h.0.attn.c_attn.weight`. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Segments that read it, ascending. Its gradient is complete after the backward of the first of them. */
+  readonly segments: readonly number[];
+  /** Index into the session's optimizer groups. */
+  readonly group: number;
+}
+
+/** The trainer's side of the contract, as strategies see it. */
+export interface Host {
+  readonly name: string;
+  readonly capabilities: ReadonlySet<Capability>;
+  /** Segment names in forward order. */
+  readonly segments: readonly string[];
+  /** Trainable parameters in the order in which backward completes their gradients. */
+  readonly parameters: readonly HostParameter[];
+}
+
+/** Throws unless the host has the capability that a config key needs. */
+export function requireCapability(host: Host, capability: Capability, key: string): void {
+  if (host.capabilities.has(capability)) return;
+  throw new DeepSpeedError(
+    'HOST_LACKS_CAPABILITY',
+    `${key} needs a host with "${capability}", which the ${host.name} host does not have`,
+    { data: { host: host.name, capability, key } },
+  );
+}
+
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}

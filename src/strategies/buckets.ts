@@ -1,0 +1,69 @@
+import type { HostParameter } from '../hooks/index.ts';
+import type { FlatLayout, Shard } from './flat-layout.ts';
+
+/**
+ * What one collective carries: whole parameters, contiguous in the flat buffer. `position` counts
+ * backward segments from 0 (the last segment of the model) upwards.
+ */
+export interface Bucket {
+  readonly index: number;
+  /** Elements of the flat buffer. */
+  readonly offset: number;
+  readonly count: number;
+  readonly parameters: readonly string[];
+  /** First backward position that writes into it, and the one after which it is whole. */
+  readonly firstPosition: number;
+  readonly completePosition: number;
+}
+
+/**
+ * Fills buckets up to `bucketSize` elements in completion order; a larger parameter goes alone. The
+ * last bucket of the buffer also carries its padding.
+ */
+export function planBuckets(
+  parameters: readonly HostParameter[],
+  layout: FlatLayout,
+  segmentCount: number,
+  bucketSize: number,
+): Bucket[] {
+  const buckets: Bucket[] = [];
+  let start = 0;
+  while (start < parameters.length) {
+    let end = start;
+    let size = 0;
+    let first = Number.POSITIVE_INFINITY;
+    let complete = 0;
+    while (end < parameters.length) {
+      const parameter = parameters[end]!;
+      const { count } = layout.slots[end]!;
+      if (end > start && size + count > bucketSize) break;
+      size += count;
+      first = Math.min(first, segmentCount - 1 - parameter.segments.at(-1)!);
+      complete = Math.max(complete, segmentCount - 1 - parameter.segments[0]!);
+      end += 1;
+    }
+    const offset = layout.slots[start]!.offset;
+    const next = layout.slots[end]?.offset ?? layout.total;
+    buckets.push({
+      index: buckets.length,
+      offset,
+      count: next - offset,
+      parameters: parameters.slice(start, end).map((parameter) => parameter.name),
+      firstPosition: first,
+      completePosition: complete,
+    });
+    start = end;
+  }
+  return buckets;
+}
+
+/** Every rank's share of a bucket, offsets relative to the bucket. */
+export function bucketShards(bucket: Bucket, layout: FlatLayout): Shard[] {
+  return layout.shards.map((shard) => {
+    const start = Math.max(bucket.offset, shard.offset);
+    const end = Math.min(bucket.offset + bucket.count, shard.offset + shard.count);
+    return end > start
+      ? { offset: start - bucket.offset, count: end - start }
+      : { offset: 0, count: 0 };
+  });
+}

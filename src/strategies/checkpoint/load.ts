@@ -1,0 +1,149 @@
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DeepSpeedError } from '../../errors.ts';
+import type { NativeAddon, NativeBuffer, NativeCommunicator } from '../../native/contract.ts';
+import { agree } from '../agree.ts';
+import { type FlatLayout, intersect, type Shard } from '../flat-layout.ts';
+import { tagFolder } from './folder.ts';
+import { type Manifest, parseManifest } from './manifest.ts';
+
+const bytesPerElement = 4;
+
+/** A flat tensor to fill: `buffer` holds the elements `range` of the new flat layout. */
+export interface LoadTarget {
+  /** `parameters`, `state1`, ... */
+  tensor: string;
+  buffer: NativeBuffer;
+  range: Shard;
+}
+
+/** A checkpoint that has been opened and checked. */
+export interface OpenCheckpoint {
+  folder: string;
+  manifest: Manifest;
+}
+
+/**
+ * Opens a checkpoint on every rank: the manifest, every file's length and checksum (the ranks share the
+ * reading). The same error is thrown on all ranks.
+ */
+export async function openCheckpoint(
+  addon: NativeAddon,
+  communicator: NativeCommunicator,
+  directory: string,
+  tag: string,
+): Promise<OpenCheckpoint> {
+  const [opened] = await agree(communicator, async () => {
+    const folder = tagFolder(directory, tag);
+    const path = join(folder, 'manifest.json');
+    const text = await readFile(path, 'utf8').catch((cause) => {
+      throw corrupt(`${path} cannot be read: ${cause.message}`, path);
+    });
+    const manifest = parseManifest(text, path);
+    for (const [index, shard] of manifest.shards.entries()) {
+      const file = join(folder, shard.file);
+      const size = await stat(file).then(
+        (entry) => entry.size,
+        () => -1,
+      );
+      if (size < 0) throw corrupt(`shard ${shard.file} of ${folder} is missing`, file);
+      if (size !== shard.bytes) {
+        throw corrupt(`${file} has ${size} bytes, the manifest says ${shard.bytes}`, file);
+      }
+      if (index % communicator.size !== communicator.rank) continue;
+      const crc = await addon.crc32cFile(file);
+      if (crc !== shard.crc32c) {
+        throw corrupt(`${file} has checksum ${crc}, the manifest says ${shard.crc32c}`, file);
+      }
+    }
+    return { folder, manifest };
+  });
+  return opened!;
+}
+
+/** Throws, listing every difference, unless the checkpoint is of this model and optimizer. */
+export function checkSameModel(
+  { folder, manifest }: OpenCheckpoint,
+  layout: FlatLayout,
+  optimizer: { kind: string; states: readonly string[] },
+): void {
+  const differences: string[] = [];
+  const stored = new Map(manifest.layout.map((slot) => [slot.name, slot]));
+  for (const slot of layout.slots) {
+    const other = stored.get(slot.name);
+    if (!other) differences.push(`${slot.name} ${shapeText(slot.shape)}: not in the checkpoint`);
+    else if (shapeText(other.shape) !== shapeText(slot.shape)) {
+      differences.push(
+        `${slot.name}: the model has ${shapeText(slot.shape)}, the checkpoint ${shapeText(other.shape)}`,
+      );
+    }
+    stored.delete(slot.name);
+  }
+  for (const { name, shape } of stored.values()) {
+    differences.push(`${name} ${shapeText(shape)}: not in the model`);
+  }
+  if (manifest.optimizer.kind !== optimizer.kind) {
+    differences.push(
+      `optimizer: this run uses ${optimizer.kind}, the checkpoint ${manifest.optimizer.kind}`,
+    );
+  } else if (manifest.optimizer.states.join() !== optimizer.states.join()) {
+    differences.push(
+      `optimizer states: this run keeps [${optimizer.states}], the checkpoint [${manifest.optimizer.states}]`,
+    );
+  }
+  if (differences.length === 0) return;
+  const shown = differences.slice(0, 20);
+  if (differences.length > shown.length)
+    shown.push(`... ${differences.length - shown.length} more`);
+  throw new DeepSpeedError(
+    'CHECKPOINT_OTHER_MODEL',
+    `${folder} was written by another model or optimizer:\n  ${shown.join('\n  ')}`,
+    { data: { folder, differences } },
+  );
+}
+
+/** Fills the targets, whatever world size and stage wrote the files: parameters are matched by name. */
+export async function readFlat(
+  addon: NativeAddon,
+  { folder, manifest }: OpenCheckpoint,
+  layout: FlatLayout,
+  targets: readonly LoadTarget[],
+): Promise<void> {
+  const stored = new Map(manifest.layout.map((slot) => [slot.name, slot]));
+  for (const { tensor, buffer, range } of targets) {
+    for (const slot of layout.slots) {
+      const part = intersect(slot, range);
+      if (part.count === 0) continue;
+      const source = {
+        offset: stored.get(slot.name)!.offset + (part.offset - slot.offset),
+        count: part.count,
+      };
+      for (const shard of manifest.shards) {
+        const piece = intersect(source, shard);
+        if (piece.count === 0) continue;
+        const tensorStart = shard.tensors[tensor];
+        if (tensorStart === undefined) {
+          throw corrupt(`${shard.file} of ${folder} has no tensor ${tensor}`, shard.file);
+        }
+        const target = part.offset - range.offset + (piece.offset - source.offset);
+        await addon.readInto(
+          join(folder, shard.file),
+          tensorStart + (piece.offset - shard.offset) * bytesPerElement,
+          {
+            buffer,
+            byteOffset: target * bytesPerElement,
+            bytes: piece.count * bytesPerElement,
+          },
+        );
+      }
+    }
+  }
+}
+
+function corrupt(message: string, path: string): DeepSpeedError {
+  return new DeepSpeedError('CHECKPOINT_CORRUPT', message, { data: { path } });
+}
+
+function shapeText(shape: readonly number[]): string {
+  return `[${shape.join(', ')}]`;
+}

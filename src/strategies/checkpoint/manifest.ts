@@ -1,0 +1,77 @@
+import { z } from 'zod';
+import { DeepSpeedError } from '../../errors.ts';
+
+/**
+ * What `manifest.json` in a tag folder says. The shards hold stretches of the flat buffer; `layout`
+ * says which parameter lies where, so that a checkpoint can be read at another world size or stage.
+ */
+export const manifestVersion = 1;
+
+const count = z.number().int().nonnegative();
+
+const shardSchema = z.strictObject({
+  file: z.string(),
+  rank: count,
+  /** Elements of the flat buffer. */
+  offset: count,
+  count,
+  bytes: count,
+  crc32c: z.string().regex(/^[0-9a-f]{8}$/),
+  /** Byte offset of each flat tensor in the file, by its name. */
+  tensors: z.record(z.string(), count),
+});
+
+const manifestSchema = z.strictObject({
+  format: z.literal('deepspeed-js checkpoint'),
+  version: z.number().int(),
+  createdBy: z.string(),
+  tag: z.string(),
+  step: count,
+  worldSize: z.number().int().positive(),
+  zeroStage: z.number().int().min(0).max(3),
+  optimizer: z.strictObject({ kind: z.string(), step: count, states: z.array(z.string()) }),
+  layout: z.array(
+    z.strictObject({ name: z.string(), shape: z.array(count), offset: count, count }),
+  ),
+  total: count,
+  shards: z.array(shardSchema).min(1),
+  state: z.record(z.string(), z.unknown()),
+});
+
+export type Manifest = z.infer<typeof manifestSchema>;
+export type ManifestShard = z.infer<typeof shardSchema>;
+
+/** Parses a manifest; `path` is for messages. */
+export function parseManifest(text: string, path: string): Manifest {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch (cause) {
+    throw new DeepSpeedError(
+      'CHECKPOINT_CORRUPT',
+      `${path} is not JSON: it was cut short or edited`,
+      {
+        cause,
+        data: { path },
+      },
+    );
+  }
+  const version = (raw as { version?: unknown } | null)?.version;
+  if (typeof version === 'number' && version > manifestVersion) {
+    throw new DeepSpeedError(
+      'CHECKPOINT_VERSION',
+      `${path} is of version ${version}; this deepspeed-js reads up to ${manifestVersion}`,
+      { data: { path, version } },
+    );
+  }
+  const parsed = manifestSchema.safeParse(raw);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new DeepSpeedError(
+      'CHECKPOINT_CORRUPT',
+      `${path} is not a valid manifest: ${issue.path.join('.') || 'root'}: ${issue.message}`,
+      { data: { path } },
+    );
+  }
+  return parsed.data;
+}

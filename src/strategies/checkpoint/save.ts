@@ -1,0 +1,118 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { NativeAddon, NativeCommunicator, WrittenFile } from '../../native/contract.ts';
+import { agree, fromRankZero } from '../agree.ts';
+import type { FlatLayout } from '../flat-layout.ts';
+import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
+import { type Manifest, manifestVersion } from './manifest.ts';
+import { type FlatTensor, shardFile } from './shard-file.ts';
+
+export interface CheckpointContent {
+  layout: FlatLayout;
+  zeroStage: number;
+  step: number;
+  optimizer: Manifest['optimizer'];
+  /** This rank's shard: `parameters`, then the optimizer states. */
+  tensors: FlatTensor[];
+  /** JSON of the host and the plugins; rank 0's is stored. */
+  state: Record<string, unknown>;
+  createdBy: string;
+}
+
+/**
+ * Writes a checkpoint; every rank must call it. Each rank writes its shard into a temporary folder;
+ * when all shards are on disk rank 0 adds the manifest and the folder gets its name by one rename;
+ * `latest` is updated last. A kill at any moment leaves the previous checkpoint loadable, and a failure
+ * on one rank is the same error on all.
+ *
+ * @returns the folder, and the bytes that all ranks wrote
+ */
+export async function saveCheckpoint(
+  addon: NativeAddon,
+  communicator: NativeCommunicator,
+  directory: string,
+  tag: string,
+  content: CheckpointContent,
+): Promise<{ folder: string; bytes: number }> {
+  checkTag(tag);
+  const { rank } = communicator;
+  const nonce = fromRankZero(communicator, randomBytes(4).toString('hex'));
+  const temporary = temporaryFolder(directory, tag, nonce);
+  try {
+    await agree(communicator, async () => {
+      if (rank === 0) await mkdir(temporary, { recursive: true });
+    });
+    const { pieces, offsets } = shardFile(content.tensors);
+    const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
+    const written = await agree(communicator, async () => ({
+      file,
+      offsets,
+      ...(await addon.writeFile(join(temporary, file), pieces)),
+    }));
+    await agree(communicator, async () => {
+      if (rank !== 0) return;
+      const text = `${JSON.stringify(manifest(tag, content, written), null, 1)}\n`;
+      await addon.writeFile(join(temporary, 'manifest.json'), [
+        { fileOffset: 0, source: Buffer.from(text) },
+      ]);
+      await addon.fsyncDirectory(temporary);
+      await publish(temporary, directory, tag);
+      await addon.fsyncDirectory(directory);
+      await addon.writeFile(join(directory, latestFile), [
+        { fileOffset: 0, source: Buffer.from(`${tag}\n`) },
+      ]);
+      await addon.fsyncDirectory(directory);
+      await sweep(directory, tag);
+    });
+    return {
+      folder: join(directory, tag),
+      bytes: written.reduce((sum, one) => sum + one.bytes, 0),
+    };
+  } catch (error) {
+    if (rank === 0) await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    throw error;
+  }
+}
+
+function manifest(
+  tag: string,
+  content: CheckpointContent,
+  written: (WrittenFile & { file: string; offsets: Record<string, number> })[],
+): Manifest {
+  const { layout } = content;
+  return {
+    format: 'deepspeed-js checkpoint',
+    version: manifestVersion,
+    createdBy: content.createdBy,
+    tag,
+    step: content.step,
+    worldSize: written.length,
+    zeroStage: content.zeroStage,
+    optimizer: content.optimizer,
+    layout: layout.slots.map(({ name, shape, offset, count }) => ({
+      name,
+      shape: [...shape],
+      offset,
+      count,
+    })),
+    total: layout.total,
+    shards: written.map(({ file, bytes, crc32c, offsets }, rank) => ({
+      file,
+      rank,
+      ...layout.shards[rank]!,
+      bytes,
+      crc32c,
+      tensors: offsets,
+    })),
+    state: content.state,
+  };
+}
+
+/** Proves that a checkpoint directory can be written before hours of training depend on it. */
+export async function checkWritable(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  const probe = join(directory, `.writable-${randomBytes(4).toString('hex')}`);
+  await writeFile(probe, '');
+  await rm(probe);
+}

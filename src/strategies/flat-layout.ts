@@ -1,0 +1,92 @@
+import { DeepSpeedError } from '../errors.ts';
+import { elementCount, type HostParameter } from '../hooks/index.ts';
+
+/**
+ * The one table that every ZeRO stage reads: where each parameter lies in the flat buffer, and which
+ * part of the buffer each rank owns. Parameters lie in the order in which backward completes their
+ * gradients, so that a bucket is a contiguous stretch that becomes whole at one moment. Shards are
+ * equal slices; a parameter may straddle two of them (Rajbhandari et al., ZeRO, 1910.02054, section 5).
+ */
+export interface Slot {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Elements. */
+  readonly offset: number;
+  readonly count: number;
+  readonly group: number;
+}
+
+export interface Shard {
+  /** Elements. */
+  readonly offset: number;
+  readonly count: number;
+}
+
+export interface FlatLayout {
+  readonly slots: readonly Slot[];
+  readonly byName: ReadonlyMap<string, Slot>;
+  /** Elements of the flat buffer: padded so that all shards are equal. */
+  readonly total: number;
+  /** Elements of parameters alone. */
+  readonly parameterCount: number;
+  readonly shards: readonly Shard[];
+}
+
+/** Slots and shards start at multiples of this many elements: one cache line of fp32. */
+export const slotAlignment = 16;
+
+export function alignUp(value: number, alignment: number): number {
+  return Math.ceil(value / alignment) * alignment;
+}
+
+/** Lays parameters out back to back and cuts the buffer into `ranks` equal shards. */
+export function flatLayout(parameters: readonly HostParameter[], ranks: number): FlatLayout {
+  const slots: Slot[] = [];
+  const byName = new Map<string, Slot>();
+  let offset = 0;
+  let parameterCount = 0;
+  for (const { name, shape, group } of parameters) {
+    const count = elementCount(shape);
+    if (byName.has(name)) {
+      throw new DeepSpeedError('INTERNAL', `internal: parameter ${name} is in the layout twice`);
+    }
+    const slot = { name, shape, offset, count, group };
+    slots.push(slot);
+    byName.set(name, slot);
+    parameterCount += count;
+    offset = alignUp(offset + count, slotAlignment);
+  }
+  const total = alignUp(offset, slotAlignment * ranks);
+  const size = total / ranks;
+  const shards = Array.from({ length: ranks }, (_, rank) => ({ offset: rank * size, count: size }));
+  return { slots, byName, total, parameterCount, shards };
+}
+
+/** The part of [offset, offset + count) inside `shard`; count 0 when they do not meet. */
+export function intersect(range: Shard, shard: Shard): Shard {
+  const start = Math.max(range.offset, shard.offset);
+  const end = Math.min(range.offset + range.count, shard.offset + shard.count);
+  return end > start ? { offset: start, count: end - start } : { offset: start, count: 0 };
+}
+
+/**
+ * What norms and the optimizer walk: stretches of one parameter group inside `shard`, offsets relative
+ * to it. Only true neighbours are merged: the padding between slots may hold anything, since windows
+ * of ZeRO 2 serve one bucket after another.
+ */
+export function groupRanges(
+  layout: FlatLayout,
+  shard: Shard,
+): { offset: number; count: number; group: number }[] {
+  const ranges: { offset: number; count: number; group: number }[] = [];
+  for (const slot of layout.slots) {
+    const part = intersect(slot, shard);
+    if (part.count === 0) continue;
+    const offset = part.offset - shard.offset;
+    const last = ranges.at(-1);
+    if (last && last.group === slot.group && last.offset + last.count === offset) {
+      last.count += part.count;
+    } else ranges.push({ offset, count: part.count, group: slot.group });
+  }
+  return ranges;
+}

@@ -1,0 +1,193 @@
+import type {
+  OptimizerOutcome,
+  OptimizerStepContext,
+  OptimizerStepOwner,
+} from '../../hooks/index.ts';
+import type {
+  NativeBuffer,
+  NativeEngine,
+  OptimizerHyper,
+  OptimizerKind,
+  OptimizerRange,
+  Region,
+  Work,
+} from '../../native/contract.ts';
+import { type FlatLayout, groupRanges, intersect, type Shard } from '../flat-layout.ts';
+import type { GradientReducer } from './gradients.ts';
+
+const bytesPerElement = 4;
+
+/** fp32 states an optimizer keeps by element: moments, momentum, accumulated squares. */
+export function stateCount(recipe: OptimizerRecipe): number {
+  switch (recipe.kind) {
+    case 'adam':
+    case 'adamw':
+      return 2;
+    case 'lion':
+    case 'adagrad':
+      return 1;
+    case 'sgd':
+      return recipe.groups.some((group) => group.beta1 !== 0) ? 1 : 0;
+  }
+}
+
+export interface OptimizerRecipe {
+  readonly kind: OptimizerKind;
+  /** One entry by parameter group; `lr` is replaced every step by the schedule. */
+  readonly groups: readonly OptimizerHyper[];
+  /** Global-norm clipping; 0 = off. */
+  readonly maxNorm: number;
+}
+
+export interface PartitionedOptimizerOptions {
+  engine: NativeEngine;
+  layout: FlatLayout;
+  rank: number;
+  worldSize: number;
+  /** The flat parameter buffer, fp32. */
+  parameters: NativeBuffer;
+  gradients: GradientReducer;
+  recipe: OptimizerRecipe;
+  /** Stage 1 and above: this rank keeps and updates its shard only. */
+  partitioned: boolean;
+  /** Elements of one all-gather of updated parameters. */
+  allgatherBucketSize: number;
+  /** Multiplies every reduced gradient. */
+  gradientScale: number;
+}
+
+/**
+ * The optimizer step over a flat buffer: global norm, clipping, update, and, when partitioned, an
+ * all-gather of what the owners updated. The norm is the rank-order sum of the shards' norms at every
+ * stage, so that stages stay bitwise equal.
+ */
+export class PartitionedOptimizer implements OptimizerStepOwner {
+  readonly #options: PartitionedOptimizerOptions;
+  readonly #norm: NativeBuffer;
+  readonly #ownRanges: OptimizerRange[];
+  readonly #updated: Shard;
+  readonly #updateRanges: OptimizerRange[];
+  /** Optimizer states of `updated`, fp32; fewer than two for some kinds. */
+  readonly states: readonly NativeBuffer[];
+  #step = 0;
+  #enqueued = 0;
+
+  constructor(options: PartitionedOptimizerOptions) {
+    this.#options = options;
+    const { engine, layout, rank, recipe, partitioned } = options;
+    const own = layout.shards[rank]!;
+    this.#ownRanges = groupRanges(layout, own);
+    this.#updated = partitioned ? own : { offset: 0, count: layout.total };
+    this.#updateRanges = partitioned ? this.#ownRanges : groupRanges(layout, this.#updated);
+    this.#norm = engine.allocate(64, { category: 'optimizer', name: 'gradient norm' });
+    this.states = Array.from({ length: stateCount(recipe) }, (_, index) =>
+      engine.allocate(this.#updated.count * bytesPerElement, {
+        category: 'optimizer',
+        name: `optimizer state ${index + 1}`,
+      }),
+    );
+  }
+
+  /** Steps the optimizer has taken: skipped ones do not count. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** For loading: the next step is `step` + 1. */
+  restore(step: number): void {
+    this.#step = step;
+  }
+
+  /** The elements of the flat buffer whose states are here. */
+  get updated(): Shard {
+    return this.#updated;
+  }
+
+  enqueue(context: OptimizerStepContext): Work {
+    const { engine, recipe, gradients, worldSize, gradientScale, parameters } = this.#options;
+    const { shard, whole, after } = gradients.reduced();
+    const pair = { buffer: this.#norm, byteOffset: 0 };
+    const pieces = this.#ownRanges.map((range) => within(shard, range));
+    let ready = engine.squaredNorm(pieces, pair, after);
+    if (worldSize > 1) {
+      ready = engine.allReduce({ ...pair, count: 2, dtype: 'float64' }, 'sum', [ready]);
+    }
+    const [state1, state2] = this.states.map((buffer) => this.#region(buffer));
+    const step = this.#step + 1;
+    this.#enqueued = step;
+    const updated = engine.optimizerStep(
+      {
+        kind: recipe.kind,
+        step,
+        master: {
+          buffer: parameters,
+          byteOffset: this.#updated.offset * bytesPerElement,
+          count: this.#updated.count,
+          dtype: 'float32',
+        },
+        gradient: whole ?? shard,
+        ...(state1 && { state1 }),
+        ...(state2 && { state2 }),
+        ranges: this.#updateRanges,
+        groups: recipe.groups.map((group, index) => ({
+          ...group,
+          lr: context.learningRates[index]!,
+          ...(context.momentum !== undefined && { beta1: context.momentum }),
+        })),
+        gradientScale,
+        maxNorm: recipe.maxNorm,
+        norm: pair,
+      },
+      [ready],
+    );
+    return this.#gather(updated);
+  }
+
+  outcome(): OptimizerOutcome {
+    const [squares, overflows] = new Float64Array(this.#norm.view(), 0, 2);
+    if (overflows === 0) this.#step = this.#enqueued;
+    return {
+      gradientNorm: Math.sqrt(squares!) * this.#options.gradientScale,
+      overflows: overflows!,
+    };
+  }
+
+  /** Updated shards go to every rank, `allgatherBucketSize` elements a collective. */
+  #gather(updated: Work): Work {
+    const { engine, layout, worldSize, partitioned, parameters, allgatherBucketSize } =
+      this.#options;
+    if (!partitioned || worldSize === 1) return updated;
+    let last = updated;
+    for (let offset = 0; offset < layout.total; offset += allgatherBucketSize) {
+      const bucket = { offset, count: Math.min(allgatherBucketSize, layout.total - offset) };
+      const shards = layout.shards.map((shard) => {
+        const part = intersect(bucket, shard);
+        return { offset: part.count === 0 ? 0 : part.offset - offset, count: part.count };
+      });
+      last = engine.allGather(
+        {
+          buffer: parameters,
+          byteOffset: offset * bytesPerElement,
+          count: bucket.count,
+          dtype: 'float32',
+        },
+        shards,
+        [updated],
+      );
+    }
+    return last;
+  }
+
+  #region(buffer: NativeBuffer): Region {
+    return { buffer, byteOffset: 0, count: this.#updated.count, dtype: 'float32' };
+  }
+}
+
+/** `range` of a region, offsets relative to it. */
+function within(region: Region, range: { offset: number; count: number }): Region {
+  return {
+    ...region,
+    byteOffset: region.byteOffset + range.offset * bytesPerElement,
+    count: range.count,
+  };
+}
