@@ -79,6 +79,22 @@ export const errorCodes = {
     title: 'A shape depends on data that is known only when the graph runs',
     fix: 'Make the named shape operand a constant or a function of input shapes, or give the input a fixed value.',
   },
+  ADDON_MISSING: {
+    title: 'The native engine is not built',
+    fix: 'Run: npm run build:addon (needs cmake and a C++20 compiler).',
+  },
+  ADDON_BROKEN: {
+    title: 'The native engine does not load',
+    fix: 'Build it on this machine: npm run build:addon -- --force.',
+  },
+  ADDON_BUILD_MISMATCH: {
+    title: 'TypeScript and native engine come from different builds',
+    fix: 'Build both: npm run build. All ranks must run the same installation.',
+  },
+  ADDON_PLATFORM: {
+    title: 'This platform is not supported',
+    fix: 'Use Linux or macOS on x64 or arm64; on Windows, WSL 2.',
+  },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
     fix: 'Please report it with the message and the stack.',

@@ -40,10 +40,11 @@ class Communicator {
 
   // In place over `count` elements.
   virtual void all_reduce(void* data, size_t count, DType type, ReduceOp op) = 0;
-  // shards.size() == size(). Sum over ranks of bucket[shards[r]] goes to r's `target` (fp32, or the
-  // bucket's type); target may be null where this rank's shard is empty.
+  // shards.size() == size(). Sum over ranks of bucket[shards[r]] goes to r's `target`, whose type is
+  // fp32 or the bucket's; target may be null where this rank's shard is empty.
   virtual void reduce_scatter(const void* bucket, size_t count, DType type,
-                              const std::vector<Shard>& shards, void* target, bool accumulate) = 0;
+                              const std::vector<Shard>& shards, void* target, DType target_type,
+                              bool accumulate) = 0;
   // data[shards[r]] of rank r is copied into every other rank's data.
   virtual void all_gather(void* data, size_t count, DType type,
                           const std::vector<Shard>& shards) = 0;

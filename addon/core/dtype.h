@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace dsjs {
 
@@ -47,5 +48,10 @@ constexpr size_t size_of(DType type) {
   }
   return 0;
 }
+
+// The names of ir.ts: "float32", "bfloat16", "int64", ...
+const char* dtype_name(DType type);
+// Throws EngineError INVALID_ARGUMENT for an unknown name.
+DType dtype_from_name(const std::string& name);
 
 }  // namespace dsjs

@@ -1,0 +1,90 @@
+// What every part of the binding needs: errors, buffers, regions.
+#pragma once
+#include <napi.h>
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/memory.h"
+
+namespace dsjs::binding {
+
+// ---------------------------------------------------------------- errors
+
+// The one converter. A NativeError: Error with `code`, and `operation`, `rank`, `peer` where known.
+// Its stack is that of the JavaScript caller. Anything but an EngineError gets the code INTERNAL;
+// bad_alloc is OUT_OF_MEMORY.
+Napi::Error to_js_error(Napi::Env env, std::exception_ptr error);
+
+// Runs the body of a binding function; what C++ throws arrives as a NativeError.
+template <class Body>
+auto guarded(Napi::Env env, Body&& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_js_error(env, std::current_exception());
+  }
+}
+
+// ---------------------------------------------------------------- classes
+
+// Constructors are per environment: every worker thread loads its own.
+void keep_constructor(Napi::Env env, const std::string& name, Napi::Function constructor);
+Napi::Function constructor(Napi::Env env, const std::string& name);
+
+// Handles carry a type tag, so that a foreign object in their place is an error and not a crash.
+void tag(Napi::Object object, const napi_type_tag& type);
+bool has_tag(const Napi::Value& value, const napi_type_tag& type);
+
+// ---------------------------------------------------------------- arguments (throw
+// INVALID_ARGUMENT)
+
+double number_field(Napi::Object object, const char* name);
+// A whole number from 0 to 2^53 - 1.
+size_t size_arg(const Napi::Value& value, const char* name);
+size_t size_field(Napi::Object object, const char* name);
+std::string string_field(Napi::Object object, const char* name);
+DType dtype_field(Napi::Object object, const char* name);
+// "sum", "max", "min"; absent is sum.
+ReduceOp reduce_op_arg(const Napi::Value& value);
+
+// ---------------------------------------------------------------- buffers
+
+// Defines the class NativeBuffer in this environment.
+void register_buffer(Napi::Env env);
+
+// A NativeBuffer handle over engine memory. `view()` is one external ArrayBuffer, made once.
+Napi::Object wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer);
+// Throws INVALID_ARGUMENT for another object and DISPOSED for a disposed buffer.
+std::shared_ptr<Buffer> unwrap_buffer(const Napi::Value& value);
+
+// Bytes that JavaScript lends: a Uint8Array (any other typed array too), or
+// { buffer: NativeBuffer, byteOffset, bytes }.
+struct Bytes {
+  uint8_t* data = nullptr;
+  size_t size = 0;
+  // Keeps engine memory alive; null for a typed array.
+  std::shared_ptr<Buffer> buffer;
+  // Keeps the typed array alive across asynchronous work; release it on the JavaScript thread.
+  Napi::ObjectReference array;
+};
+Bytes bytes_arg(const Napi::Value& value, const char* name);
+
+// contract.ts Region: a stretch of a buffer, checked against its size and alignment.
+struct RegionArg {
+  std::shared_ptr<Buffer> buffer;
+  void* data = nullptr;
+  size_t count = 0;
+  DType dtype = DType::kFloat32;
+  size_t bytes() const { return count * size_of(dtype); }
+};
+RegionArg region_arg(const Napi::Value& value, const char* name);
+
+}  // namespace dsjs::binding

@@ -1,0 +1,4 @@
+/** The typed binding: the only importer of the .node file. */
+export type * from './contract.ts';
+export { isNativeError, type NativeError } from './native-error.ts';
+export { loadAddon } from './load.ts';
