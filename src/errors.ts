@@ -3,6 +3,10 @@
  * `docs/errors.md` is generated from it; an error is data first and prose last.
  */
 export const errorCodes = {
+  ARGUMENTS_INVALID: {
+    title: "The Trainer's arguments are not valid",
+    fix: 'Correct the arguments listed.',
+  },
   CONFIG_INVALID: {
     title: 'The DeepSpeed config is not valid',
     fix: 'Correct the keys listed; `ds_report --config FILE` explains the effective config.',
@@ -42,6 +46,18 @@ export const errorCodes = {
   CLAIM_CONFLICT: {
     title: 'Two plugins want to own the same thing',
     fix: 'Use only one of the two plugins named.',
+  },
+  DATASET_EMPTY: {
+    title: 'The dataset has no samples',
+    fix: 'Check what the dataset was made from; `length` must be above 0.',
+  },
+  DATASET_INVALID: {
+    title: 'A sample is not usable',
+    fix: 'Look at the sample named; input_ids and labels are arrays of token ids of one length.',
+  },
+  DATASET_TOO_SMALL: {
+    title: 'The dataset is smaller than one global batch',
+    fix: 'Lower the micro batch size, the accumulation steps or the number of ranks.',
   },
   HOOK_ASYNC_TAP: {
     title: 'A tap on a synchronous hook returned a promise',
@@ -94,6 +110,54 @@ export const errorCodes = {
   ADDON_PLATFORM: {
     title: 'This platform is not supported',
     fix: 'Use Linux or macOS on x64 or arm64; on Windows, WSL 2.',
+  },
+  MODEL_FOLDER_INVALID: {
+    title: 'The model folder lacks a readable config.json',
+    fix: 'Give a folder in the layout of Hugging Face: config.json, and model.safetensors for its weights.',
+  },
+  MODEL_UNSUPPORTED: {
+    title: 'The model type is not one that can be built',
+    fix: "Use one of the supported model types, or train the model's own ONNX graph.",
+  },
+  MODEL_CONFIG_INVALID: {
+    title: 'Fields of config.json are wrong, contradictory or not available',
+    fix: 'Correct or remove the fields listed.',
+  },
+  WEIGHTS_INVALID: {
+    title: 'A weight file is not valid safetensors',
+    fix: 'Fetch or write the file again; it is truncated, damaged or of another format.',
+  },
+  WEIGHTS_MISMATCH: {
+    title: 'The weights do not fit the model',
+    fix: 'Use the config.json that belongs to the weights; names and shapes must agree.',
+  },
+  TOKENIZER_INVALID: {
+    title: 'The tokenizer is missing or of a kind that this version does not run',
+    fix: 'Give a folder with a byte-level BPE tokenizer.json, or tokenize with transformers.js.',
+  },
+  LAUNCHER_USAGE: {
+    title: 'The command line of the launcher is not valid',
+    fix: '`deepspeed --help` lists the flags; they come before the script.',
+  },
+  LAUNCHER_REQUIRED: {
+    title: 'Ranks were set up by hand instead of by the launcher',
+    fix: 'Start the script with `npx deepspeed-js --num_procs N SCRIPT`.',
+  },
+  SCRIPT_NOT_FOUND: {
+    title: 'The training script does not exist',
+    fix: 'Check the path; it is resolved from the working directory, and flags of deepspeed come before it.',
+  },
+  SCRIPT_NOT_RUNNABLE: {
+    title: 'The training script is of a kind that Node cannot run here',
+    fix: 'Use a .js, .mjs, .cjs, .ts, .mts or .cts file.',
+  },
+  RANK_LOG_NOT_WRITABLE: {
+    title: 'The folder of --enable_each_rank_log cannot be written',
+    fix: 'Choose a folder that you may write to.',
+  },
+  VERSION_MISMATCH: {
+    title: 'The launcher and the library are of different versions',
+    fix: 'Start with the launcher that is installed in the project: `npx deepspeed-js`.',
   },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
