@@ -15,6 +15,18 @@ export const errorCodes = {
     title: 'The config file cannot be read',
     fix: 'Check the path; it is resolved from the working directory.',
   },
+  CONFIG_SYNTAX: {
+    title: 'The config file is not HJSON, or names a key twice',
+    fix: 'Correct the place named; comments and missing commas are fine, repeated keys are not.',
+  },
+  CONFIG_CONFLICT: {
+    title: 'The config in code and the one given to the launcher differ',
+    fix: 'Give the config in one place, or make both equal.',
+  },
+  SECTION_TAKEN: {
+    title: 'Two strategies define the same config section',
+    fix: 'Choose another key in defineSection.',
+  },
   NOT_AVAILABLE_YET: {
     title: 'A documented DeepSpeed feature that this version does not have',
     fix: 'Remove the key or set it to its default; docs/deepspeed-keys.md lists what is available.',

@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { DeepSpeedError } from '../../errors.ts';
+import { nearest } from '../../nearest.ts';
+
+const positiveInt = z.number().int().positive();
+const fraction = z.number().min(0).max(1);
+const interval = z.enum(['no', 'steps', 'epoch']);
+
+/** Trainer arguments: Hugging Face's names in camelCase, with Hugging Face's defaults. */
+export const trainingArgumentsSchema = z.strictObject({
+  /** Checkpoints, logs and pictures go here. */
+  outputDir: z.string().min(1),
+  /** `deepspeed`, `deepspeed_stage_1`, `deepspeed_stage_2`, `ddp`, or a strategy object. */
+  strategy: z
+    .union([z.string(), z.custom<object>((v) => typeof v === 'object' && v !== null)])
+    .optional(),
+  /** Path of a ds_config.json, or its content. */
+  deepspeed: z.union([z.string(), z.record(z.string(), z.unknown())]).optional(),
+  perDeviceTrainBatchSize: positiveInt.default(8),
+  perDeviceEvalBatchSize: positiveInt.default(8),
+  gradientAccumulationSteps: positiveInt.default(1),
+  numTrainEpochs: z.number().positive().default(3),
+  /** Overrides numTrainEpochs. */
+  maxSteps: positiveInt.optional(),
+  learningRate: z.number().nonnegative().default(5e-5),
+  weightDecay: z.number().nonnegative().default(0),
+  adamBeta1: fraction.default(0.9),
+  adamBeta2: fraction.default(0.999),
+  adamEpsilon: z.number().positive().default(1e-8),
+  /** Clips the global gradient norm; 0 = off. */
+  maxGradNorm: z.number().nonnegative().default(1),
+  lrSchedulerType: z
+    .enum(['linear', 'cosine', 'constant', 'constant_with_warmup'])
+    .default('linear'),
+  warmupSteps: z.number().int().nonnegative().default(0),
+  warmupRatio: fraction.default(0),
+  loggingSteps: positiveInt.default(10),
+  evalStrategy: interval.default('no'),
+  evalSteps: positiveInt.optional(),
+  saveStrategy: interval.default('steps'),
+  saveSteps: positiveInt.default(500),
+  /** Oldest checkpoints beyond this number are deleted. */
+  saveTotalLimit: positiveInt.optional(),
+  seed: z.number().int().nonnegative().default(42),
+  /** Seed of the sampling order; absent: `seed`. */
+  dataSeed: z.number().int().nonnegative().optional(),
+  dataloaderDropLast: z.boolean().default(false),
+  /** Sequence lengths are rounded up to a multiple of this. */
+  padToMultipleOf: positiveInt.default(8),
+  loadBestModelAtEnd: z.boolean().default(false),
+  metricForBestModel: z.string().default('eval_loss'),
+  greaterIsBetter: z.boolean().default(false),
+  /** Event files that are written under outputDir. */
+  reportTo: z.array(z.enum(['tensorboard', 'csv'])).default(['tensorboard', 'csv']),
+  disableTqdm: z.boolean().default(false),
+  /** Writes a Perfetto trace of the first steps to outputDir. */
+  traceSteps: z.number().int().nonnegative().default(0),
+});
+
+export type TrainingArgumentsInput = z.input<typeof trainingArgumentsSchema>;
+export type TrainingArguments = z.output<typeof trainingArgumentsSchema>;
+
+/** Validates arguments; every problem is reported at once, with the nearest name for a misspelt one. */
+export function parseArguments(input: TrainingArgumentsInput): TrainingArguments {
+  const parsed = trainingArgumentsSchema.safeParse(input);
+  const problems = parsed.success ? [] : parsed.error.issues.flatMap(describe);
+  const args = parsed.data;
+  if (args?.evalStrategy === 'steps' && args.evalSteps === undefined) {
+    args.evalSteps = args.loggingSteps;
+  }
+  if (args && args.loadBestModelAtEnd && args.evalStrategy === 'no') {
+    problems.push('loadBestModelAtEnd needs evalStrategy "steps" or "epoch"');
+  }
+  if (args && args.loadBestModelAtEnd && args.saveStrategy !== args.evalStrategy) {
+    problems.push(
+      `loadBestModelAtEnd needs the same saveStrategy and evalStrategy, got "${args.saveStrategy}" and "${args.evalStrategy}"`,
+    );
+  }
+  if (problems.length > 0 || !args) {
+    throw new DeepSpeedError(
+      'ARGUMENTS_INVALID',
+      `the Trainer's arguments are not valid:\n  ${problems.join('\n  ')}`,
+      { data: { problems } },
+    );
+  }
+  return args;
+}
+
+function describe(issue: z.core.$ZodIssue): string[] {
+  if (issue.code === 'unrecognized_keys') return issue.keys.map(unknownKey);
+  return [`${issue.path.join('.')}: ${issue.message}`];
+}
+
+function unknownKey(key: string): string {
+  const camel = key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+  const names = Object.keys(trainingArgumentsSchema.shape);
+  if (camel !== key && names.includes(camel)) return `${key}: write ${camel}`;
+  const near = nearest(camel, names);
+  return near ? `${key} is not an argument; did you mean ${near}?` : `${key} is not an argument`;
+}

@@ -1,0 +1,76 @@
+import { DeepSpeedError } from '../../errors.ts';
+
+/** One sample, in the names people know from Hugging Face. Arrays of token ids, one per position. */
+export interface Sample {
+  input_ids: ArrayLike<number>;
+  /**
+   * Target of each position before the shift, as in Hugging Face: the model learns to predict
+   * labels[t + 1] at position t. −100 is ignored. Absent: the input itself.
+   */
+  labels?: ArrayLike<number>;
+  /** 1 where a token is real. Absent: everywhere. */
+  attention_mask?: ArrayLike<number>;
+}
+
+/** A dataset with random access. `get` may be asynchronous. */
+export interface MapDataset {
+  readonly length: number;
+  get(index: number): Sample | Promise<Sample>;
+}
+
+export type Dataset = MapDataset | AsyncIterable<Sample> | Iterable<Sample>;
+
+export function isMapDataset(dataset: Dataset): dataset is MapDataset {
+  const candidate = dataset as Partial<MapDataset>;
+  return typeof candidate.get === 'function' && typeof candidate.length === 'number';
+}
+
+/**
+ * Cuts one long token stream into samples of `blockSize` tokens: the usual pre-training dataset. The
+ * rest at the end that does not fill a block is left out.
+ */
+export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDataset {
+  if (!Number.isInteger(blockSize) || blockSize < 2) {
+    throw new DeepSpeedError('DATASET_INVALID', `blockSize is ${blockSize}; it must be at least 2`);
+  }
+  const source = Int32Array.from(tokens);
+  return {
+    length: Math.floor(source.length / blockSize),
+    get(index) {
+      return { input_ids: source.subarray(index * blockSize, (index + 1) * blockSize) };
+    },
+  };
+}
+
+/** Reads `indices` of a dataset, in order. */
+export async function fetchSamples(
+  dataset: MapDataset,
+  indices: readonly number[],
+): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  for (const index of indices) samples.push(checkSample(await dataset.get(index), index));
+  return samples;
+}
+
+/** Throws, naming the sample, for what a model cannot take. */
+export function checkSample(sample: Sample, index: number): Sample {
+  const length = sample?.input_ids?.length;
+  if (typeof length !== 'number' || length === 0) {
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      `sample ${index} has no input_ids: a sample is { input_ids: number[], labels?, attention_mask? }`,
+      { data: { index } },
+    );
+  }
+  for (const key of ['labels', 'attention_mask'] as const) {
+    const other = sample[key];
+    if (other && other.length !== length) {
+      throw new DeepSpeedError(
+        'DATASET_INVALID',
+        `sample ${index}: ${key} has ${other.length} entries, input_ids ${length}`,
+        { data: { index } },
+      );
+    }
+  }
+  return sample;
+}
