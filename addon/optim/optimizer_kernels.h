@@ -1,0 +1,43 @@
+// What the fused updates need of the hyper-parameters, worked out once per call in double and
+// rounded to fp32 last. Between optim/optimizers.cc and the per-ISA loops.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "optim/optimizers.h"
+
+namespace dsjs {
+
+struct OptimizerConstants {
+  float gradient_scale;
+  float lr;
+  // −lr·wd where weight decay is decoupled (adamw, lion), else 0.
+  float decay;
+  // wd where it is added to the gradient (adam, sgd, adagrad), else 0.
+  float l2;
+  float beta1;
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float eps;
+  // adam: lr/(1−β1ᵗ), 1/√(1−β2ᵗ).
+  float step_size;
+  float inverse_root_correction2;
+  // sgd: 1 on the first step, where the momentum buffer starts as the gradient.
+  bool first_step;
+  bool nesterov;
+};
+
+struct OptimizerKernels {
+  using Update = void (*)(const OptimizerConstants&, const OptimizerArrays&, size_t begin,
+                          size_t end);
+  // adam and adamw differ in their constants only.
+  Update adam;
+  Update sgd;
+  Update sgd_momentum;
+  Update lion;
+  Update adagrad;
+  SquaredNorm (*squared_norm)(const float* x, size_t count);
+};
+
+}  // namespace dsjs
