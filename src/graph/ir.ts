@@ -19,7 +19,7 @@ export type DataType =
   | 'bool'
   | 'string';
 
-/** A dimension: a number, or a symbol such as `batch_size` that is bound when shapes are inferred. */
+/** A number, or a symbol such as `batch_size` that is bound when shapes are inferred; '' has no name. */
 export type Dim = number | string;
 
 /** A constant. `data` holds little-endian elements back to back; it may be a view into the file. */

@@ -1,0 +1,9 @@
+/** ONNX in, ONNX out: what the other rooms use of the graph. */
+export { attribute, type PlainAttribute } from './attributes.ts';
+export { GraphBuilder, type OpOptions } from './builder.ts';
+export { checkGraph } from './check.ts';
+export { decodeModel, encodeModel } from './codec/model.ts';
+export type * from './ir.ts';
+export { loadModel } from './load.ts';
+export { type SaveOptions, saveModel } from './save.ts';
+export * from './tensor.ts';
