@@ -10,7 +10,8 @@ Every case is a folder `goldens/models/<case>/`:
                                      batches of the training run (train.input_ids, train.labels)
 
 Labels are shifted targets: labels[b, t] is what position t must predict, -100 where nothing counts.
-Everything is computed in float64 and stored as float32, so that the goldens are exact to rounding.
+Everything but masked_loss is computed in float64 and stored as float32, so that the goldens are exact
+to rounding (Llama's softmax and norms are float32 inside transformers).
 """
 
 import json
@@ -134,29 +135,28 @@ def make(name, build):
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
     model.save_pretrained(folder)
-    model = model.double()
-
     inputs, labels = batches(STEPS + 1, generator)
+
+    # Left padding, where a wrong mask changes the loss (after right padding causality hides it). In
+    # float32: transformers' Llama turns a double mask into -inf, and padding queries into NaN.
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.int64)
+    mask[0, :3] = 0
+    mask[1, :1] = 0
+    masked_loss, _ = loss_of(model, inputs[0], labels[0].masked_fill(mask == 0, IGNORE), mask)
+
+    model = model.double()
     loss, logits = loss_of(model, inputs[0], labels[0])
     loss.backward()
     tensors = {
         "input_ids": inputs[0].to(torch.uint8),
         "labels": labels[0].to(torch.int16),
+        "attention_mask": mask.to(torch.uint8),
         "logits": logits.detach().float(),
         "train.input_ids": inputs[1:].to(torch.uint8),
         "train.labels": labels[1:].to(torch.int16),
     }
     for key, parameter in model.named_parameters():
         tensors[f"grad.{key}"] = parameter.grad.float()
-
-    # Left padding, where a wrong mask changes the loss (after right padding causality hides it).
-    mask = torch.ones(BATCH, LENGTH, dtype=torch.int64)
-    mask[0, :3] = 0
-    mask[1, :1] = 0
-    masked_labels = labels[0].masked_fill(mask == 0, IGNORE)
-    model.zero_grad()
-    masked_loss, _ = loss_of(model, inputs[0], masked_labels, mask)
-    tensors["attention_mask"] = mask.to(torch.uint8)
 
     # Greedy continuation by recomputing the whole sequence for each token.
     sequence = inputs[0, :1, :4]
