@@ -51,6 +51,10 @@ export const errorCodes = {
     title: 'A checkpoint was written by a newer deepspeed-js',
     fix: 'Update deepspeed-js.',
   },
+  OUT_OF_MEMORY: {
+    title: 'The machine has too little memory for this run',
+    fix: 'Use a higher ZeRO stage, a smaller micro batch, fewer ranks, or more memory.',
+  },
   PEER_FAILED: {
     title: 'Another rank failed, so this one stopped too',
     fix: 'Look at the error of the rank named.',
@@ -58,6 +62,10 @@ export const errorCodes = {
   CLAIM_CONFLICT: {
     title: 'Two plugins want to own the same thing',
     fix: 'Use only one of the two plugins named.',
+  },
+  CLAIM_MISSING: {
+    title: 'The strategy leaves something undone that this trainer cannot do itself',
+    fix: 'Let the strategy claim it (applyDeepSpeed does), or use one that does.',
   },
   DATASET_EMPTY: {
     title: 'The dataset has no samples',
@@ -170,6 +178,26 @@ export const errorCodes = {
   VERSION_MISMATCH: {
     title: 'The launcher and the library are of different versions',
     fix: 'Start with the launcher that is installed in the project: `npx deepspeed-js`.',
+  },
+  LOSS_SCALE_AT_MINIMUM: {
+    title: 'Gradients overflow at the smallest loss scale',
+    fix: 'Use bf16, a lower learning rate or gradient clipping; look for NaN in the data.',
+  },
+  RANKS_DIFFER: {
+    title: 'The ranks do not train the same model',
+    fix: 'Build the model from the same config, files and seed on every rank.',
+  },
+  STRATEGY_CONFLICT: {
+    title: 'The strategy and the config contradict each other',
+    fix: 'Keep one of the two.',
+  },
+  STRATEGY_TAKEN: {
+    title: 'A strategy of that name is registered already',
+    fix: 'Choose another name.',
+  },
+  STRATEGY_UNKNOWN: {
+    title: 'There is no strategy of that name',
+    fix: 'Use ddp, deepspeed, deepspeed_stage_1 or deepspeed_stage_2, or register your own.',
   },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',

@@ -30,8 +30,8 @@ export interface OptimizerStepContext {
   readonly plan: StepPlan;
   /** Learning rate by parameter group. */
   readonly learningRates: readonly number[];
-  /** Momentum that a OneCycle schedule sets; absent: the optimizer's own. */
-  readonly momentum?: number;
+  /** What a OneCycle schedule sets; absent: the optimizer's own. */
+  readonly betas?: readonly [number, number];
 }
 
 export interface OptimizerOutcome {

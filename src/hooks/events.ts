@@ -59,6 +59,8 @@ export interface CheckpointEvent {
   readonly tag: string;
   /** Host state to store, or, on load, what was stored. Plugins add their own key. */
   readonly state: Record<string, unknown>;
+  /** Set by who wrote it. */
+  written?: { folder: string; bytes: number };
 }
 
 export interface FailureEvent {

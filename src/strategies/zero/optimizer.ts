@@ -104,7 +104,8 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
   }
 
   enqueue(context: OptimizerStepContext): Work {
-    const { engine, recipe, gradients, worldSize, gradientScale, parameters } = this.#options;
+    const { engine, recipe, gradients, worldSize, gradientScale, parameters, partitioned } =
+      this.#options;
     const { shard, whole, after } = gradients.reduced();
     const pair = { buffer: this.#norm, byteOffset: 0 };
     const pieces = this.#ownRanges.map((range) => within(shard, range));
@@ -125,14 +126,14 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
           count: this.#updated.count,
           dtype: 'float32',
         },
-        gradient: whole ?? shard,
+        gradient: partitioned ? shard : whole!,
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
         ranges: this.#updateRanges,
         groups: recipe.groups.map((group, index) => ({
           ...group,
           lr: context.learningRates[index]!,
-          ...(context.momentum !== undefined && { beta1: context.momentum }),
+          ...(context.betas && { beta1: context.betas[0], beta2: context.betas[1] }),
         })),
         gradientScale,
         maxNorm: recipe.maxNorm,

@@ -1,0 +1,92 @@
+import { DeepSpeedError } from './errors.ts';
+import { getRunEnvironment, type RunEnvironment } from './launcher/run-environment.ts';
+import {
+  loadAddon,
+  type NativeAddon,
+  type NativeCommunicator,
+  type NativeEngine,
+} from './native/index.ts';
+
+/** The engine of this process and its place among the ranks. */
+export interface Runtime {
+  readonly addon: NativeAddon;
+  readonly engine: NativeEngine;
+  readonly communicator: NativeCommunicator;
+  readonly rank: number;
+  readonly worldSize: number;
+  /** Null outside the launcher. */
+  readonly run: RunEnvironment | null;
+  readonly threads: number;
+  /** Ends the engine. Peers that still wait for this rank get `reason`. */
+  close(reason?: string): void;
+}
+
+export interface RuntimeOptions {
+  /** ONNX Runtime's library, for hosts that run graphs. */
+  ortLibrary?: string;
+  /** Tests: a world of threads instead of the launcher's processes. */
+  world?: { key: string; rank: number; worldSize: number };
+  /** Compute threads; default: this rank's share of the cores. */
+  threads?: number;
+}
+
+/** Joins the run that the launcher started, or stands alone. */
+export function openRuntime(options: RuntimeOptions = {}): Runtime {
+  const addon = loadAddon();
+  const run = options.world ? null : getRunEnvironment();
+  const communicator = addon.createCommunicator(
+    options.world
+      ? { backend: 'inprocess', ...options.world }
+      : run
+        ? {
+            backend: 'shm',
+            rank: run.rank,
+            worldSize: run.worldSize,
+            controlFd: run.controlFd,
+            arenaFds: run.arenaFds,
+            hangTimeoutMs: run.hangTimeoutMs,
+          }
+        : { backend: 'solo' },
+  );
+  const threads = options.threads ?? run?.threads ?? Math.max(1, addon.systemLimits().cores);
+  const engine = addon.createEngine({
+    communicator,
+    threads,
+    ...(options.ortLibrary !== undefined && { ortLibrary: options.ortLibrary }),
+  });
+  return {
+    addon,
+    engine,
+    communicator,
+    rank: communicator.rank,
+    worldSize: communicator.size,
+    run,
+    threads,
+    close(reason = 'training ended') {
+      communicator.leave(reason);
+      engine.dispose();
+      communicator.dispose();
+    },
+  };
+}
+
+/**
+ * Throws before memory is taken, when this rank's share of the machine cannot hold it.
+ *
+ * @param key the config key or argument that would lower the need
+ */
+export function requireMemory(runtime: Runtime, bytes: number, what: string, key: string): void {
+  const { memoryAvailable } = runtime.addon.systemLimits();
+  const ranks = runtime.run?.localSize ?? runtime.worldSize;
+  const share = memoryAvailable / ranks;
+  if (bytes <= share) return;
+  const gib = (value: number) => `${(value / 2 ** 30).toFixed(2)} GiB`;
+  throw new DeepSpeedError(
+    'OUT_OF_MEMORY',
+    `${what} need ${gib(bytes)} on each of ${ranks} rank${ranks === 1 ? '' : 's'}; ` +
+      `${gib(memoryAvailable)} are free, ${gib(share)} a rank`,
+    {
+      fix: `Lower it with ${key}, use fewer ranks, or a machine (or container limit) with more memory.`,
+    },
+  );
+}

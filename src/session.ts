@@ -1,0 +1,117 @@
+import type { DeepSpeedConfig } from './config/index.ts';
+import { DeepSpeedError } from './errors.ts';
+import { Claims, type ClaimTypes, type Host, Lifecycle, type Tracer } from './hooks/index.ts';
+import { packageVersion } from './launcher/package-version.ts';
+import type { NativeBuffer } from './native/index.ts';
+import { type Runtime, requireMemory } from './runtime.ts';
+import { gatherJson } from './strategies/agree.ts';
+import { type FlatLayout, flatLayout } from './strategies/flat-layout.ts';
+import type { StrategyPlugin } from './strategies/plugin.ts';
+import { zeroBytes } from './strategies/zero/estimate.ts';
+import type { ZeroStage } from './strategies/zero/index.ts';
+import type { OptimizerRecipe } from './strategies/zero/optimizer.ts';
+
+/** One model in training: the composition of a host, a strategy and a config. */
+export interface Session {
+  readonly runtime: Runtime;
+  readonly host: Host;
+  readonly lifecycle: Lifecycle;
+  readonly claims: Claims;
+  readonly config: DeepSpeedConfig | null;
+  readonly strategy: string;
+  readonly layout: FlatLayout;
+  /** Trainable parameters, fp32, by `layout`. */
+  readonly parameters: NativeBuffer;
+  readonly optimizer: OptimizerRecipe;
+}
+
+export interface SessionParts {
+  runtime: Runtime;
+  host: Host;
+  plugin: StrategyPlugin;
+  config: DeepSpeedConfig | null;
+  optimizer: OptimizerRecipe;
+  tracer?: Tracer;
+}
+
+/** Composes a session: layout, memory, then the strategy's claims and taps, then `setup`. */
+export async function composeSession(parts: SessionParts): Promise<Session> {
+  const { runtime, host, plugin, config, optimizer } = parts;
+  requireSameModel(runtime, host);
+  const layout = flatLayout(host.parameters, runtime.worldSize);
+  const stage = (config?.zero_optimization.stage ?? 0) as ZeroStage;
+  const bytes = zeroBytes(stage, layout.total, runtime.worldSize, optimizer);
+  requireMemory(
+    runtime,
+    bytes.parameters + bytes.gradients + bytes.optimizer,
+    `parameters, gradients and optimizer states (ZeRO stage ${stage})`,
+    'zero_optimization.stage',
+  );
+  const parameters = runtime.engine.allocate(layout.total * 4, {
+    category: 'parameters',
+    shared: runtime.worldSize > 1,
+    name: 'parameters',
+  });
+  const lifecycle = new Lifecycle(parts.tracer);
+  const claims = new Claims();
+  plugin.apply({
+    host,
+    lifecycle,
+    claims,
+    addon: runtime.addon,
+    engine: runtime.engine,
+    communicator: runtime.communicator,
+    layout,
+    parameters,
+    optimizer,
+    config,
+    version: packageVersion,
+  });
+  const session: Session = {
+    runtime,
+    host,
+    lifecycle,
+    claims,
+    config,
+    strategy: plugin.name,
+    layout,
+    parameters,
+    optimizer,
+  };
+  await lifecycle.run('setup', {});
+  return session;
+}
+
+/** The owner of a claim; a host that cannot do without one asks here. */
+export function requireOwner<K extends keyof ClaimTypes>(
+  session: Session,
+  claim: K,
+): ClaimTypes[K] {
+  const owner = session.claims.owner(claim);
+  if (owner) return owner;
+  throw new DeepSpeedError(
+    'CLAIM_MISSING',
+    `strategy "${session.strategy}" claims no ${claim}, and the ${session.host.name} host has none of its own`,
+    { data: { claim, strategy: session.strategy } },
+  );
+}
+
+/** Ranks with different models would add up unrelated numbers: compare before anything is shared. */
+function requireSameModel({ communicator }: Runtime, host: Host): void {
+  if (communicator.size === 1) return;
+  const own = host.parameters.map(({ name, shape }) => `${name} [${shape.join(', ')}]`);
+  const all = gatherJson(communicator, own);
+  for (const [rank, theirs] of all.entries()) {
+    const index = own.findIndex((entry, at) => entry !== theirs[at]);
+    const at = index < 0 && theirs.length > own.length ? own.length : index;
+    if (at < 0) continue;
+    const first = communicator.rank < rank ? [communicator.rank, own[at]] : [rank, theirs[at]];
+    const second = communicator.rank < rank ? [rank, theirs[at]] : [communicator.rank, own[at]];
+    throw new DeepSpeedError(
+      'RANKS_DIFFER',
+      `the ranks train different models: parameter ${at} is ${first[1] ?? 'absent'} on rank ${first[0]} ` +
+        `and ${second[1] ?? 'absent'} on rank ${second[0]}`,
+      { data: { ranks: [first[0], second[0]] } },
+    );
+  }
+}

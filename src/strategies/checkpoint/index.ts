@@ -1,0 +1,69 @@
+import type { CheckpointEvent } from '../../hooks/index.ts';
+import type { StrategyContext } from '../plugin.ts';
+import type { ZeroState } from '../zero/index.ts';
+import { locate } from './folder.ts';
+import { checkSameModel, type LoadTarget, openCheckpoint, readFlat } from './load.ts';
+import { saveCheckpoint } from './save.ts';
+
+export { latestTag, locate } from './folder.ts';
+export { checkWritable } from './save.ts';
+
+/**
+ * Saves and loads what a sharded session holds: parameters and optimizer states as flat shards, one
+ * file a rank, so that saving is parallel and no rank gathers the model.
+ */
+export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void {
+  const { addon, communicator, layout, parameters, optimizer: recipe, lifecycle, engine } = context;
+  const stateNames = zero.optimizer.states.map((_, index) => `state${index + 1}`);
+
+  async function save(event: CheckpointEvent): Promise<void> {
+    await engine.idle();
+    const shard = layout.shards[communicator.rank]!;
+    // Replicated states are saved by shards, too: the files do not depend on the stage.
+    const stateStart = shard.offset - zero.optimizer.updated.offset;
+    event.written = await saveCheckpoint(addon, communicator, event.directory, event.tag, {
+      layout,
+      zeroStage: zero.stage,
+      step: Number(event.state.step ?? 0),
+      optimizer: { kind: recipe.kind, step: zero.optimizer.step, states: stateNames },
+      tensors: [
+        {
+          name: 'parameters',
+          buffer: parameters,
+          byteOffset: shard.offset * 4,
+          count: shard.count,
+        },
+        ...zero.optimizer.states.map((buffer, index) => ({
+          name: stateNames[index]!,
+          buffer,
+          byteOffset: stateStart * 4,
+          count: shard.count,
+        })),
+      ],
+      state: event.state,
+      createdBy: `deepspeed-js ${context.version}`,
+    });
+  }
+
+  async function load(event: CheckpointEvent): Promise<void> {
+    await engine.idle();
+    const found = await locate(event.directory, event.tag);
+    const checkpoint = await openCheckpoint(addon, communicator, found!.directory, found!.tag);
+    checkSameModel(checkpoint, layout, { kind: recipe.kind, states: stateNames });
+    const targets: LoadTarget[] = [
+      { tensor: 'parameters', buffer: parameters, range: { offset: 0, count: layout.total } },
+      ...zero.optimizer.states.map((buffer, index) => ({
+        tensor: stateNames[index]!,
+        buffer,
+        range: zero.optimizer.updated,
+      })),
+    ];
+    await readFlat(addon, checkpoint, layout, targets);
+    zero.optimizer.restore(checkpoint.manifest.optimizer.step);
+    Object.assign(event.state, checkpoint.manifest.state);
+    communicator.barrier();
+  }
+
+  lifecycle.tap('saveCheckpoint', 'compute', 'checkpoint.save', save);
+  lifecycle.tap('loadCheckpoint', 'compute', 'checkpoint.load', load);
+}

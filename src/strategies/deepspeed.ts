@@ -1,0 +1,49 @@
+import type { DeepSpeedConfig } from '../config/index.ts';
+import { DeepSpeedError } from '../errors.ts';
+import { applyCheckpoint } from './checkpoint/index.ts';
+import type { StrategyContext } from './plugin.ts';
+import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
+
+/**
+ * DeepSpeed's config as plugins, top to bottom in the order in which they apply. Checkpointing comes
+ * after ZeRO, since it saves what ZeRO holds.
+ */
+export function applyDeepSpeed(context: StrategyContext): void {
+  const config = context.config;
+  if (!config)
+    throw new DeepSpeedError('INTERNAL', 'internal: the deepspeed strategy has no config');
+  const zero = applyZero(context, {
+    stage: config.zero_optimization.stage as ZeroStage,
+    reduceBucketSize: config.zero_optimization.reduce_bucket_size,
+    allgatherBucketSize: config.zero_optimization.allgather_bucket_size,
+    overlap: config.zero_optimization.overlap_comm,
+    reduceScatter: config.zero_optimization.reduce_scatter,
+    gradientScale: 1 / lossScaleOf(config, context.communicator.size),
+  });
+  applyCheckpoint(context, zero);
+}
+
+/** Plain data parallelism: everything on every rank, gradients averaged while backward runs. */
+export function applyDataParallel(context: StrategyContext): ZeroState {
+  const zero = applyZero(context, {
+    stage: 0,
+    // PyTorch's DistributedDataParallel uses 25 MiB buckets; the same trade-off holds here.
+    reduceBucketSize: (25 * 2 ** 20) / 4,
+    allgatherBucketSize: Number.MAX_SAFE_INTEGER,
+    overlap: true,
+    reduceScatter: false,
+    gradientScale: 1,
+  });
+  applyCheckpoint(context, zero);
+  return zero;
+}
+
+/**
+ * What the loss is multiplied by before backward, and every reduced gradient divided by: where the
+ * average over ranks is taken. The host normalises the loss by the tokens of the whole global batch, so
+ * a plain sum of gradients is already the mean. `prescale_gradients` leaves it so; otherwise gradients
+ * are W / gradient_predivide_factor larger while they are summed, as DeepSpeed's are.
+ */
+export function lossScaleOf(config: DeepSpeedConfig, worldSize: number): number {
+  return config.prescale_gradients ? 1 : worldSize / config.gradient_predivide_factor;
+}

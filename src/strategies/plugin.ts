@@ -1,0 +1,47 @@
+import type { DeepSpeedConfig, SectionDefinition } from '../config/index.ts';
+import type { Claims, Host, Lifecycle } from '../hooks/index.ts';
+import type {
+  NativeAddon,
+  NativeBuffer,
+  NativeCommunicator,
+  NativeEngine,
+} from '../native/index.ts';
+import type { FlatLayout } from './flat-layout.ts';
+import type { OptimizerRecipe } from './zero/optimizer.ts';
+
+/** What a strategy may hold on to. Everything lives until the session ends. */
+export interface StrategyContext {
+  readonly host: Host;
+  readonly lifecycle: Lifecycle;
+  readonly claims: Claims;
+  readonly addon: NativeAddon;
+  readonly engine: NativeEngine;
+  /** For set-up and small values; collectives of a step are enqueued on the engine. */
+  readonly communicator: NativeCommunicator;
+  readonly layout: FlatLayout;
+  /** Trainable parameters, fp32, by `layout`. */
+  readonly parameters: NativeBuffer;
+  readonly optimizer: OptimizerRecipe;
+  /** Effective config; null for a strategy that takes none. */
+  readonly config: DeepSpeedConfig | null;
+  readonly version: string;
+}
+
+/**
+ * A strategy, in the way webpack plugins are: it claims and taps once, at setup, and everything it does
+ * afterwards is a tap. A third party's brings its own config section.
+ *
+ * @example
+ * registerStrategy('lazy', () => ({
+ *   name: 'lazy',
+ *   apply(context) {
+ *     applyDeepSpeed(context);
+ *     context.lifecycle.tap('metrics', 'observe', 'lazy.log', ({ loss }) => console.log(loss));
+ *   },
+ * }));
+ */
+export interface StrategyPlugin {
+  readonly name: string;
+  readonly section?: SectionDefinition;
+  apply(context: StrategyContext): void;
+}
