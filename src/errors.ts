@@ -199,6 +199,10 @@ export const errorCodes = {
     title: 'There is no strategy of that name',
     fix: 'Use ddp, deepspeed, deepspeed_stage_1 or deepspeed_stage_2, or register your own.',
   },
+  GRADIENT_MISSING: {
+    title: 'An operator of the model cannot be differentiated',
+    fix: 'Freeze the parameters before the named node, or export the model without that operator.',
+  },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
     fix: 'Please report it with the message and the stack.',

@@ -1,0 +1,21 @@
+#!/usr/bin/env node
+/** `deepspeed` and `deepspeed-js`: launches a script on several ranks, or runs a subcommand. */
+import { launch } from '../launcher/index.ts';
+import { parseLine } from './arguments.ts';
+import { runCommand } from './fail.ts';
+import { report } from './report.ts';
+
+/** Words in the place of the script that are commands of their own. */
+const subcommands: Record<string, (argv: string[]) => Promise<number>> = { report };
+
+const argv = process.argv.slice(2);
+const subcommand = Object.hasOwn(subcommands, argv[0] ?? '') ? subcommands[argv[0]!] : undefined;
+await runCommand('deepspeed', () => (subcommand ? subcommand(argv.slice(1)) : run(argv)));
+
+async function run(words: string[]): Promise<number> {
+  const line = parseLine(words);
+  if (line === null) return 0;
+  if (!line.options.quiet)
+    for (const note of line.notes) process.stderr.write(`deepspeed: ${note}\n`);
+  return launch(line.options);
+}

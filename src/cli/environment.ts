@@ -1,0 +1,119 @@
+/** What `ds_report` says of the machine and of what is installed. */
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { availableParallelism, cpus, totalmem } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { DeepSpeedError, type ErrorCode } from '../errors.ts';
+import { packageVersion, typescriptFlags } from '../launcher/index.ts';
+import { type AddonInfo, loadAddon } from '../native/index.ts';
+
+/** A package that deepspeed-js uses where the user has it. */
+export interface PeerState {
+  name: string;
+  /** Null: not installed where the working directory would find it. */
+  version: string | null;
+  required: string;
+  supported: boolean;
+}
+
+/** An engine that does not load, as data. */
+export interface EngineFault {
+  code: ErrorCode;
+  message: string;
+  fix: string;
+}
+
+export interface Environment {
+  version: string;
+  node: { version: string; required: string };
+  platform: string;
+  processor: string;
+  /** Cores of the machine, and those that this process may use: affinity and quota counted. */
+  cores: { machine: number; usable: number };
+  /** Bytes: of the machine, allowed here, still free of that. Without an engine only the first is known. */
+  memory: { machine: number; limit: number | null; available: number | null };
+  engine: AddonInfo | EngineFault;
+  peers: PeerState[];
+  /** How TypeScript scripts run. */
+  typescript: 'stripped by Node' | 'tsx' | 'not available';
+}
+
+interface Manifest {
+  version: string;
+  engines: { node: string };
+  peerDependencies: Record<string, string>;
+}
+
+export function inspectEnvironment(): Environment {
+  const own = readManifest(fileURLToPath(new URL('../..', import.meta.url)));
+  const engine = inspectEngine();
+  const limits = 'code' in engine ? null : loadAddon().systemLimits();
+  return {
+    version: packageVersion,
+    node: { version: process.versions.node, required: own.engines.node },
+    platform: `${process.platform}-${process.arch}`,
+    processor: cpus()[0]?.model ?? 'unknown',
+    cores: { machine: cpus().length, usable: limits?.cores ?? availableParallelism() },
+    memory: {
+      machine: totalmem(),
+      limit: limits?.memoryLimit ?? null,
+      available: limits?.memoryAvailable ?? null,
+    },
+    engine,
+    peers: inspectPeers(own.peerDependencies),
+    typescript: inspectTypescript(),
+  };
+}
+
+/** Whether a run could start here. */
+export function isUsable({ engine, peers }: Environment): boolean {
+  return (
+    !('code' in engine) && peers.every(({ version, supported }) => version === null || supported)
+  );
+}
+
+function inspectEngine(): AddonInfo | EngineFault {
+  try {
+    return loadAddon().info();
+  } catch (error) {
+    if (!(error instanceof DeepSpeedError)) throw error;
+    return { code: error.code, message: error.message, fix: error.fix };
+  }
+}
+
+/**
+ * ONNX Runtime is looked for where transformers.js would find it: two versions cannot be loaded into
+ * one process, so transformers.js's is the one that counts.
+ */
+function inspectPeers(required: Record<string, string>): PeerState[] {
+  const transformers = findPackage('@huggingface/transformers', process.cwd());
+  const from = transformers ?? process.cwd();
+  return Object.entries(required).map(([name, range]) => {
+    const folder =
+      name === 'onnxruntime-node' ? findPackage(name, from) : findPackage(name, process.cwd());
+    const version = folder === null ? null : readManifest(folder).version;
+    return { name, version, required: range, supported: version === range };
+  });
+}
+
+/** The package's folder, found as Node finds it, whether or not its `exports` show package.json. */
+function findPackage(name: string, from: string): string | null {
+  for (let folder = from; ; folder = dirname(folder)) {
+    const candidate = join(folder, 'node_modules', name);
+    if (existsSync(join(candidate, 'package.json'))) return realpathSync(candidate);
+    if (folder === dirname(folder)) return null;
+  }
+}
+
+function readManifest(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as Manifest;
+}
+
+function inspectTypescript(): Environment['typescript'] {
+  try {
+    const flags = typescriptFlags(join(process.cwd(), 'script.ts'));
+    return flags.length === 0 ? 'stripped by Node' : 'tsx';
+  } catch {
+    return 'not available';
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * The launcher's socket to each rank. Its end-of-file tells a rank that the launcher is gone (the
+ * parent-death signal does so too, where the system has one); a rank says through it which error ends
+ * it, so that the launcher can tell a cause from its consequences. Messages are lines of JSON.
+ */
+import { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { inspect } from 'node:util';
+import { DeepSpeedError } from '../errors.ts';
+
+/** The uncaught error that ends a rank. */
+export interface RankError {
+  /** `code` of the error, when it has one. */
+  code: string | null;
+  message: string;
+  /** What to show of it, in lines. */
+  text: string;
+}
+
+const LONGEST_TEXT = 16_384;
+
+/** Rank: watches the launcher and reports the error that nobody caught. Keeps no process alive. */
+export function openRankChannel(fd: number): void {
+  const socket = new Socket({ fd, readable: true, writable: true });
+  socket.unref();
+  socket.resume();
+  socket.on('error', () => socket.destroy());
+  // No clean-up of any kind: what the run shared is freed with its last process.
+  socket.on('close', () => process.kill(process.pid, 'SIGKILL'));
+  process.on('uncaughtExceptionMonitor', (error: unknown) => {
+    // Small writes to a socket are done before write() returns, hence before the process ends.
+    socket.write(`${JSON.stringify(describeError(error))}\n`);
+  });
+}
+
+function describeError(error: unknown): RankError {
+  const { code, message } = (typeof error === 'object' && error !== null ? error : {}) as {
+    code?: unknown;
+    message?: unknown;
+  };
+  // Our own errors say what to do; of others Node's picture with the stack is all there is.
+  const text = (error instanceof DeepSpeedError ? error.render() : inspect(error)).slice(
+    0,
+    LONGEST_TEXT,
+  );
+  return {
+    code: typeof code === 'string' ? code : null,
+    message: typeof message === 'string' ? message.slice(0, LONGEST_TEXT) : text,
+    text,
+  };
+}
+
+/**
+ * Launcher: the first error that the rank reported, or null; known once the rank has closed its end.
+ * Reads on until then, since a launcher that closes first ends the rank.
+ */
+export async function readRankError(channel: Readable): Promise<RankError | null> {
+  let received = '';
+  channel.setEncoding('utf8');
+  channel.on('data', (chunk: string) => {
+    if (received.length < 4 * LONGEST_TEXT) received += chunk;
+  });
+  await finished(channel, { writable: false }).catch(() => {}); // a reset ends it as well
+  const end = received.indexOf('\n');
+  return end < 0 ? null : (JSON.parse(received.slice(0, end)) as RankError);
+}

@@ -1,0 +1,144 @@
+/** One run: N rank processes on this machine, from the check of everything the user named to their end. */
+import { existsSync } from 'node:fs';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { readConfig } from '../config/index.ts';
+import type { NativeAddon, RunFds } from '../native/contract.ts';
+import { loadAddon } from '../native/index.ts';
+import { bindingPlan } from './cores.ts';
+import { oomKillCount } from './failure.ts';
+import { Terminal } from './output.ts';
+import { packageVersion } from './package-version.ts';
+import { openRankLogs } from './rank-log.ts';
+import { RankProcess, type RankStart } from './rank-process.ts';
+import { reportLines, runStatus } from './report.ts';
+import { resolveScript, type Script, typescriptFlags } from './script.ts';
+import { supervise } from './supervise.ts';
+
+export interface LaunchOptions {
+  /** A file, or with `module` a package specifier. */
+  script: string;
+  module: boolean;
+  scriptArguments: string[];
+  /** Null: as many as there are cores, quotas of containers included. */
+  numProcs: number | null;
+  /** Path of the DeepSpeed config, or null. */
+  deepspeedConfig: string | null;
+  bindCoresToRank: boolean;
+  /** Like `0-3,8`; null: all cores that the launcher may use. */
+  bindCoreList: string | null;
+  /** Folder for one pair of files per rank, or null. */
+  rankLogFolder: string | null;
+  /** Null: a port that is free. */
+  masterPort: number | null;
+  hangTimeoutMs: number;
+  gracePeriodMs: number;
+  /** No notes and warnings of the launcher's own; errors always show. */
+  quiet: boolean;
+}
+
+/**
+ * Runs the script on all ranks.
+ *
+ * @returns the exit status: 0, that of the rank that failed first, or 128 + a signal's number.
+ * @throws DeepSpeedError before any rank is started: script, config, cores, logs; NativeError when
+ * the engine is not built or memory for the run cannot be had.
+ */
+export async function launch(options: LaunchOptions): Promise<number> {
+  const stdout = new Terminal(process.stdout);
+  const stderr = new Terminal(process.stderr);
+  const say = (text: string) => {
+    if (!options.quiet) void stderr.write(`deepspeed: ${text}\n`);
+  };
+
+  const script = resolveScript(options.script, options.module);
+  const deepspeedConfig = checkConfig(options.deepspeedConfig);
+  const addon = loadAddon();
+  const available = Math.max(1, Math.floor(addon.systemLimits().cores));
+  const worldSize = options.numProcs ?? available;
+  if (worldSize > available)
+    say(
+      `warning: ${worldSize} ranks share ${available} ${available === 1 ? 'core' : 'cores'}; they will wait for each other. --num_procs ${available} is faster.`,
+    );
+  const bound = options.bindCoresToRank ? bindingPlan(worldSize, options.bindCoreList) : null;
+  const masterPort = options.masterPort ?? (await freePort());
+  const logs =
+    options.rankLogFolder === null ? null : openRankLogs(options.rankLogFolder, worldSize, say);
+
+  const oomKillsBefore = oomKillCount();
+  const fds = addon.createRunFds(worldSize);
+  const control = addon.openRunControl(fds.controlFd, worldSize);
+  const ranks = startRanks(addon, fds, worldSize, (rank) => ({
+    argv: [...rankFlags(script), script.path, ...options.scriptArguments],
+    environment: {
+      version: packageVersion,
+      rank,
+      worldSize,
+      localRank: rank,
+      localSize: worldSize,
+      hangTimeoutMs: options.hangTimeoutMs,
+      deepspeedConfig,
+      cores: bound?.[rank] ?? null,
+      threads: bound?.[rank]?.length ?? Math.max(1, Math.floor(available / worldSize)),
+      launcherPid: process.pid,
+    },
+    ...fds,
+    masterPort,
+    terminals: { stdout, stderr },
+    logs: logs?.[rank] ?? null,
+  }));
+
+  const { gracePeriodMs, hangTimeoutMs } = options;
+  const outcome = await supervise(ranks, { control, gracePeriodMs, hangTimeoutMs, stderr, say });
+  control.dispose();
+  for (const line of reportLines(outcome, oomKillsBefore, stderr)) await stderr.write(`${line}\n`);
+  return runStatus(outcome);
+}
+
+/** A fault in the config is told once, here, and not by every rank. */
+function checkConfig(path: string | null): string | null {
+  if (path === null) return null;
+  readConfig(path);
+  // What is not a file has been read as base64, and travels as it is.
+  return existsSync(path) ? resolve(path) : path;
+}
+
+/** Starts every rank; the descriptors then live in the ranks only, and end with them. */
+function startRanks(
+  addon: NativeAddon,
+  fds: RunFds,
+  worldSize: number,
+  start: (rank: number) => RankStart,
+): RankProcess[] {
+  const ranks: RankProcess[] = [];
+  try {
+    for (let rank = 0; rank < worldSize; rank++) ranks.push(new RankProcess(start(rank)));
+    return ranks;
+  } catch (error) {
+    for (const rank of ranks) rank.kill('SIGKILL');
+    throw error;
+  } finally {
+    addon.closeFds([fds.controlFd, ...fds.arenaFds]);
+  }
+}
+
+/** Flags of `node` for a rank: what the script needs, what the preload needs, the preload. */
+function rankFlags(script: Script): string[] {
+  const fromSources = import.meta.url.endsWith('.ts');
+  const preload = new URL(fromSources ? './preload.ts' : './preload.js', import.meta.url);
+  const own = fromSources ? typescriptFlags(fileURLToPath(preload)) : [];
+  return [...(script.nodeFlags.length > 0 ? script.nodeFlags : own), '--import', preload.href];
+}
+
+/** A port that nobody listens on now; what a script does with MASTER_PORT is its own affair. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((done, fail) => {
+    server.once('error', fail).listen(0, '127.0.0.1', done);
+  });
+  const { port } = server.address() as AddressInfo;
+  await new Promise((done) => server.close(done));
+  return port;
+}

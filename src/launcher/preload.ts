@@ -1,0 +1,32 @@
+/**
+ * Loaded by `--import` into every process that the launcher starts, before the user's script. It
+ * makes the process a rank, once, and leaves no trace that a child process could pick up.
+ */
+import { isMainThread } from 'node:worker_threads';
+import { loadAddon } from '../native/load.ts';
+import { openRankChannel } from './channel.ts';
+import {
+  PRIVATE_VARIABLE,
+  type PrivateRunEnvironment,
+  RANK_PID_VARIABLE,
+  storeRunEnvironment,
+} from './run-environment.ts';
+
+const encoded = process.env[PRIVATE_VARIABLE];
+if (isMainThread && encoded !== undefined) {
+  delete process.env[PRIVATE_VARIABLE];
+  process.env[RANK_PID_VARIABLE] = String(process.pid);
+  // `fork` passes execArgv on: take `--import` and this module out of it.
+  const self = process.execArgv.indexOf(import.meta.url);
+  if (self > 0) process.execArgv.splice(self - 1, 2);
+  joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
+}
+
+function joinRun({ launcherPid, channelFd, ...run }: PrivateRunEnvironment): void {
+  const addon = loadAddon();
+  const { rank, worldSize, controlFd, arenaFds } = run;
+  addon.joinRun({ rank, worldSize, controlFd, arenaFds, parentPid: launcherPid });
+  openRankChannel(channelFd);
+  if (run.cores !== null) addon.bindCores(run.cores);
+  storeRunEnvironment(run);
+}
