@@ -1,0 +1,68 @@
+/** The optimizer section in the engine's terms: one flat record, whatever the type. */
+import type { DeepSpeedConfig } from './resolve.ts';
+
+export interface OptimizerSettings {
+  kind: 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad';
+  lr: number;
+  /** sgd: the momentum. */
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  biasCorrection: boolean;
+  nesterov: boolean;
+  dampening: number;
+}
+
+const unused = { beta1: 0, beta2: 0, eps: 0, biasCorrection: false, nesterov: false, dampening: 0 };
+
+/** Null when the config has no optimizer section. */
+export function optimizerSettings(
+  optimizer: DeepSpeedConfig['optimizer'],
+): OptimizerSettings | null {
+  if (optimizer === null) return null;
+  switch (optimizer.type) {
+    case 'Adam':
+    case 'AdamW': {
+      const { lr, betas, eps, weight_decay, bias_correction } = optimizer.params;
+      const coupled = optimizer.type === 'Adam' && !optimizer.params.adam_w_mode;
+      return {
+        ...unused,
+        kind: coupled ? 'adam' : 'adamw',
+        lr,
+        beta1: betas[0],
+        beta2: betas[1],
+        eps,
+        weightDecay: weight_decay,
+        biasCorrection: bias_correction,
+      };
+    }
+    case 'SGD': {
+      const { lr, momentum, dampening, weight_decay, nesterov } = optimizer.params;
+      return {
+        ...unused,
+        kind: 'sgd',
+        lr,
+        beta1: momentum,
+        dampening,
+        nesterov,
+        weightDecay: weight_decay,
+      };
+    }
+    case 'Lion': {
+      const { lr, betas, weight_decay } = optimizer.params;
+      return {
+        ...unused,
+        kind: 'lion',
+        lr,
+        beta1: betas[0],
+        beta2: betas[1],
+        weightDecay: weight_decay,
+      };
+    }
+    case 'Adagrad': {
+      const { lr, eps, weight_decay } = optimizer.params;
+      return { ...unused, kind: 'adagrad', lr, eps, weightDecay: weight_decay };
+    }
+  }
+}

@@ -1,0 +1,114 @@
+/** Rules across sections. Each looks at filled values and says what excludes what. */
+import type { Problem } from './problem.ts';
+import type { ConfigValues } from './table.ts';
+
+export interface RuleContext {
+  /** The host trainer has an optimizer of its own with this learning rate. */
+  hostLearningRate?: number | undefined;
+}
+
+interface RuleFindings {
+  problems: Problem[];
+  warnings: string[];
+}
+
+export function checkRules(config: ConfigValues, context: RuleContext): RuleFindings {
+  const findings: RuleFindings = { problems: [], warnings: [] };
+  for (const rule of rules) rule(config, context, findings);
+  return findings;
+}
+
+type Rule = (config: ConfigValues, context: RuleContext, findings: RuleFindings) => void;
+
+function refuse(findings: RuleFindings, path: string, expected: string): void {
+  findings.problems.push({ kind: 'rule', path, expected });
+}
+
+const rules: Rule[] = [onePrecision, averagingOfShards, lossScale, schedulerNeeds, cycleMomentum];
+
+function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  if (fp16.enabled && bf16.enabled) {
+    refuse(findings, 'fp16.enabled', 'excludes bf16.enabled; set one of them to false');
+  }
+}
+
+/** DeepSpeed's ZeRO-2 averages after the reduce-scatter and knows no other order. */
+function averagingOfShards(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const { stage, reduce_scatter } = config.zero_optimization;
+  if (stage !== 2 || !reduce_scatter) return;
+  const instead = 'set zero_optimization.reduce_scatter to false, or use stage 0 or 1';
+  if (config.prescale_gradients) {
+    refuse(findings, 'prescale_gradients', `excludes ZeRO stage 2 with reduce_scatter; ${instead}`);
+  }
+  if (config.gradient_predivide_factor !== 1) {
+    refuse(
+      findings,
+      'gradient_predivide_factor',
+      `excludes ZeRO stage 2 with reduce_scatter unless it is 1; ${instead}`,
+    );
+  }
+}
+
+function lossScale({ fp16 }: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const start = 2 ** fp16.initial_scale_power;
+  if (fp16.enabled && fp16.loss_scale === 0 && fp16.min_loss_scale > start) {
+    refuse(
+      findings,
+      'fp16.min_loss_scale',
+      `${fp16.min_loss_scale} is above the initial scale 2^${fp16.initial_scale_power} = ${start}`,
+    );
+  }
+}
+
+function schedulerNeeds(config: ConfigValues, context: RuleContext, findings: RuleFindings): void {
+  const { scheduler, optimizer } = config;
+  if (scheduler === null) return;
+  const hasRate = optimizer !== null || context.hostLearningRate !== undefined;
+  switch (scheduler.type) {
+    case 'WarmupLR':
+      if (scheduler.params.warmup_max_lr === null && !hasRate)
+        refuse(
+          findings,
+          'scheduler.params.warmup_max_lr',
+          'needed here: there is no optimizer.params.lr to warm up to',
+        );
+      break;
+    case 'WarmupDecayLR':
+    case 'WarmupCosineLR': {
+      const { total_num_steps: total, warmup_num_steps: warmup } = scheduler.params;
+      if (total === null)
+        refuse(findings, 'scheduler.params.total_num_steps', `needed by ${scheduler.type}`);
+      else if (total < warmup)
+        findings.warnings.push(
+          `scheduler.params.total_num_steps ${total} is less than warmup_num_steps ${warmup}: training ends inside the warm-up`,
+        );
+      if (scheduler.type === 'WarmupCosineLR' && !hasRate)
+        refuse(
+          findings,
+          'scheduler.type',
+          'WarmupCosineLR scales optimizer.params.lr, which is not given',
+        );
+      break;
+    }
+    case 'OneCycle':
+      for (const name of ['cycle_min_lr', 'cycle_max_lr'] as const)
+        if (scheduler.params[name] === null)
+          refuse(findings, `scheduler.params.${name}`, 'needed by OneCycle');
+      break;
+    case 'LRRangeTest':
+      break;
+  }
+}
+
+function cycleMomentum(
+  { scheduler, optimizer }: ConfigValues,
+  _: RuleContext,
+  findings: RuleFindings,
+): void {
+  if (scheduler?.type !== 'OneCycle' || !scheduler.params.cycle_momentum) return;
+  if (optimizer?.type === 'SGD' || optimizer?.type === 'Adagrad') {
+    findings.warnings.push(
+      `scheduler.params.cycle_momentum has no effect: ${optimizer.type} has no betas (DeepSpeed does the same)`,
+    );
+  }
+}

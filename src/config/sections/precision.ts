@@ -1,0 +1,101 @@
+/** 16-bit training. The two statuses on top decide whether the sections can be enabled. */
+import {
+  type Status,
+  accepted,
+  available,
+  block,
+  flag,
+  key,
+  nonNegative,
+  notYet,
+  oneOf,
+  positiveInteger,
+  section,
+  texts,
+  wholeNumber,
+} from '../key.ts';
+
+const fp16Status: Status = 'not yet';
+const bf16Status: Status = 'not yet';
+
+const storage = oneOf('fp16', 'bf16', 'fp32');
+
+export const precisionKeys = {
+  fp16: section('Half-precision storage with loss scaling.', {
+    enabled: key(fp16Status, flag, false, 'Train in fp16 with fp32 master weights.', {
+      autoFrom: 'the Trainer argument fp16',
+    }),
+    auto_cast: notYet(flag, false, 'Cast the inputs of the model to fp16.'),
+    loss_scale: available(nonNegative, 0, 'Fixed loss scale; 0: a dynamic one.'),
+    initial_scale_power: available(wholeNumber, 16, 'The dynamic scale starts at 2 to this power.'),
+    loss_scale_window: available(
+      positiveInteger,
+      1000,
+      'Steps without overflow before the scale doubles.',
+    ),
+    hysteresis: available(positiveInteger, 2, 'Overflows before the scale halves.'),
+    consecutive_hysteresis: available(
+      flag,
+      false,
+      'Refill the hysteresis at every step without overflow.',
+    ),
+    min_loss_scale: available(nonNegative, 1, 'The dynamic scale never falls below this.'),
+    fp16_master_weights_and_grads: notYet(
+      flag,
+      false,
+      'Keep master weights and gradients in fp16.',
+    ),
+  }),
+  bf16: section('bfloat16 storage (alias: bfloat16).', {
+    enabled: key(bf16Status, flag, false, 'Train in bfloat16 with fp32 master weights.', {
+      autoFrom: 'the Trainer argument bf16',
+    }),
+    immediate_grad_update: accepted(
+      flag,
+      false,
+      'Add each gradient to its fp32 sum as soon as it exists.',
+      'gradients are always accumulated where they are produced',
+    ),
+    check_grad_overflow: available(flag, true, 'Skip a step whose gradients are not finite.'),
+    bf16_master_weights_and_grads: notYet(
+      flag,
+      false,
+      'Keep master weights and gradients in bf16.',
+    ),
+    bf16_optimizer_states: notYet(flag, false, 'Keep optimizer states in bf16.'),
+  }),
+  torch_autocast: section("PyTorch's own mixed precision.", {
+    enabled: key('never', flag, false, 'Use torch.autocast.', {
+      note: 'it is a feature of PyTorch; use bf16 or fp16',
+    }),
+    dtype: accepted(
+      oneOf('float16', 'bfloat16'),
+      'bfloat16',
+      'Type of autocast.',
+      'unused while off',
+    ),
+    lower_precision_safe_modules: accepted(texts, null, 'Modules to cast.', 'unused while off'),
+  }),
+  amp: block(
+    'never',
+    'NVIDIA Apex mixed precision.',
+    'Apex is a PyTorch extension; use bf16 or fp16',
+  ),
+  data_types: section('Types of stored tensors.', {
+    grad_accum_dtype: available(storage, null, 'Type in which gradients accumulate; null: fp32.', {
+      later: ['fp16', 'bf16'],
+    }),
+    param_dtype: available(storage, null, 'Type of parameters; null: as fp16 and bf16 say.', {
+      later: ['fp16', 'bf16'],
+    }),
+    buffer_dtype: available(storage, null, 'Type of buffers; null: as fp16 and bf16 say.', {
+      later: ['fp16', 'bf16'],
+    }),
+    keep_in_fp32_modules: accepted(
+      texts,
+      null,
+      'Modules that stay in fp32.',
+      'everything computes in fp32',
+    ),
+  }),
+};

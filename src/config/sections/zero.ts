@@ -1,0 +1,239 @@
+/** ZeRO: what is sharded over ranks, and how its communication is cut into buckets. */
+import {
+  accepted,
+  available,
+  block,
+  flag,
+  fraction,
+  ignored,
+  integer,
+  key,
+  notYet,
+  oneOf,
+  positiveInteger,
+  section,
+  text,
+  texts,
+  wholeNumber,
+} from '../key.ts';
+
+const stage3Only = 'used by stage 3 only, which is not available yet';
+const offloadOnly = 'used only with a device other than none';
+const device = oneOf('none', 'cpu', 'nvme');
+const replacedBy = (name: string) => `deprecated by DeepSpeed; use zero_optimization.${name}`;
+
+const offload = (what: string) => ({
+  device: notYet(device, 'none', `Where ${what} live between steps.`),
+  nvme_path: accepted(text, null, 'Folder on the device.', offloadOnly),
+  pin_memory: accepted(flag, true, 'Lock the pages in memory.', offloadOnly),
+});
+
+export const zeroKeys = {
+  zero_optimization: section('Sharding over ranks.', {
+    stage: available(
+      oneOf(0, 1, 2, 3),
+      0,
+      '0: nothing sharded; 1: optimizer states; 2: also gradients; 3: also parameters.',
+      { later: [3] },
+    ),
+    contiguous_gradients: accepted(
+      flag,
+      true,
+      'Copy gradients into one buffer as they appear.',
+      'gradients are produced in one buffer here',
+    ),
+    reduce_scatter: available(
+      flag,
+      true,
+      'Reduce each bucket to the ranks that own it; false: all-reduce.',
+    ),
+    reduce_bucket_size: available(positiveInteger, 5e8, 'Elements per gradient bucket.', {
+      autoFrom: "the Trainer, as the square of the model's hidden size",
+    }),
+    allgather_bucket_size: available(
+      positiveInteger,
+      5e8,
+      'Elements per bucket when updated parameters are gathered.',
+    ),
+    allgather_partitions: accepted(
+      flag,
+      true,
+      'Gather updated parameters with all-gather instead of broadcasts.',
+      'both give the same bytes; all-gather is always used',
+    ),
+    use_multi_rank_bucket_allreduce: accepted(
+      flag,
+      true,
+      'Let one bucket hold gradients of several ranks.',
+      'buckets are always cut by size, whoever owns their parts',
+    ),
+    overlap_comm: available(flag, null, 'Reduce buckets while backward goes on; null: yes.', {
+      note: 'DeepSpeed reads null as no in stages 1 and 2; here sums run in rank order, so the result is the same either way',
+    }),
+    round_robin_gradients: accepted(
+      flag,
+      false,
+      'Spread gradient copies over ranks when offloading.',
+      'there are no such copies here',
+    ),
+    load_from_fp32_weights: available(
+      flag,
+      true,
+      'Restore fp32 master weights from the checkpoint, not from 16-bit weights.',
+      { later: [false] },
+    ),
+    elastic_checkpoint: accepted(
+      flag,
+      false,
+      'Write checkpoints that load on another number of ranks.',
+      'every checkpoint here does',
+    ),
+    ignore_unused_parameters: available(flag, true, 'Allow parameters that receive no gradient.', {
+      later: [false],
+    }),
+    compute_grad_norm: accepted(
+      flag,
+      true,
+      'Compute the gradient norm even without clipping.',
+      'it is computed in the same pass as the overflow check',
+    ),
+    sub_group_size: accepted(wholeNumber, 1e9, 'Elements per optimizer sub-group.', stage3Only),
+    stage3_prefetch_bucket_size: accepted(wholeNumber, 5e7, 'Elements gathered ahead.', stage3Only),
+    stage3_param_persistence_threshold: accepted(
+      wholeNumber,
+      1e5,
+      'Parameters up to this size stay whole.',
+      stage3Only,
+    ),
+    stage3_model_persistence_threshold: accepted(
+      wholeNumber,
+      Number.MAX_SAFE_INTEGER,
+      'Elements that may stay whole in all.',
+      stage3Only,
+    ),
+    stage3_max_live_parameters: accepted(
+      wholeNumber,
+      1e9,
+      'Gathered elements at most.',
+      stage3Only,
+    ),
+    stage3_max_reuse_distance: accepted(
+      wholeNumber,
+      1e9,
+      'Keep a parameter gathered when it returns within so many elements.',
+      stage3Only,
+    ),
+    stage3_gather_16bit_weights_on_model_save: accepted(
+      flag,
+      false,
+      'Gather whole weights when a model is saved.',
+      stage3Only,
+    ),
+    stage3_gather_fp16_weights_on_model_save: ignored(
+      flag,
+      false,
+      'Old name of stage3_gather_16bit_weights_on_model_save.',
+      'deprecated by DeepSpeed',
+    ),
+    stage3_module_granularity_threshold: accepted(
+      wholeNumber,
+      0,
+      'Fetch small modules whole.',
+      stage3Only,
+    ),
+    stage3_use_all_reduce_for_fetch_params: accepted(
+      flag,
+      false,
+      'Gather by all-reduce.',
+      stage3Only,
+    ),
+    stage3_allgather_sequential: accepted(
+      flag,
+      false,
+      'Gather one parameter at a time.',
+      stage3Only,
+    ),
+    memory_efficient_linear: accepted(
+      flag,
+      true,
+      'A linear layer that saves no gathered weight.',
+      stage3Only,
+    ),
+    legacy_stage1: key('never', flag, false, 'The first implementation of stage 1.', {
+      note: 'there is one implementation here',
+    }),
+    parameter_alignment: accepted(
+      flag,
+      false,
+      'Align each parameter inside the flat buffer.',
+      'tensors in flat buffers are always aligned',
+    ),
+    override_module_apply: accepted(flag, true, 'Patch torch Module.apply.', stage3Only),
+    pipeline_loading_checkpoint: accepted(flag, false, 'Load ranks one after another.', stage3Only),
+    log_trace_cache_warnings: accepted(
+      flag,
+      false,
+      'Warn when the gather order changes.',
+      stage3Only,
+    ),
+    enable_sanity_checks: accepted(flag, false, 'Check invariants of stage 3.', stage3Only),
+    save_muon_momentum_buffer_in_memory: accepted(
+      flag,
+      false,
+      'Keep the Muon momentum whole.',
+      'Muon is not available yet',
+    ),
+    offload_param: section('Parameters outside device memory (stage 3).', {
+      ...offload('parameters'),
+      buffer_count: accepted(wholeNumber, 5, 'Buffers in the pool.', offloadOnly),
+      buffer_size: accepted(wholeNumber, 1e8, 'Elements per buffer.', offloadOnly),
+      max_in_cpu: accepted(wholeNumber, 1e9, 'Elements kept in memory.', offloadOnly),
+    }),
+    offload_optimizer: section('Optimizer states outside device memory.', {
+      ...offload('optimizer states'),
+      buffer_count: accepted(wholeNumber, 4, 'Buffers in the pool.', offloadOnly),
+      pipeline_read: accepted(flag, false, 'Read ahead.', offloadOnly),
+      pipeline_write: accepted(flag, false, 'Write behind.', offloadOnly),
+      fast_init: accepted(flag, false, 'Quick first allocation.', offloadOnly),
+      ratio: accepted(fraction, 1, 'Share of the states that is offloaded.', offloadOnly),
+      super_offload: notYet(flag, false, 'The scheme for Grace-Hopper processors.'),
+      cpuadam_cores_perc: accepted(fraction, 0.8, 'Share of the cores for Adam.', offloadOnly),
+    }),
+    zero_hpz_partition_size: notYet(positiveInteger, 1, 'ZeRO++: ranks of the secondary shard.'),
+    zero_quantized_weights: notYet(flag, false, 'ZeRO++: gather weights as int8.'),
+    zero_quantized_nontrainable_weights: notYet(flag, false, 'ZeRO++: also frozen weights.'),
+    zero_quantized_gradients: notYet(flag, false, 'ZeRO++: reduce gradients as int4.'),
+    zeropp_loco_param: block('not yet', 'ZeRO++: error feedback of quantised gradients.'),
+    mics_shard_size: notYet(integer, -1, 'MiCS: ranks that share one shard.'),
+    mics_hierarchical_params_gather: notYet(flag, false, 'MiCS: gather in two steps.'),
+    leaf_module: section('Modules that stage 3 gathers whole.', {
+      classes: accepted(texts, null, 'By class; null: a built-in list.', stage3Only),
+      names: accepted(texts, null, 'By name.', stage3Only),
+      name_suffixes: accepted(texts, null, 'By the end of the name.', stage3Only),
+    }),
+    zenflow: block('not yet', 'Asynchronous optimizer updates for offloading.'),
+    cpu_offload: key('never', flag, null, 'Old name of offload_optimizer.', {
+      note: replacedBy('offload_optimizer'),
+    }),
+    cpu_offload_param: key('never', flag, null, 'Old name of offload_param.', {
+      note: replacedBy('offload_param'),
+    }),
+    cpu_offload_use_pin_memory: key('never', flag, null, 'Old name of pin_memory.', {
+      note: replacedBy('offload_optimizer.pin_memory'),
+    }),
+  }),
+  aio: section('Asynchronous file access of NVMe offload.', {
+    block_size: accepted(positiveInteger, 1_048_576, 'Bytes per request.', offloadOnly),
+    queue_depth: accepted(positiveInteger, 8, 'Requests in flight.', offloadOnly),
+    intra_op_parallelism: accepted(positiveInteger, 1, 'Threads per request.', offloadOnly),
+    thread_count: ignored(
+      positiveInteger,
+      1,
+      'Old name of intra_op_parallelism.',
+      "documented, and ignored by DeepSpeed's parser; write intra_op_parallelism",
+    ),
+    single_submit: accepted(flag, false, 'Submit requests one by one.', offloadOnly),
+    overlap_events: accepted(flag, true, 'Submit and wait at the same time.', offloadOnly),
+    use_gds: notYet(flag, false, 'NVIDIA GPUDirect Storage.'),
+  }),
+};
