@@ -17,6 +17,11 @@ const tsc = spawnSync(
 );
 if (tsc.status !== 0) process.exit(tsc.status ?? 1);
 writeFileSync(join(root, 'dist', 'build-id.json'), `${JSON.stringify({ buildId: buildId() })}\n`);
+const { configJsonSchema } = await import('../dist/config/index.js');
+writeFileSync(
+  join(root, 'dist', 'ds_config.schema.json'),
+  `${JSON.stringify(configJsonSchema(), null, 1)}\n`,
+);
 const cli = join(root, 'dist', 'cli');
 if (existsSync(cli))
   for (const name of readdirSync(cli)) if (name.endsWith('.js')) chmodSync(join(cli, name), 0o755);

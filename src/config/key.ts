@@ -105,6 +105,11 @@ export const nonNegative: ValueType<number> = {
   schema: z.number().nonnegative(),
   expects: 'a number, 0 or more',
 };
+/** A limit in elements; "no limit" is Python's largest integer, which is not exact here. */
+export const limit: ValueType<number> = {
+  schema: z.number().nonnegative(),
+  expects: 'a whole number, 0 or more',
+};
 export const fraction: ValueType<number> = {
   schema: z.number().min(0).max(1),
   expects: 'a number from 0 to 1',

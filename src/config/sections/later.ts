@@ -1,5 +1,5 @@
 /** Capabilities that DeepSpeed documents and this version does not have. */
-import { accepted, block, flag, notYet, positiveInteger, section, wholeNumber } from '../key.ts';
+import { accepted, block, flag, notYet, positiveInteger, section } from '../key.ts';
 
 const whenOn = 'used only when switched on';
 
@@ -29,6 +29,4 @@ export const laterKeys = {
   eigenvalue: block('not yet', 'Curvature of layers, for quantisation schedules.'),
   quantize_training: block('not yet', 'Legacy quantisation schedule.'),
   nebula: block('never', 'Checkpoints on the Azure service.', 'write checkpoints to a folder'),
-  weight_quantization: block('not yet', 'Quantised weights at inference.'),
-  max_train_batch_size: notYet(wholeNumber, null, 'Bound of the autotuner.'),
 };

@@ -8,6 +8,7 @@ import {
   ignored,
   integer,
   key,
+  limit,
   notYet,
   oneOf,
   positiveInteger,
@@ -106,8 +107,8 @@ export const zeroKeys = {
       stage3Only,
     ),
     stage3_model_persistence_threshold: accepted(
-      wholeNumber,
-      Number.MAX_SAFE_INTEGER,
+      limit,
+      2 ** 63,
       'Elements that may stay whole in all.',
       stage3Only,
     ),
