@@ -8,15 +8,19 @@ export function nearest(word: string, names: Iterable<string>): string | undefin
   return best && best.distance <= Math.max(2, word.length / 4) ? best.name : undefined;
 }
 
-/** Insertions, deletions and changes of single letters (Levenshtein). */
+/** Insertions, deletions, changes of single letters and swaps of neighbours (optimal string alignment). */
 function editDistance(a: string, b: string): number {
+  let beforeLast: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i += 1) {
     const next = [i];
     for (let j = 1; j <= b.length; j += 1) {
       const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(change, row[j]! + 1, next[j - 1]! + 1));
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      const swap = swapped ? beforeLast[j - 2]! + 1 : Number.POSITIVE_INFINITY;
+      next.push(Math.min(change, swap, row[j]! + 1, next[j - 1]! + 1));
     }
+    beforeLast = row;
     row = next;
   }
   return row[b.length]!;

@@ -3,9 +3,10 @@
  * and every problem is collected, so that a user sees all of them at once.
  */
 import { isDeepStrictEqual } from 'node:util';
+import { nearest } from '../nearest.ts';
 import type { Autos } from './autos.ts';
 import type { Block, Choice, Entry, Key, Keys, Section } from './key.ts';
-import { type Problem, nearestWord } from './problem.ts';
+import type { Problem } from './problem.ts';
 import { misplaced } from './table.ts';
 
 /** Where an effective value came from. */
@@ -103,9 +104,13 @@ function checkKey(
   }
   const parsed = key.schema.safeParse(value);
   if (!parsed.success) {
-    const nearest =
-      typeof value === 'string' ? nearestWord(value, quotedWords(key.expects)) : undefined;
-    problems.push({ kind: 'value', path, got: value, expected: key.expects, nearest });
+    problems.push({
+      kind: 'value',
+      path,
+      got: value,
+      expected: key.expects,
+      nearest: typeof value === 'string' ? nearest(value, quotedWords(key.expects)) : undefined,
+    });
     return key.default;
   }
   origins[path] = origin;
@@ -160,7 +165,7 @@ function checkChoice(
       path: isObject(written) ? join(path, 'type') : path,
       got: isObject(written) ? (given ?? null) : written,
       expected: isObject(written) ? types.join(', ') : '{ type, params }',
-      nearest: nearestWord(String(given), types),
+      nearest: nearest(String(given), types),
     });
     return null;
   }
@@ -238,10 +243,9 @@ function unavailable(
 /** `candidates` are the keys that exist where the unknown one was found. */
 export function unknownKey(path: string, candidates: object): Problem {
   const dot = path.lastIndexOf('.');
-  const near = nearestWord(path.slice(dot + 1), Object.keys(candidates));
-  const nearest =
-    misplaced[path] ?? (near === undefined ? undefined : path.slice(0, dot + 1) + near);
-  return { kind: 'unknown', path, expected: 'no such key', nearest };
+  const near = nearest(path.slice(dot + 1), Object.keys(candidates));
+  const meant = near === undefined ? undefined : path.slice(0, dot + 1) + near;
+  return { kind: 'unknown', path, expected: 'no such key', nearest: misplaced[path] ?? meant };
 }
 
 function quotedWords(expects: string): string[] {

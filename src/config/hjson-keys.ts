@@ -70,7 +70,7 @@ export function locateKeys(text: string): KeyPlace[] {
   /** A number or keyword ends at punctuation or a comment; anything else is a string up to the end of the line. */
   function quoteless(): void {
     const literal =
-      /(?:true|false|null|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[ \t]*(?=$|[\r\n,\]}#]|\/\/|\/\*)/y;
+      /(?:true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)[^\S\r\n]*(?=$|[\r\n,\]}#]|\/\/|\/\*)/y;
     literal.lastIndex = at;
     const match = literal.exec(text);
     if (match !== null) at += match[0].length;

@@ -134,7 +134,7 @@ it('locateKeys finds exactly the keys that the parser finds, in any notation', (
       const found = locateKeys(text).map(({ path }) => path);
       expect(found).toEqual(pathsOf(Hjson.parse(text), ''));
     }),
-    { numRuns: 300 },
+    { numRuns: 2000 },
   );
 });
 
