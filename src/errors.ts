@@ -115,6 +115,14 @@ export const errorCodes = {
     title: 'A shape depends on data that is known only when the graph runs',
     fix: 'Make the named shape operand a constant or a function of input shapes, or give the input a fixed value.',
   },
+  ORT_MISSING: {
+    title: 'ONNX Runtime is not installed',
+    fix: 'Run: npm install @huggingface/transformers@4.3.1 onnxruntime-node@1.30.0',
+  },
+  ORT_VERSION: {
+    title: 'The installed ONNX Runtime is of another version',
+    fix: 'Run: npm install @huggingface/transformers@4.3.1 onnxruntime-node@1.30.0',
+  },
   ADDON_MISSING: {
     title: 'The native engine is not built',
     fix: 'Run: npm run build:addon (needs cmake and a C++20 compiler).',

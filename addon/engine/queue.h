@@ -1,6 +1,7 @@
 // Ordered engine queues and the works on them.
 #pragma once
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -21,22 +22,34 @@ struct WorkRecord {
 
 // Three queues, one thread each. A work starts when everything before it on its queue has ended and
 // all of `after` has; a failed dependency fails the work with the same error, without running it.
+// Order on a queue alone is not a dependency: a work runs also after an unrelated failure before
+// it.
 class Queues {
  public:
   Queues();
-  ~Queues();  // drains nothing: cancels what has not started, joins threads
+  ~Queues();  // as close()
   Queues(const Queues&) = delete;
   Queues& operator=(const Queues&) = delete;
 
+  // Throws INVALID_ARGUMENT when `after` names a work that was never enqueued, DISPOSED after
+  // close().
   WorkId enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
                  std::function<void()> fn);
-  // Calls done(error or null) on the finishing thread, or at once when the work has ended.
+  // Calls done(error or null) on the finishing thread, or at once when the work has ended. `done`
+  // must not throw and must not wait.
   void on_done(WorkId work, std::function<void(std::exception_ptr)> done);
   // Blocks; rethrows the work's error.
   void wait(WorkId work);
+  // Blocks until everything enqueued so far has ended; rethrows the first failure since the last
+  // idle().
   void idle();
+  // As idle(), without blocking: calls done(failure or null) as on_done does.
+  void on_idle(std::function<void(std::exception_ptr)> done);
   void set_tracing(bool on);
+  // At most the newest 65,536 since the last call.
   std::vector<WorkRecord> take_records();
+  // Fails what has not started with DISPOSED, waits for what runs, joins the threads. Idempotent.
+  void close();
 
  private:
   struct State;

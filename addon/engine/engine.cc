@@ -1,0 +1,207 @@
+#include "engine/engine.h"
+
+#include <utility>
+
+#include "core/error.h"
+
+namespace dsjs {
+namespace {
+
+[[noreturn]] void invalid(const std::string& message, const std::string& operation) {
+  throw EngineError("INVALID_ARGUMENT", operation + ": " + message, operation);
+}
+
+}  // namespace
+
+Engine::Engine(std::shared_ptr<Communicator> communicator, EngineConfig config)
+    : communicator_(std::move(communicator)),
+      config_(std::move(config)),
+      workspace_(std::make_shared<ort::WorkspacePool>(account_)) {
+  if (config_.threads < 1) invalid("threads must be at least 1", "createEngine");
+  pool_ = std::make_unique<ThreadPool>(config_.threads);
+  if (config_.ort_library.empty()) return;
+  ort::load_library(config_.ort_library);
+  environment_ = &ort::Environment::get(config_.threads, communicator_->size());
+  OrtRunOptions* options = nullptr;
+  ort::check(ort::api::CreateRunOptions(&options), "create run options");
+  run_options_.reset(options);
+}
+
+Engine::~Engine() { dispose(); }
+
+void Engine::dispose() {
+  if (std::exchange(disposed_, true)) return;
+  if (run_options_)
+    ort::check(ort::api::RunOptionsSetTerminate(run_options_.get()), "end the runs");
+  queues_.close();
+  instances_.clear();
+  sessions_.clear();
+  workspace_->trim();
+}
+
+void Engine::require_open() const {
+  if (disposed_) throw EngineError("DISPOSED", "the engine was disposed");
+}
+
+std::shared_ptr<Buffer> Engine::allocate(size_t bytes, Category category, bool shared) {
+  require_open();
+  return shared ? communicator_->allocate_shared(bytes, category, account_)
+                : allocate_private(bytes, category, account_);
+}
+
+uint32_t Engine::load_session(const void* model, size_t bytes, ort::SessionConfig config) {
+  require_open();
+  if (!environment_)
+    throw EngineError("ORT_LIBRARY", "this engine was made without ONNX Runtime", "loadSession");
+  config.threads = config_.threads;
+  sessions_.emplace(next_id_, std::make_shared<ort::Session>(*environment_, model, bytes,
+                                                             std::move(config), workspace_));
+  return next_id_++;
+}
+
+void Engine::release_session(uint32_t session) {
+  if (!disposed_ && sessions_.erase(session) == 0)
+    invalid("there is no session " + std::to_string(session), "releaseSession");
+}
+
+uint32_t Engine::create_instance(uint32_t session, std::vector<ort::BoundTensor> inputs,
+                                 std::vector<ort::BoundTensor> outputs) {
+  require_open();
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end())
+    invalid("there is no session " + std::to_string(session), "createInstance");
+  instances_.emplace(next_id_, std::make_shared<ort::Instance>(found->second, std::move(inputs),
+                                                               std::move(outputs)));
+  return next_id_++;
+}
+
+void Engine::release_instance(uint32_t instance) {
+  if (!disposed_ && instances_.erase(instance) == 0)
+    invalid("there is no instance " + std::to_string(instance), "releaseInstance");
+}
+
+WorkId Engine::run(uint32_t instance, std::vector<WorkId> after) {
+  require_open();
+  const auto found = instances_.find(instance);
+  if (found == instances_.end()) invalid("there is no instance " + std::to_string(instance), "run");
+  return queues_.enqueue(
+      QueueId::kCompute, found->second->name(), std::move(after),
+      [bound = found->second, options = run_options_.get()] { bound->run(options); });
+}
+
+WorkId Engine::fill(Region region, double value, std::vector<WorkId> after) {
+  require_open();
+  return queues_.enqueue(QueueId::kCompute, "fill", std::move(after),
+                         [pool = pool_.get(), region = std::move(region), value] {
+                           fill_region(*pool, region, value);
+                         });
+}
+
+WorkId Engine::copy(Region source, Region target, std::vector<WorkId> after) {
+  require_open();
+  require_equal_counts("copy", source, target);
+  return queues_.enqueue(QueueId::kCompute, "copy", std::move(after),
+                         [pool = pool_.get(), source = std::move(source),
+                          target = std::move(target)] { copy_region(*pool, source, target); });
+}
+
+WorkId Engine::axpby(Region source, Region target, double b, double a, std::vector<WorkId> after) {
+  require_open();
+  require_equal_counts("axpby", source, target);
+  return queues_.enqueue(
+      QueueId::kCompute, "axpby", std::move(after),
+      [pool = pool_.get(), source = std::move(source), target = std::move(target), b, a] {
+        axpby_region(*pool, source, target, b, a);
+      });
+}
+
+WorkId Engine::squared_norm(std::vector<Region> regions, Region out, std::vector<WorkId> after) {
+  require_open();
+  if (out.count != 2 || out.dtype != DType::kFloat64)
+    invalid("out must be two float64", "squaredNorm");
+  return queues_.enqueue(QueueId::kCompute, "squaredNorm", std::move(after),
+                         [pool = pool_.get(), regions = std::move(regions), out = std::move(out)] {
+                           squared_norm_regions(*pool, regions, static_cast<double*>(out.data()));
+                         });
+}
+
+WorkId Engine::optimizer_step(OptimizerStep step, std::vector<WorkId> after) {
+  require_open();
+  check_optimizer_step(step);
+  return queues_.enqueue(
+      QueueId::kCompute, "optimizerStep", std::move(after),
+      [pool = pool_.get(), step = std::move(step)] { run_optimizer_step(*pool, step); });
+}
+
+WorkId Engine::all_reduce(Region region, ReduceOp op, std::vector<WorkId> after) {
+  require_open();
+  return queues_.enqueue(QueueId::kComm, "allReduce", std::move(after),
+                         [comm = communicator_, region = std::move(region), op] {
+                           comm->all_reduce(region.data(), region.count, region.dtype, op);
+                         });
+}
+
+void Engine::check_shards(const char* operation, const Region& region,
+                          const std::vector<Shard>& shards) const {
+  if (shards.size() != static_cast<size_t>(communicator_->size()))
+    invalid(std::to_string(shards.size()) + " shards for " + std::to_string(communicator_->size()) +
+                " ranks",
+            operation);
+  for (size_t rank = 0; rank < shards.size(); rank++)
+    if (shards[rank].offset > region.count ||
+        shards[rank].count > region.count - shards[rank].offset)
+      invalid("the shard of rank " + std::to_string(rank) + " ends outside the region of " +
+                  std::to_string(region.count) + " elements",
+              operation);
+}
+
+WorkId Engine::reduce_scatter(Region bucket, std::vector<Shard> shards, Region target,
+                              bool accumulate, std::vector<WorkId> after) {
+  require_open();
+  check_shards("reduceScatter", bucket, shards);
+  const size_t own = shards[static_cast<size_t>(communicator_->rank())].count;
+  if (target.buffer ? target.count != own : own != 0)
+    invalid("target has " + std::to_string(target.buffer ? target.count : 0) +
+                " elements, this rank's shard " + std::to_string(own),
+            "reduceScatter");
+  if (target.buffer && target.dtype != DType::kFloat32 && target.dtype != bucket.dtype)
+    invalid("target must be float32 or of the bucket's type", "reduceScatter");
+  return queues_.enqueue(QueueId::kComm, "reduceScatter", std::move(after),
+                         [comm = communicator_, bucket = std::move(bucket),
+                          shards = std::move(shards), target = std::move(target), accumulate] {
+                           comm->reduce_scatter(bucket.data(), bucket.count, bucket.dtype, shards,
+                                                target.buffer ? target.data() : nullptr,
+                                                target.dtype, accumulate);
+                         });
+}
+
+WorkId Engine::all_gather(Region region, std::vector<Shard> shards, std::vector<WorkId> after) {
+  require_open();
+  check_shards("allGather", region, shards);
+  return queues_.enqueue(
+      QueueId::kComm, "allGather", std::move(after),
+      [comm = communicator_, region = std::move(region), shards = std::move(shards)] {
+        comm->all_gather(region.data(), region.count, region.dtype, shards);
+      });
+}
+
+WorkId Engine::broadcast(Region region, int root, std::vector<WorkId> after) {
+  require_open();
+  if (root < 0 || root >= communicator_->size())
+    invalid("there is no rank " + std::to_string(root), "broadcast");
+  return queues_.enqueue(QueueId::kComm, "broadcast", std::move(after),
+                         [comm = communicator_, region = std::move(region), root] {
+                           comm->broadcast(region.data(), region.count * size_of(region.dtype),
+                                           root);
+                         });
+}
+
+WorkId Engine::barrier(std::vector<WorkId> after) {
+  require_open();
+  return queues_.enqueue(QueueId::kComm, "barrier", std::move(after),
+                         [comm = communicator_] { comm->barrier(); });
+}
+
+void Engine::throttle_comm(double bytes_per_second) { communicator_->throttle(bytes_per_second); }
+
+}  // namespace dsjs

@@ -1,0 +1,87 @@
+// The engine of one rank: memory, compiled graphs, and the queues that use them. C++ twin of
+// NativeEngine in src/native/contract.ts; see there for what each method means.
+#pragma once
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/memory.h"
+#include "core/threads.h"
+#include "engine/queue.h"
+#include "engine/tensor_work.h"
+#include "ort/session.h"
+
+namespace dsjs {
+
+struct EngineConfig {
+  // Threads for compute, this rank's share of the cores.
+  int threads = 1;
+  // The ONNX Runtime library; empty: load_session is refused.
+  std::string ort_library;
+};
+
+// Methods are called from one thread (JavaScript's); works run on the queues' threads and hold the
+// memory that they touch.
+class Engine {
+ public:
+  Engine(std::shared_ptr<Communicator> communicator, EngineConfig config);
+  ~Engine();  // as dispose()
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  std::shared_ptr<Buffer> allocate(size_t bytes, Category category, bool shared);
+  const MemoryAccount& account() const { return *account_; }
+  Queues& queues() { return queues_; }
+
+  // `config.threads` is set here. Returns the session's id.
+  uint32_t load_session(const void* model, size_t bytes, ort::SessionConfig config);
+  void release_session(uint32_t session);
+  uint32_t create_instance(uint32_t session, std::vector<ort::BoundTensor> inputs,
+                           std::vector<ort::BoundTensor> outputs);
+  void release_instance(uint32_t instance);
+
+  // Compute queue
+  WorkId run(uint32_t instance, std::vector<WorkId> after);
+  WorkId fill(Region region, double value, std::vector<WorkId> after);
+  WorkId copy(Region source, Region target, std::vector<WorkId> after);
+  WorkId axpby(Region source, Region target, double b, double a, std::vector<WorkId> after);
+  // `out` is a region of two float64.
+  WorkId squared_norm(std::vector<Region> regions, Region out, std::vector<WorkId> after);
+  WorkId optimizer_step(OptimizerStep step, std::vector<WorkId> after);
+
+  // Comm queue
+  WorkId all_reduce(Region region, ReduceOp op, std::vector<WorkId> after);
+  // `target` has no buffer where this rank owns nothing.
+  WorkId reduce_scatter(Region bucket, std::vector<Shard> shards, Region target, bool accumulate,
+                        std::vector<WorkId> after);
+  WorkId all_gather(Region region, std::vector<Shard> shards, std::vector<WorkId> after);
+  WorkId broadcast(Region region, int root, std::vector<WorkId> after);
+  WorkId barrier(std::vector<WorkId> after);
+  void throttle_comm(double bytes_per_second);
+
+  // Ends runs, leaves collectives, joins threads, frees sessions. Idempotent.
+  void dispose();
+
+ private:
+  void require_open() const;
+  void check_shards(const char* operation, const Region& region,
+                    const std::vector<Shard>& shards) const;
+
+  std::shared_ptr<Communicator> communicator_;
+  EngineConfig config_;
+  std::shared_ptr<MemoryAccount> account_ = std::make_shared<MemoryAccount>();
+  std::shared_ptr<ort::WorkspacePool> workspace_;
+  std::unique_ptr<ThreadPool> pool_;
+  const ort::Environment* environment_ = nullptr;  // null without ONNX Runtime
+  // Given to every run, so that dispose() can end the one in flight.
+  ort::Owned<OrtRunOptions> run_options_;
+  std::unordered_map<uint32_t, std::shared_ptr<ort::Session>> sessions_;
+  std::unordered_map<uint32_t, std::shared_ptr<ort::Instance>> instances_;
+  uint32_t next_id_ = 1;
+  bool disposed_ = false;
+  Queues queues_;  // last: its threads stop before anything above goes
+};
+
+}  // namespace dsjs

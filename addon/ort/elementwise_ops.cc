@@ -1,0 +1,142 @@
+// Accumulate, EmbeddingGradAccumulate, RotaryEmbedding, Dropout, DropoutGrad.
+#include <algorithm>
+
+#include "kernels/elementwise.h"
+#include "ort/custom_op.h"
+
+namespace dsjs::ort {
+namespace {
+
+constexpr DType kFloat = DType::kFloat32;
+constexpr DType kInt64 = DType::kInt64;
+// Ten rounds of Philox for four elements, next to four additions.
+constexpr size_t kPhiloxCost = 8;
+
+void require_flag(const char* name, const Shape& shape) {
+  require(element_count(shape) == 1,
+          std::string(name) + " is " + to_text(shape) + "; it must have one element");
+}
+
+// Dropout and its gradient are the same function: the mask depends on the counters alone.
+std::unique_ptr<Operator> dropout(const char* name, const char* input, const char* output) {
+  return std::make_unique<Operator>(
+      name, std::vector<Port>{{input, kFloat}, {"rng", kInt64}, {"training", DType::kBool}},
+      std::vector<Port>{{output, kFloat}}, Reuse::kInput0,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        require(!in[0].empty(), "the input is a scalar; its first axis is the batch");
+        require_same("rng", in[1], "2 + the batch", Shape{2 + in[0][0]});
+        require_flag("training", in[2]);
+        return {in[0]};
+      },
+      [](const Attributes& attributes) -> Kernel {
+        const float ratio = attributes.number("ratio", 0.5f);
+        const auto stream = static_cast<uint32_t>(attributes.integer("stream", 0));
+        require(ratio >= 0 && ratio < 1,
+                "ratio is " + std::to_string(ratio) + "; it must be in [0, 1)");
+        return [ratio, stream](Call& call) {
+          const size_t count = element_count(call.shape(0));
+          const auto batch = static_cast<size_t>(call.shape(0)[0]);
+          const auto* x = call.input<float>(0);
+          const DropoutMask mask{call.input<int64_t>(1), stream, ratio,
+                                 batch == 0 ? 0 : count / batch};
+          const bool training = *call.input<uint8_t>(2) != 0;
+          auto* y = call.output<float>(0);
+          if (!training) {
+            if (y == x) return;
+            call.split(count, 1,
+                       [&](size_t begin, size_t end) { std::copy(x + begin, x + end, y + begin); });
+            return;
+          }
+          call.split(count, kPhiloxCost, [&](size_t begin, size_t end) {
+            elementwise_kernels().dropout(x, y, mask, begin, end);
+          });
+        };
+      });
+}
+
+}  // namespace
+
+void add_elementwise_operators(Operators& operators) {
+  operators.push_back(std::make_unique<Operator>(
+      "Accumulate",
+      std::vector<Port>{{"grad", kFloat}, {"buffer", kFloat}, {"first", DType::kInt32}},
+      std::vector<Port>{kToken}, Reuse::kNone,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        require_same("grad", in[0], "buffer", in[1]);
+        require_flag("first", in[2]);
+        return {kTokenShape};
+      },
+      [](const Attributes&) -> Kernel {
+        return [](Call& call) {
+          const auto* grad = call.input<float>(0);
+          auto* buffer = call.in_place<float>(1);
+          const bool first = *call.input<int32_t>(2) != 0;
+          call.split(element_count(call.shape(0)), 1, [&](size_t begin, size_t end) {
+            elementwise_kernels().accumulate(grad, buffer, first, begin, end);
+          });
+          *call.output<int32_t>(0) = 0;
+        };
+      }));
+
+  operators.push_back(std::make_unique<Operator>(
+      "EmbeddingGradAccumulate",
+      std::vector<Port>{
+          {"dY", kFloat}, {"indices", kInt64}, {"buffer", kFloat}, {"first", DType::kInt32}},
+      std::vector<Port>{kToken}, Reuse::kNone,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        require(in[2].size() == 2, "buffer is " + to_text(in[2]) + "; it must be [V, D]");
+        Shape expected = in[1];
+        expected.push_back(in[2][1]);
+        require_same("dY", in[0], "indices with D appended", expected);
+        require_flag("first", in[3]);
+        return {kTokenShape};
+      },
+      [](const Attributes&) -> Kernel {
+        return [](Call& call) {
+          const size_t T = element_count(call.shape(1));
+          const auto V = static_cast<size_t>(call.shape(2)[0]);
+          const auto D = static_cast<size_t>(call.shape(2)[1]);
+          const auto* dy = call.input<float>(0);
+          const auto* indices = call.input<int64_t>(1);
+          auto* buffer = call.in_place<float>(2);
+          const bool first = *call.input<int32_t>(3) != 0;
+          check_indices(indices, T, V);
+          call.split_columns(D, T + (first ? V : 0), [&](size_t begin, size_t end) {
+            elementwise_kernels().embedding_grad(dy, indices, buffer, T, V, D, first, begin, end);
+          });
+          *call.output<int32_t>(0) = 0;
+        };
+      }));
+
+  operators.push_back(std::make_unique<Operator>(
+      "RotaryEmbedding", std::vector<Port>{{"X", kFloat}, {"cos", kFloat}, {"sin", kFloat}},
+      std::vector<Port>{{"Y", kFloat}}, Reuse::kInput0,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        require(in[0].size() == 4, "X is " + to_text(in[0]) + "; it must be [B, H, S, D]");
+        require(in[0][3] % 2 == 0, "D is " + std::to_string(in[0][3]) + "; it must be even");
+        const Shape table{in[0][2], in[0][3] / 2};
+        require_same("cos", in[1], "[S, D/2] of X", table);
+        require_same("sin", in[2], "[S, D/2] of X", table);
+        return {in[0]};
+      },
+      [](const Attributes& attributes) -> Kernel {
+        const bool inverse = attributes.integer("inverse", 0) != 0;
+        return [inverse](Call& call) {
+          const Shape& shape = call.shape(0);
+          const auto S = static_cast<size_t>(shape[2]);
+          const auto D = static_cast<size_t>(shape[3]);
+          const auto* x = call.input<float>(0);
+          const auto* cos = call.input<float>(1);
+          const auto* sin = call.input<float>(2);
+          auto* y = call.output<float>(0);
+          call.split(element_count(rows_shape(shape)), D, [&](size_t begin, size_t end) {
+            elementwise_kernels().rotary(x, cos, sin, y, S, D, inverse, begin, end);
+          });
+        };
+      }));
+
+  operators.push_back(dropout("Dropout", "X", "Y"));
+  operators.push_back(dropout("DropoutGrad", "dY", "dX"));
+}
+
+}  // namespace dsjs::ort

@@ -1,0 +1,84 @@
+// Compiled graphs, and graphs bound to memory.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/memory.h"
+#include "ort/allocator.h"
+#include "ort/environment.h"
+#include "ort/library.h"
+
+namespace dsjs::ort {
+
+struct SessionConfig {
+  std::string name;
+  int threads = 1;
+  // 0 none, 1 basic, 2 extended, 99 all: the runtime's graph optimizations.
+  int optimization_level = 2;
+  // Plan one block for all intermediate tensors of a run instead of one block each.
+  bool memory_pattern = false;
+  // Where not empty, the runtime writes a JSON profile `<prefix>_<time>.json` when the session
+  // ends.
+  std::string profile_prefix;
+};
+
+// A model that ONNX Runtime has compiled. Identical segments share one.
+class Session {
+ public:
+  // The model's bytes are copied. Throws ORT_FAILED with the session's name and the runtime's text.
+  Session(const Environment& environment, const void* model, size_t bytes, SessionConfig config,
+          std::shared_ptr<WorkspacePool> pool);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  const std::string& name() const { return config_.name; }
+  const std::vector<std::string>& inputs() const { return inputs_; }
+  const std::vector<std::string>& outputs() const { return outputs_; }
+
+ private:
+  friend class Instance;
+  SessionConfig config_;
+  std::shared_ptr<WorkspacePool> pool_;
+  Owned<OrtSession> session_;
+  std::vector<std::string> inputs_;
+  std::vector<std::string> outputs_;
+};
+
+// Memory for one input or output. `offset` in bytes.
+struct BoundTensor {
+  std::string name;
+  std::shared_ptr<Buffer> buffer;
+  size_t offset;
+  DType dtype;
+  std::vector<int64_t> dims;
+};
+
+// A session with every input and output bound to engine memory: running it copies nothing. Holds
+// its session and its buffers. Each instance of a shared session has memory of its own.
+class Instance {
+ public:
+  // Throws INVALID_ARGUMENT for an input or output that the session does not have, that is missing
+  // or bound twice, or whose memory is too small; ORT_FAILED where types or shapes do not fit.
+  Instance(std::shared_ptr<Session> session, std::vector<BoundTensor> inputs,
+           std::vector<BoundTensor> outputs);
+  Instance(const Instance&) = delete;
+  Instance& operator=(const Instance&) = delete;
+
+  const std::string& name() const { return session_->name(); }
+  // Blocks. Throws ORT_FAILED with the session's name and the runtime's text.
+  void run(const OrtRunOptions* options);
+
+ private:
+  void bind(const std::vector<std::string>& names, std::vector<BoundTensor>& tensors, bool input);
+
+  std::shared_ptr<Session> session_;
+  std::vector<std::shared_ptr<Buffer>> memory_;
+  std::vector<Owned<OrtValue>> values_;
+  Owned<OrtIoBinding> binding_;
+};
+
+}  // namespace dsjs::ort

@@ -1,0 +1,11 @@
+target_sources(dsjs_engine PRIVATE
+  ort/activation_ops.cc
+  ort/allocator.cc
+  ort/custom_op.cc
+  ort/elementwise_ops.cc
+  ort/environment.cc
+  ort/library.cc
+  ort/normalization_ops.cc
+  ort/session.cc
+  ort/softmax_ops.cc
+)
