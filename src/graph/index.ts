@@ -6,4 +6,6 @@ export { decodeModel, encodeModel } from './codec/model.ts';
 export type * from './ir.ts';
 export { loadModel } from './load.ts';
 export { type SaveOptions, saveModel } from './save.ts';
+export { type InferOptions, inferNode, inferTypes } from './shapes/infer.ts';
 export * from './tensor.ts';
+export * from './topology.ts';
