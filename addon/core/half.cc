@@ -41,6 +41,7 @@ uint16_t float_to_fp16(float value) {
   const float magnitude = std::fabs(value);
   if (std::isnan(value)) return sign | 0x7e00 | ((raw >> 13) & 0x3ff);
   if (magnitude >= 65520.0f) return sign | 0x7c00;
+  if (magnitude == 0) return sign;
   // The spacing of fp16 numbers around the value: 2⁻²⁴ for subnormals. nearbyint rounds ties to
   // even.
   int exponent;

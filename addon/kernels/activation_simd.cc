@@ -16,12 +16,17 @@ inline F32 tanh_form_argument(F32 x) {
 inline F32 gelu_erf(F32 x) { return x * normal(x).cdf; }
 inline F32 gelu_tanh(F32 x) { return x * sigmoid(tanh_form_argument(x)).value; }
 
+// Slopes are constant beyond ±100, where their formulas would multiply infinity by 0. NaN stays.
+inline F32 clamp(F32 x) { return min(splat(100.0f), max(splat(-100.0f), x)); }
+
 inline F32 gelu_erf_slope(F32 x) {
+  x = clamp(x);
   const Normal n = normal(x);
   return fma(x, n.gauss * kInvSqrtTwoPi, n.cdf);
 }
 
 inline F32 gelu_tanh_slope(F32 x) {
+  x = clamp(x);
   const Sigmoid s = sigmoid(tanh_form_argument(x));
   const F32 argument_slope = kTwoSqrtTwoOverPi * fma(3.0f * kCubic * x, x, splat(1.0f));
   return fma(x * argument_slope, s.value * s.complement, s.value);
@@ -29,6 +34,7 @@ inline F32 gelu_tanh_slope(F32 x) {
 
 inline F32 silu_value(F32 x) { return x * sigmoid(x).value; }
 inline F32 silu_slope(F32 x) {
+  x = clamp(x);
   const Sigmoid s = sigmoid(x);
   return s.value * fma(x, s.complement, splat(1.0f));
 }
@@ -65,8 +71,9 @@ void silu_mul(const float* gate, const float* up, float* y, size_t begin, size_t
 void silu_mul_grad(const float* dy, const float* gate, const float* up, float* dgate, float* dup,
                    size_t begin, size_t end) {
   const auto step = [](F32 d, F32 g, F32 u, F32& to_gate, F32& to_up) {
-    const Sigmoid s = sigmoid(g);
-    to_gate = d * u * (s.value * fma(g, s.complement, splat(1.0f)));
+    const F32 bounded = clamp(g);
+    const Sigmoid s = sigmoid(bounded);
+    to_gate = d * u * (s.value * fma(bounded, s.complement, splat(1.0f)));
     to_up = d * (g * s.value);
   };
   F32 to_gate, to_up;

@@ -1,5 +1,5 @@
 // Elementary functions on vectors, for `*_simd.cc` files. Errors are in units in the last place of
-// the fp32 result, measured against libm in double by kernels/vector_math_test.cc.
+// the fp32 result; kernels/activation_test.cc compares what is made of them with libm in double.
 #pragma once
 #include "core/simd.h"
 
