@@ -14,6 +14,8 @@ export interface GradientOwner {
   ready(segment: number): Work[];
   /** False: every micro batch starts from zero, since what was there has already left. */
   readonly accumulatesLocally: boolean;
+  /** The host multiplies the loss by it before backward; the optimizer divides it out again. */
+  readonly lossScale: number;
   /** What the optimizer reads at the boundary, and the works after which it is complete. */
   reduced(): ReducedGradient;
 }

@@ -18,7 +18,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     allgatherBucketSize: config.zero_optimization.allgather_bucket_size,
     overlap: config.zero_optimization.overlap_comm,
     reduceScatter: config.zero_optimization.reduce_scatter,
-    gradientScale: 1 / lossScaleOf(config, context.communicator.size),
+    lossScale: lossScaleOf(config, context.communicator.size),
   });
   applyCheckpoint(context, zero);
 }
@@ -32,7 +32,7 @@ export function applyDataParallel(context: StrategyContext): ZeroState {
     allgatherBucketSize: Number.MAX_SAFE_INTEGER,
     overlap: true,
     reduceScatter: false,
-    gradientScale: 1,
+    lossScale: 1,
   });
   applyCheckpoint(context, zero);
   return zero;

@@ -1,22 +1,28 @@
 import { DeepSpeedError } from '../../errors.ts';
+import type { DataType } from '../../graph/index.ts';
 import type { Sample } from './dataset.ts';
 
 export const ignoreIndex = -100;
 
-/** Token ids of a micro batch, ready to be copied into the model's inputs. Row-major [rows, length]. */
+/** One input of the model for one micro batch. */
+export interface Feed {
+  dtype: DataType;
+  dims: readonly number[];
+  data: BigInt64Array | Float32Array | Int32Array | Uint8Array;
+}
+
+/** A micro batch, ready to be copied into the model's inputs. */
 export interface Batch {
-  rows: number;
-  /** Rows that came from the dataset; the others are filler whose targets are all ignored. */
+  /** By graph input. */
+  feeds: Record<string, Feed>;
+  /** Rows that came from the dataset; the others are filler that adds nothing. */
   samples: number;
-  length: number;
-  inputIds: BigInt64Array;
-  /** Shifted: the target of each position, −100 where there is none. */
-  targets: BigInt64Array;
-  attentionMask: BigInt64Array;
+  /** What the loss is a sum over: target tokens, or samples for a model with one loss a sample. */
+  targets: number;
   /** True when a token before a row's last real one is masked: causality alone does not hide it. */
   masked: boolean;
-  /** Targets that count. */
-  targetTokens: number;
+  /** Index of each row's sample in the dataset, -1 for filler: what dropout's counters use. */
+  sampleIndices: readonly number[];
 }
 
 export interface CollateOptions {
@@ -31,8 +37,15 @@ export interface CollateOptions {
   vocabSize: number;
 }
 
-/** Pads samples on the right to one shape and shifts labels by one position. */
-export function collate(samples: readonly Sample[], options: CollateOptions): Batch {
+/**
+ * A causal language model's batch: samples padded on the right to one shape, labels shifted by one
+ * position. Feeds are int64 [rows, length].
+ */
+export function collate(
+  samples: readonly Sample[],
+  indices: readonly number[],
+  options: CollateOptions,
+): Batch {
   const { rows, padTokenId, padToMultipleOf, maxLength } = options;
   const longest = Math.max(1, ...samples.map((sample) => sample.input_ids.length));
   if (longest > maxLength) {
@@ -67,15 +80,17 @@ export function collate(samples: readonly Sample[], options: CollateOptions): Ba
   }
   // A row without any real token would make attention over an empty set; one visible token suffices.
   for (let row = samples.length; row < rows; row += 1) attentionMask[row * length] = 1n;
+  const dims = [rows, length];
   return {
-    rows,
+    feeds: {
+      input_ids: { dtype: 'int64', dims, data: inputIds },
+      labels: { dtype: 'int64', dims, data: targets },
+      attention_mask: { dtype: 'int64', dims, data: attentionMask },
+    },
     samples: samples.length,
-    length,
-    inputIds,
-    targets,
-    attentionMask,
+    targets: targetTokens,
     masked,
-    targetTokens,
+    sampleIndices: Array.from({ length: rows }, (_, row) => indices[row] ?? -1),
   };
 }
 

@@ -20,6 +20,7 @@ export interface ReducerOptions {
   rank: number;
   worldSize: number;
   segmentCount: number;
+  lossScale: number;
   /** A bucket leaves while the next segment computes; false: all leave after the last backward. */
   overlap: boolean;
 }
@@ -61,6 +62,7 @@ class Completion {
  */
 export class WholeGradient implements GradientReducer {
   readonly accumulatesLocally = true;
+  readonly lossScale: number;
   readonly buffers: readonly NativeBuffer[];
   readonly #options: ReducerOptions;
   readonly #gradient: NativeBuffer;
@@ -71,6 +73,7 @@ export class WholeGradient implements GradientReducer {
   constructor(options: ReducerOptions, scatter: boolean) {
     this.#options = options;
     this.#scatter = scatter;
+    this.lossScale = options.lossScale;
     this.#completion = new Completion(options);
     this.#gradient = options.engine.allocate(options.layout.total * bytesPerElement, {
       category: 'gradients',
@@ -137,6 +140,7 @@ export class WholeGradient implements GradientReducer {
  */
 export class ShardedGradient implements GradientReducer {
   readonly accumulatesLocally = false;
+  readonly lossScale: number;
   readonly buffers: readonly NativeBuffer[];
   readonly #options: ReducerOptions;
   readonly #windows: WindowPlan;
@@ -149,6 +153,7 @@ export class ShardedGradient implements GradientReducer {
 
   constructor(options: ReducerOptions) {
     this.#options = options;
+    this.lossScale = options.lossScale;
     this.#completion = new Completion(options);
     // Without overlap all buckets wait for the end of backward, so none can share a place.
     this.#windows = planWindows(options.buckets, options.overlap ? 1 : options.segmentCount);

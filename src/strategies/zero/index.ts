@@ -13,7 +13,8 @@ export interface ZeroOptions {
   overlap: boolean;
   /** False: stage 1 and 2 reduce whole buckets on every rank, as DeepSpeed does then. */
   reduceScatter: boolean;
-  gradientScale: number;
+  /** What gradients are multiplied by while they are summed. */
+  lossScale: number;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
@@ -39,6 +40,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     segmentCount,
     buckets: planBuckets(host.parameters, layout, segmentCount, options.reduceBucketSize),
     overlap: options.overlap,
+    lossScale: options.lossScale,
   };
   const gradients: GradientReducer =
     options.stage === 2
@@ -55,7 +57,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     recipe: context.optimizer,
     partitioned: options.stage >= 1,
     allgatherBucketSize: options.allgatherBucketSize,
-    gradientScale: options.gradientScale,
+    gradientScale: 1 / options.lossScale,
   });
   claims.claim('optimizerStep', 'zero', optimizer);
   const action = options.stage === 0 ? 'zero.allReduce' : 'zero.reduceScatter';

@@ -1,0 +1,358 @@
+import { DeepSpeedError } from '../../errors.ts';
+import type { Graph } from '../../graph/index.ts';
+import { planTraining, type TrainingPlan } from '../../graph/plan.ts';
+import {
+  type Capability,
+  elementCount,
+  type GradientOwner,
+  type Host,
+  type HostParameter,
+  type Lifecycle,
+  type Location,
+  type StepPlan,
+} from '../../hooks/index.ts';
+import type { NativeBuffer, Work } from '../../native/index.ts';
+import type { Runtime } from '../../runtime.ts';
+import type { Session } from '../../session.ts';
+import { alignUp, type FlatLayout, slotAlignment } from '../../strategies/flat-layout.ts';
+import type { Batch } from './collate.ts';
+import type { TrainableModel } from './model.ts';
+import { Program, type ProgramKind, SessionCache } from './program.ts';
+
+/** Biases and norms get no weight decay, as everywhere in the field. */
+export const decayGroup = 0;
+export const noDecayGroup = 1;
+
+export interface OnnxHostOptions {
+  /** Fused `deepspeed` operators; false: plain ONNX, for comparison. */
+  fuse?: boolean;
+  /** Programs (batch shapes) kept compiled and bound. */
+  programs?: number;
+}
+
+/** The sum of the losses over positions: what backward starts from. */
+const lossOutput = 'loss_sum';
+
+/**
+ * The `onnx` host: forward and backward of a model's differentiated graph, segment by segment, on the
+ * engine's compute queue. Everything of a micro batch is enqueued at once; the host waits at its end.
+ */
+export class OnnxHost implements Host {
+  readonly name = 'onnx';
+  readonly capabilities: ReadonlySet<Capability> = new Set<Capability>(['segments']);
+  readonly segments: readonly string[];
+  readonly parameters: readonly HostParameter[];
+  readonly frozen: readonly { name: string; shape: readonly number[] }[];
+  readonly #runtime: Runtime;
+  readonly #model: TrainableModel;
+  readonly #options: Required<OnnxHostOptions>;
+  readonly #sessions: SessionCache;
+  readonly #plans = new Map<string, TrainingPlan>();
+  readonly #programs = new Map<string, Program>();
+  #bound: { session: Session; gradients: GradientOwner; frozen: FrozenParameters } | undefined;
+  readonly #flags: NativeBuffer;
+
+  /** @param first any batch of the shape that training will mostly see */
+  constructor(
+    runtime: Runtime,
+    model: TrainableModel,
+    first: Batch,
+    options: OnnxHostOptions = {},
+  ) {
+    this.#runtime = runtime;
+    this.#model = model;
+    this.#options = { fuse: true, programs: 8, ...options };
+    this.#sessions = new SessionCache(runtime.engine);
+    this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
+    const plan = this.#plan(first);
+    this.segments = plan.segments.map((segment) => segment.name);
+    this.parameters = orderParameters(model, plan);
+    this.frozen = model.parameters.filter(({ name }) => !model.isTrainable(name));
+  }
+
+  /** Lines that say what the graph passes replaced. */
+  get report(): readonly string[] {
+    return [...this.#plans.values()][0]?.replaced ?? [];
+  }
+
+  /** Connects to a session's memory and writes the model's initial values into it. */
+  async bind(session: Session, gradients: GradientOwner): Promise<void> {
+    const frozen = new FrozenParameters(this.#runtime, this.frozen);
+    this.#bound = { session, gradients, frozen };
+    const { layout, parameters } = session;
+    for (const { name } of layout.slots) {
+      await this.#model.initialize(name, parameterView(layout, parameters, name));
+    }
+    for (const { name } of this.frozen) await this.#model.initialize(name, frozen.view(name));
+    const { engine, worldSize } = this.#runtime;
+    if (worldSize === 1) return;
+    // Every rank computed the same values from the seed or the files; rank 0's are made the truth.
+    await engine.wait(
+      engine.broadcast(
+        { buffer: parameters, byteOffset: 0, count: layout.total, dtype: 'float32' },
+        0,
+      ),
+    );
+  }
+
+  /** A parameter's value in engine memory, fp32, not copied. */
+  parameter(name: string): Float32Array {
+    const { session, frozen } = this.#required();
+    if (session.layout.byName.has(name)) {
+      return parameterView(session.layout, session.parameters, name);
+    }
+    return frozen.view(name);
+  }
+
+  /**
+   * Forward and backward of one micro batch.
+   *
+   * @param scale what the sum of losses is multiplied by before backward
+   * @param random seed of the run, for dropout
+   * @returns the sum of the losses over the batch's targets
+   */
+  async trainMicroBatch(
+    plan: StepPlan,
+    batch: Batch,
+    scale: number,
+    random: number,
+  ): Promise<number> {
+    const { session, gradients } = this.#required();
+    const { lifecycle } = session;
+    const { engine } = this.#runtime;
+    const program = this.#program(batch, 'training');
+    program.feed(withRandomness(batch, { seed: random, step: plan.step, training: true }));
+    this.#setFlags(plan.microBatch === 0 || !gradients.accumulatesLocally);
+    const seed = program.place(`grad.${lossOutput}`);
+    new Float32Array(seed.buffer.view(), seed.byteOffset, 1)[0] = scale;
+    let last = this.#enqueueForward(program, lifecycle, plan);
+    for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
+      const instance = program.backward[segment];
+      const event = { plan, segment, pass: 'backward' } as const;
+      lifecycle.fire('acquire', event);
+      // A segment before the first trainable parameter has no backward; its place in the order stays.
+      if (instance !== undefined) last = engine.run(instance, gradients.ready(segment));
+      lifecycle.fire('backward', { ...event, work: last });
+      lifecycle.fire('release', event);
+    }
+    await engine.wait(last);
+    return program.read(lossOutput)[0]!;
+  }
+
+  /**
+   * Forward only, with dropout off.
+   *
+   * @returns the sum of the losses, and, where asked for, the named output: valid until the next call
+   */
+  async evaluate(
+    batch: Batch,
+    step: number,
+    output?: string,
+  ): Promise<{ loss: number; output?: { data: Float32Array; dims: readonly number[] } }> {
+    const { session } = this.#required();
+    const program = this.#program(batch, 'inference');
+    program.feed(withRandomness(batch, { seed: 0, step, training: false }));
+    const plan = session.lifecycle.fire('planStep', {
+      training: false,
+      step,
+      microBatch: 0,
+      microBatches: 1,
+    });
+    const last = this.#enqueueForward(program, session.lifecycle, plan);
+    await this.#runtime.engine.wait(last);
+    return {
+      loss: program.read(lossOutput)[0]!,
+      ...(output && { output: { data: program.read(output), dims: program.shape(output) } }),
+    };
+  }
+
+  #enqueueForward(program: Program, lifecycle: Lifecycle, plan: StepPlan): Work {
+    const { engine } = this.#runtime;
+    let last: Work = 0;
+    if (program.prologue !== undefined) last = engine.run(program.prologue);
+    for (const [segment, instance] of program.forward.entries()) {
+      const event = { plan, segment, pass: 'forward' } as const;
+      lifecycle.fire('acquire', event);
+      last = engine.run(instance);
+      lifecycle.fire('forward', { ...event, work: last });
+      lifecycle.fire('release', event);
+    }
+    return last;
+  }
+
+  #setFlags(first: boolean): void {
+    const flags = new Int32Array(this.#flags.view());
+    flags[firstFlag / 4] = first ? 1 : 0;
+    flags[againFlag / 4] = 0;
+  }
+
+  #required() {
+    if (this.#bound) return this.#bound;
+    throw new DeepSpeedError('INTERNAL', 'internal: the host is not bound to a session');
+  }
+
+  #plan(batch: Batch): TrainingPlan {
+    const key = shapeKey(batch);
+    let plan = this.#plans.get(key);
+    if (!plan) {
+      const [rows, length] = batch.feeds.input_ids!.dims as [number, number];
+      const graph = sumOfLosses(this.#model.graph({ rows, length, masked: batch.masked }));
+      plan = planTraining(graph, {
+        inputShapes: Object.fromEntries(
+          graph.inputs.map((input) => [input.name, [...(input.shape as number[])]]),
+        ),
+        trainable: (name) => this.#model.isTrainable(name),
+        lossOutput,
+        keepOutputs: ['logits'],
+        fuse: this.#options.fuse,
+      });
+      this.#plans.set(key, plan);
+    }
+    return plan;
+  }
+
+  /** The program of a batch shape; the least recently used one is given up for a new one. */
+  #program(batch: Batch, kind: ProgramKind): Program {
+    const key = `${kind} ${shapeKey(batch)}`;
+    const known = this.#programs.get(key);
+    if (known) {
+      this.#programs.delete(key);
+      this.#programs.set(key, known);
+      return known;
+    }
+    const { session, gradients, frozen } = this.#required();
+    if (this.#programs.size >= this.#options.programs) {
+      const [oldest, program] = this.#programs.entries().next().value!;
+      program.dispose();
+      this.#programs.delete(oldest);
+      this.#warnAboutShapes();
+    }
+    const program = new Program(this.#runtime.engine, this.#sessions, this.#plan(batch), kind, {
+      parameter: (name) => {
+        const slot = session.layout.byName.get(name);
+        if (!slot) return frozen.location(name);
+        return { buffer: session.parameters, byteOffset: slot.offset * 4 };
+      },
+      gradient: (name) => gradients.location(name),
+      flags: { buffer: this.#flags, first: firstFlag, again: againFlag },
+    });
+    this.#programs.set(key, program);
+    return program;
+  }
+
+  #evictions = 0;
+
+  #warnAboutShapes(): void {
+    this.#evictions += 1;
+    if (this.#evictions !== this.#options.programs) return;
+    process.emitWarning(
+      `the batches have more than ${this.#options.programs} different shapes; each new one is compiled anew`,
+      {
+        code: 'DEEPSPEED_JS_SHAPES',
+        detail: 'Raise padToMultipleOf, or cut samples to one length.',
+      },
+    );
+  }
+}
+
+const firstFlag = 0;
+const againFlag = 64;
+
+function shapeKey(batch: Batch): string {
+  const shapes = Object.entries(batch.feeds).map(([name, { dims }]) => `${name}:${dims.join('x')}`);
+  return `${batch.masked ? 'masked ' : ''}${shapes.join(' ')}`;
+}
+
+/** Adds what `deepspeed.Dropout` reads: the counters of its generator. */
+function withRandomness(
+  batch: Batch,
+  { seed, step, training }: { seed: number; step: number; training: boolean },
+): Batch {
+  const counters = [seed, step, ...batch.sampleIndices];
+  return {
+    ...batch,
+    feeds: {
+      ...batch.feeds,
+      rng: { dtype: 'int64', dims: [counters.length], data: BigInt64Array.from(counters, BigInt) },
+      training: { dtype: 'bool', dims: [1], data: Uint8Array.of(training ? 1 : 0) },
+    },
+  };
+}
+
+/** Appends the sum over positions: one number to start backward from. */
+function sumOfLosses(graph: Graph): Graph {
+  return {
+    ...graph,
+    nodes: [
+      ...graph.nodes,
+      {
+        name: lossOutput,
+        opType: 'ReduceSum',
+        domain: '',
+        inputs: ['loss'],
+        outputs: [lossOutput],
+        attributes: { keepdims: { type: 'int', value: 0 } },
+        metadata: { segment: graph.nodes.at(-1)?.metadata?.segment ?? 'head' },
+      },
+    ],
+    outputs: [{ name: lossOutput, dtype: 'float32', shape: [] }, ...graph.outputs],
+  };
+}
+
+/**
+ * Trainable parameters in the order in which backward completes them; within a segment those with weight
+ * decay first, so that the optimizer walks long stretches.
+ */
+function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParameter[] {
+  const users = new Map<string, number[]>();
+  plan.segments.forEach((segment, index) => {
+    for (const name of segment.parameters) {
+      const list = users.get(name) ?? [];
+      list.push(index);
+      users.set(name, list);
+    }
+  });
+  return model.parameters
+    .filter(({ name }) => model.isTrainable(name) && users.has(name))
+    .map(({ name, shape }) => ({
+      name,
+      shape,
+      segments: users.get(name)!,
+      group: shape.length < 2 ? noDecayGroup : decayGroup,
+    }))
+    .sort((a, b) => b.segments[0]! - a.segments[0]! || a.group - b.group);
+}
+
+function parameterView(layout: FlatLayout, buffer: NativeBuffer, name: string): Float32Array {
+  const { offset, count } = layout.byName.get(name)!;
+  return new Float32Array(buffer.view(), offset * 4, count);
+}
+
+/** Parameters that no optimizer touches: this rank's own copy. */
+class FrozenParameters {
+  readonly #buffer: NativeBuffer | undefined;
+  readonly #places = new Map<string, { offset: number; count: number }>();
+
+  constructor({ engine }: Runtime, frozen: readonly { name: string; shape: readonly number[] }[]) {
+    let offset = 0;
+    for (const { name, shape } of frozen) {
+      const count = elementCount(shape);
+      this.#places.set(name, { offset, count });
+      offset = alignUp(offset + count, slotAlignment);
+    }
+    if (offset === 0) return;
+    this.#buffer = engine.allocate(offset * 4, {
+      category: 'parameters',
+      name: 'frozen parameters',
+    });
+  }
+
+  location(name: string): Location {
+    return { buffer: this.#buffer!, byteOffset: this.#places.get(name)!.offset * 4 };
+  }
+
+  view(name: string): Float32Array {
+    const { offset, count } = this.#places.get(name)!;
+    return new Float32Array(this.#buffer!.view(), offset * 4, count);
+  }
+}

@@ -1,0 +1,258 @@
+import { DeepSpeedError } from '../../errors.ts';
+import { type DataType, encodeModel, elementSize, type Graph, numel } from '../../graph/index.ts';
+import type { PlannedSegment, PlannedValue, TrainingPlan } from '../../graph/plan.ts';
+import type { Location } from '../../hooks/index.ts';
+import type {
+  Binding,
+  InstanceId,
+  NativeBuffer,
+  NativeEngine,
+  SessionId,
+} from '../../native/index.ts';
+import { LifetimeRecorder, planArena } from './arena.ts';
+import type { Batch } from './collate.ts';
+
+/** Where the host keeps what a program is bound to. */
+export interface ProgramStorage {
+  /** Current value of a parameter, fp32. */
+  parameter(name: string): Location;
+  /** Where its gradient goes; absent for a program that never runs backward. */
+  gradient?(name: string): Location;
+  /** int32 cells: `first` tells Accumulate to overwrite, `again` always adds. */
+  flags: { buffer: NativeBuffer; first: number; again: number };
+}
+
+/** Compiled graphs by content: layers of one model, and shapes seen before, share their sessions. */
+export class SessionCache {
+  readonly #engine: NativeEngine;
+  readonly #sessions = new Map<string, SessionId>();
+
+  constructor(engine: NativeEngine) {
+    this.#engine = engine;
+  }
+
+  get(key: string, graph: Graph): SessionId {
+    let session = this.#sessions.get(key);
+    if (session === undefined) {
+      session = this.#engine.loadSession(encodeModel(modelOf(graph)), { name: graph.name });
+      this.#sessions.set(key, session);
+    }
+    return session;
+  }
+
+  get size(): number {
+    return this.#sessions.size;
+  }
+}
+
+/** The operator sets of what the planner emits. */
+function modelOf(graph: Graph) {
+  return {
+    irVersion: 10,
+    producerName: 'deepspeed-js',
+    opsets: new Map([
+      ['', 21],
+      ['com.microsoft', 1],
+      ['deepspeed', 1],
+    ]),
+    graph,
+    metadata: new Map<string, string>(),
+  };
+}
+
+export type ProgramKind = 'training' | 'inference';
+
+/**
+ * A plan for one batch shape, bound to memory: every value that crosses a segment has a place in one
+ * arena, every segment an instance of a shared session. Running it allocates nothing.
+ */
+export class Program {
+  readonly plan: TrainingPlan;
+  readonly prologue: InstanceId | undefined;
+  readonly forward: readonly InstanceId[] = [];
+  readonly backward: readonly (InstanceId | undefined)[] = [];
+  readonly #engine: NativeEngine;
+  readonly #arena: NativeBuffer;
+  readonly #inputs: NativeBuffer;
+  readonly #places: ReadonlyMap<string, { buffer: NativeBuffer; byteOffset: number }>;
+  readonly #values: ReadonlyMap<string, PlannedValue>;
+
+  constructor(
+    engine: NativeEngine,
+    sessions: SessionCache,
+    plan: TrainingPlan,
+    kind: ProgramKind,
+    storage: ProgramStorage,
+  ) {
+    this.#engine = engine;
+    this.plan = plan;
+    const timeline = new Timeline(plan, kind);
+    this.#values = timeline.values;
+    const arena = planArena(timeline.lifetimes.lifetimes());
+    this.#arena = engine.allocate(Math.max(arena.bytes, 64), {
+      category: 'activations',
+      name: 'activations',
+    });
+    let inputBytes = 0;
+    const inputOffsets = new Map<string, number>();
+    for (const input of plan.inputs) {
+      inputOffsets.set(input.name, inputBytes);
+      inputBytes += Math.ceil(byteSize(input.dtype, input.shape) / 64) * 64;
+    }
+    this.#inputs = engine.allocate(Math.max(inputBytes, 64), {
+      category: 'inputs',
+      name: 'inputs',
+    });
+    const places = new Map<string, Location>();
+    for (const [key, byteOffset] of arena.offsets) {
+      places.set(key, { buffer: this.#arena, byteOffset });
+    }
+    for (const [key, byteOffset] of inputOffsets) {
+      places.set(key, { buffer: this.#inputs, byteOffset });
+    }
+    this.#places = places;
+
+    const bind = (values: readonly PlannedValue[]): Binding[] =>
+      values.map((value) => ({
+        name: value.formal,
+        ...this.#locate(value, storage),
+        dtype: value.dtype,
+        dims: value.shape,
+      }));
+    if (plan.prologue) {
+      const { graph, inputs, outputs } = plan.prologue;
+      const session = sessions.get(`${plan.key}/prologue`, graph);
+      this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
+    }
+    for (const segment of plan.segments) {
+      const program = plan.programs.get(segment.program)!;
+      const io = kind === 'training' ? segment.forward : segment.inference;
+      const graph = kind === 'training' ? program.forward : program.inference;
+      const session = sessions.get(`${segment.program}/${kind}`, graph);
+      (this.forward as InstanceId[]).push(
+        engine.createInstance(session, bind(io.inputs), bind(io.outputs)),
+      );
+      if (kind === 'inference') continue;
+      (this.backward as (InstanceId | undefined)[]).push(
+        program.backward && segment.backward
+          ? engine.createInstance(
+              sessions.get(`${segment.program}/backward`, program.backward),
+              bind(segment.backward.inputs),
+              bind(segment.backward.outputs),
+            )
+          : undefined,
+      );
+    }
+  }
+
+  /** Bytes of the arena and the inputs. */
+  get bytes(): number {
+    return this.#arena.bytes + this.#inputs.bytes;
+  }
+
+  /** Copies a micro batch into the bound inputs. */
+  feed(batch: Batch): void {
+    for (const input of this.plan.inputs) {
+      const feed = batch.feeds[input.name];
+      if (!feed) {
+        throw new DeepSpeedError(
+          'DATASET_INVALID',
+          `the batch has no "${input.name}", which the model takes`,
+        );
+      }
+      const { data } = feed;
+      const place = this.#places.get(input.name)!;
+      const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      new Uint8Array(place.buffer.view(), place.byteOffset, bytes.length).set(bytes);
+    }
+  }
+
+  /** Where a graph output, or `grad.<output>`, lies. */
+  place(name: string): Location {
+    const place = this.#places.get(name);
+    if (!place) throw new DeepSpeedError('INTERNAL', `internal: value ${name} has no place`);
+    return place;
+  }
+
+  /** A float32 graph output, not copied; valid until the program runs again. */
+  read(name: string): Float32Array {
+    const { buffer, byteOffset } = this.place(name);
+    return new Float32Array(buffer.view(), byteOffset, numel(this.shape(name)));
+  }
+
+  shape(name: string): readonly number[] {
+    return this.#values.get(name)!.shape;
+  }
+
+  dispose(): void {
+    const instances = [this.prologue, ...this.forward, ...this.backward];
+    for (const instance of instances) {
+      if (instance !== undefined) this.#engine.releaseInstance(instance);
+    }
+    this.#arena.dispose();
+    this.#inputs.dispose();
+  }
+
+  #locate(value: PlannedValue, storage: ProgramStorage): Location {
+    switch (value.kind) {
+      case 'parameter':
+        return storage.parameter(value.actual);
+      case 'buffer':
+        return storage.gradient!(value.parameter!);
+      case 'first': {
+        const { buffer, first, again } = storage.flags;
+        return { buffer, byteOffset: value.firstUse ? first : again };
+      }
+      default:
+        return this.place(value.actual);
+    }
+  }
+}
+
+/**
+ * When each value of a plan is touched. Position 0 is the prologue, 1 ... L the forwards, then the
+ * backwards in reverse order; inputs and side values that the host reads at the end live throughout.
+ */
+class Timeline {
+  readonly lifetimes = new LifetimeRecorder();
+  readonly values = new Map<string, PlannedValue>();
+
+  constructor(plan: TrainingPlan, kind: ProgramKind) {
+    const count = plan.segments.length;
+    const end = kind === 'training' ? 2 * count + 1 : count + 1;
+    const touch = (values: readonly PlannedValue[], position: number) => {
+      for (const value of values) this.#touch(value, position);
+    };
+    if (plan.prologue) touch(plan.prologue.outputs, 0);
+    plan.segments.forEach((segment, index) => {
+      const io = kind === 'training' ? segment.forward : segment.inference;
+      touch(io.inputs, 1 + index);
+      touch(io.outputs, 1 + index);
+      // The host reads outputs after the step, and writes the loss gradient before backward.
+      for (const value of io.outputs) if (value.kind === 'output') this.#touch(value, end);
+      if (kind === 'training') this.#backward(segment, 2 * count - index);
+    });
+    if (kind === 'training') {
+      for (const value of this.values.values()) {
+        if (value.kind === 'grad' && plan.seeds.includes(value.actual)) this.#touch(value, 1);
+      }
+    }
+  }
+
+  #backward(segment: PlannedSegment, position: number): void {
+    if (!segment.backward) return;
+    for (const value of segment.backward.inputs) this.#touch(value, position);
+    for (const value of segment.backward.outputs) this.#touch(value, position);
+  }
+
+  #touch(value: PlannedValue, position: number): void {
+    if (value.kind === 'parameter' || value.kind === 'buffer' || value.kind === 'first') return;
+    if (value.kind === 'input') return;
+    this.values.set(value.actual, value);
+    this.lifetimes.touch(value.actual, byteSize(value.dtype, value.shape), position);
+  }
+}
+
+function byteSize(dtype: DataType, shape: readonly number[]): number {
+  return elementSize(dtype) * numel(shape);
+}
