@@ -1,6 +1,7 @@
 /** Writing a trained tokenizer in Hugging Face's files, which transformers.js and `transformers` read. */
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeJson } from '../save.ts';
 import type { TrainedBpe } from './train.ts';
 
 export interface SaveTokenizerOptions {
@@ -72,11 +73,4 @@ function tokenizerJson({ vocab, merges, specialTokens }: TrainedBpe): object {
       merges,
     },
   };
-}
-
-/** A file is there whole or not at all. */
-async function writeJson(path: string, value: object): Promise<void> {
-  const temporary = `${path}.tmp-${process.pid}`;
-  await writeFile(temporary, `${JSON.stringify(value, null, 2)}\n`);
-  await rename(temporary, path);
 }

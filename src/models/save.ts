@@ -1,0 +1,125 @@
+/** Writing a model folder that Hugging Face transformers and `loadPretrained` read. */
+import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DeepSpeedError } from '../errors.ts';
+import { numel } from '../graph/tensor.ts';
+import { type ModelConfig, modelParameters } from './config.ts';
+import { type ParameterSource, toBytes } from './parameter-source.ts';
+import { dataBytes, type TensorToWrite, writeSafetensors } from './safetensors-write.ts';
+
+const architectures: { [M in ModelConfig['modelType']]: string } = {
+  gpt2: 'GPT2LMHeadModel',
+  llama: 'LlamaForCausalLM',
+};
+
+export interface SaveParametersOptions {
+  /** How the numbers are stored; default float32. */
+  dtype?: 'float32' | 'float16' | 'bfloat16';
+  /** Larger models are split into files of at most this many bytes. Default 5e9, as transformers has had it. */
+  maxShardBytes?: number;
+}
+
+/** Elements read and written at a time: 16 MiB of float32. */
+const chunkElements = 4 * 2 ** 20;
+
+/**
+ * Writes config.json and model.safetensors (or shards and their index) into `dir`. Weights come first, so
+ * that a folder with a new config.json has its weights.
+ *
+ * @throws WEIGHTS_MISMATCH when a parameter is missing or of another shape; OUTPUT_NOT_WRITABLE.
+ */
+export async function saveParameters(
+  dir: string,
+  config: ModelConfig,
+  parameters: ReadonlyMap<string, ParameterSource>,
+  options: SaveParametersOptions = {},
+): Promise<void> {
+  const { dtype = 'float32', maxShardBytes = 5e9 } = options;
+  const tensors = modelParameters(config).map(({ name, shape }): TensorToWrite => {
+    const source = parameters.get(name);
+    if (source === undefined || source.shape.join() !== shape.join()) {
+      const got = source === undefined ? 'missing' : `of shape [${source.shape}]`;
+      throw new DeepSpeedError('WEIGHTS_MISMATCH', `${name} [${shape}] is ${got}`);
+    }
+    return { name, dtype, shape, chunks: () => chunks(source, dtype) };
+  });
+  await writable(dir, () => mkdir(dir, { recursive: true }));
+  const shards = splitShards(tensors, maxShardBytes);
+  for (const [file, part] of shards) await writeSafetensors(join(dir, file), part);
+  if (shards.size > 1) await writeIndex(dir, shards);
+  await saveModelConfig(dir, config, dtype);
+}
+
+/** Writes config.json: the fields as they were read, with what readers look for made sure. */
+export async function saveModelConfig(
+  dir: string,
+  config: ModelConfig,
+  dtype = 'float32',
+): Promise<void> {
+  const { torch_dtype: _, ...json } = config.json;
+  await writeJson(join(dir, 'config.json'), {
+    ...json,
+    model_type: config.modelType,
+    architectures: [architectures[config.modelType]],
+    // What transformers 4 reads; version 5 takes it as `dtype`.
+    ...('dtype' in json ? { dtype } : { torch_dtype: dtype }),
+  });
+}
+
+/** A JSON file that is there whole or not at all. */
+export async function writeJson(path: string, value: object): Promise<void> {
+  const temporary = `${path}.tmp-${process.pid}`;
+  await writable(path, async () => {
+    await writeFile(temporary, `${JSON.stringify(value, null, 2)}\n`);
+    await rename(temporary, path);
+  });
+}
+
+async function writable<T>(path: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (cause) {
+    const message = `cannot write ${path}: ${(cause as Error).message}`;
+    throw new DeepSpeedError('OUTPUT_NOT_WRITABLE', message, { cause, data: { path } });
+  }
+}
+
+function* chunks(
+  source: ParameterSource,
+  dtype: 'float32' | 'float16' | 'bfloat16',
+): Generator<Uint8Array> {
+  const total = numel(source.shape);
+  for (let start = 0; start < total; start += chunkElements) {
+    yield toBytes(source.read(start, Math.min(chunkElements, total - start)), dtype);
+  }
+}
+
+/** File name → tensors, in order; a new file when the next tensor would exceed the limit. */
+function splitShards(
+  tensors: readonly TensorToWrite[],
+  maxShardBytes: number,
+): Map<string, TensorToWrite[]> {
+  const parts: TensorToWrite[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    const size = dataBytes([tensor]);
+    if (bytes + size > maxShardBytes && bytes > 0) {
+      parts.push([]);
+      bytes = 0;
+    }
+    parts.at(-1)!.push(tensor);
+    bytes += size;
+  }
+  if (parts.length === 1) return new Map([['model.safetensors', parts[0]!]]);
+  const digits = (value: number) => String(value).padStart(5, '0');
+  const name = (i: number) => `model-${digits(i + 1)}-of-${digits(parts.length)}.safetensors`;
+  return new Map(parts.map((part, i) => [name(i), part]));
+}
+
+function writeIndex(dir: string, shards: Map<string, TensorToWrite[]>): Promise<void> {
+  const weightMap = [...shards].flatMap(([file, part]) => part.map(({ name }) => [name, file]));
+  return writeJson(join(dir, 'model.safetensors.index.json'), {
+    metadata: { total_size: dataBytes([...shards.values()].flat()) },
+    weight_map: Object.fromEntries(weightMap),
+  });
+}
