@@ -59,6 +59,11 @@ void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t 
                       double gradient_scale, const OptimizerArrays& arrays, size_t begin,
                       size_t end, Isa isa = active_isa());
 
+// The formulas above typed out, weights and states in double: for tests.
+void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
+                         double gradient_scale, double* master, const float* gradient,
+                         double* state1, double* state2, size_t count);
+
 // min(1, max_norm / (norm·gradient_scale + 1e-6)), norm = √squared_sum; 1 when max_norm is 0.
 double clip_factor(double squared_sum, double gradient_scale, double max_norm);
 

@@ -1,2 +1,5 @@
 dsjs_isa_sources(optim/optimizers_simd.cc)
-target_sources(dsjs_engine PRIVATE optim/optimizers.cc)
+target_sources(dsjs_engine PRIVATE
+  optim/optimizers.cc
+  optim/optimizers_ref.cc
+)
