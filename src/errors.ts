@@ -51,6 +51,10 @@ export const errorCodes = {
     title: 'A checkpoint was written by a newer deepspeed-js',
     fix: 'Update deepspeed-js.',
   },
+  LOSS_NOT_FINITE: {
+    title: 'The loss or a gradient is not a finite number',
+    fix: 'Lower the learning rate, warm up longer, clip gradients (maxGradNorm 1), and look at the samples of that step.',
+  },
   OUT_OF_MEMORY: {
     title: 'The machine has too little memory for this run',
     fix: 'Use a higher ZeRO stage, a smaller micro batch, fewer ranks, or more memory.',
@@ -210,6 +214,10 @@ export const errorCodes = {
   GRADIENT_MISSING: {
     title: 'An operator of the model cannot be differentiated',
     fix: 'Freeze the parameters before the named node, or export the model without that operator.',
+  },
+  OUTPUT_NOT_WRITABLE: {
+    title: 'An output file or folder cannot be written',
+    fix: 'Check that the folder exists, may be written to, and that the disk is not full.',
   },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
