@@ -1,0 +1,32 @@
+/** What a run came to, printed once at its end by rank 0. */
+import { formatBytes, formatCount, formatDuration } from './units.ts';
+
+export interface RunSummary {
+  seconds: number;
+  steps: number;
+  /** Target tokens over all ranks. */
+  tokens: number;
+  trainLoss: number;
+  evaluationLoss?: number;
+  /** Peak bytes of one rank's engine by category; 0 is left out. */
+  peakMemory: Readonly<Record<string, number>>;
+  files: readonly string[];
+}
+
+export function renderSummary(summary: RunSummary): string[] {
+  const { seconds, steps, tokens } = summary;
+  const memory = Object.entries(summary.peakMemory)
+    .filter(([, bytes]) => bytes > 0)
+    .sort(([, a], [, b]) => b - a)
+    .map(([category, bytes]) => `${category} ${formatBytes(bytes)}`);
+  const loss = `train ${summary.trainLoss.toFixed(4)}`;
+  const evaluation =
+    summary.evaluationLoss === undefined ? '' : `, evaluation ${summary.evaluationLoss.toFixed(4)}`;
+  return [
+    `time    ${formatDuration(seconds)}, ${steps} steps`,
+    `speed   ${formatCount(tokens / seconds)} tokens/s, ${formatCount(tokens)} tokens`,
+    `loss    ${loss}${evaluation}`,
+    ...(memory.length === 0 ? [] : [`memory  ${memory.join(', ')} (peak of rank 0)`]),
+    ...summary.files.map((file, index) => `${index === 0 ? 'files ' : '      '}  ${file}`),
+  ];
+}
