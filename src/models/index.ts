@@ -1,5 +1,7 @@
 /** Models from Hugging Face configs: graphs to train, weights, tokenizers, exports. */
 export { loadModelConfig, type ModelConfig, modelParameters, parseModelConfig } from './config.ts';
+export { buildDecoderGraph } from './decoder-graph.ts';
+export { exportOnnx, type ExportOnnxOptions } from './export-onnx.ts';
 export type { Gpt2Config } from './gpt2-config.ts';
 export { initializeParameters, type InitializeOptions, initialValues } from './init.ts';
 export type { LlamaConfig } from './llama-config.ts';

@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { numel } from '../graph/tensor.ts';
 import { type ModelConfig, modelParameters } from './config.ts';
+import type { Json } from './config-fields.ts';
 import { type ParameterSource, toBytes } from './parameter-source.ts';
+import type { ParameterSpec } from './parameters.ts';
 import { dataBytes, type TensorToWrite, writeSafetensors } from './safetensors-write.ts';
 
 const architectures: { [M in ModelConfig['modelType']]: string } = {
@@ -35,13 +37,9 @@ export async function saveParameters(
   options: SaveParametersOptions = {},
 ): Promise<void> {
   const { dtype = 'float32', maxShardBytes = 5e9 } = options;
-  const tensors = modelParameters(config).map(({ name, shape }): TensorToWrite => {
-    const source = parameters.get(name);
-    if (source === undefined || source.shape.join() !== shape.join()) {
-      const got = source === undefined ? 'missing' : `of shape [${source.shape}]`;
-      throw new DeepSpeedError('WEIGHTS_MISMATCH', `${name} [${shape}] is ${got}`);
-    }
-    return { name, dtype, shape, chunks: () => chunks(source, dtype) };
+  const tensors = modelParameters(config).map((spec): TensorToWrite => {
+    const source = checkShape(spec, parameters.get(spec.name));
+    return { name: spec.name, dtype, shape: spec.shape, chunks: () => chunks(source, dtype) };
   });
   await writable(dir, () => mkdir(dir, { recursive: true }));
   const shards = splitShards(tensors, maxShardBytes);
@@ -50,20 +48,59 @@ export async function saveParameters(
   await saveModelConfig(dir, config, dtype);
 }
 
-/** Writes config.json: the fields as they were read, with what readers look for made sure. */
-export async function saveModelConfig(
+/** The source, if it is one for this parameter; else WEIGHTS_MISMATCH. */
+export function checkShape(
+  { name, shape }: ParameterSpec,
+  source: ParameterSource | undefined,
+): ParameterSource {
+  if (source !== undefined && source.shape.join() === shape.join()) return source;
+  const got = source === undefined ? 'missing' : `of shape [${source.shape}]`;
+  throw new DeepSpeedError('WEIGHTS_MISMATCH', `${name} [${shape}] is ${got}`);
+}
+
+/** Writes config.json. */
+export function saveModelConfig(
   dir: string,
   config: ModelConfig,
   dtype = 'float32',
 ): Promise<void> {
+  return writeJson(join(dir, 'config.json'), modelConfigJson(config, dtype));
+}
+
+/** config.json: the fields as they were read, and what readers look for although it has a default. */
+export function modelConfigJson(config: ModelConfig, dtype = 'float32'): Json {
   const { torch_dtype: _, ...json } = config.json;
-  await writeJson(join(dir, 'config.json'), {
+  return {
+    ...sizes(config),
     ...json,
     model_type: config.modelType,
     architectures: [architectures[config.modelType]],
     // What transformers 4 reads; version 5 takes it as `dtype`.
     ...('dtype' in json ? { dtype } : { torch_dtype: dtype }),
-  });
+  };
+}
+
+/** transformers.js knows no defaults: it finds the cache's names by these fields. */
+function sizes(config: ModelConfig): Json {
+  if (config.modelType === 'gpt2') {
+    return {
+      vocab_size: config.vocabSize,
+      n_positions: config.maxPositions,
+      n_embd: config.width,
+      n_layer: config.layers,
+      n_head: config.heads,
+    };
+  }
+  return {
+    vocab_size: config.vocabSize,
+    max_position_embeddings: config.maxPositions,
+    hidden_size: config.width,
+    intermediate_size: config.innerWidth,
+    num_hidden_layers: config.layers,
+    num_attention_heads: config.heads,
+    num_key_value_heads: config.kvHeads,
+    head_dim: config.headWidth,
+  };
 }
 
 /** A JSON file that is there whole or not at all. */
@@ -75,7 +112,8 @@ export async function writeJson(path: string, value: object): Promise<void> {
   });
 }
 
-async function writable<T>(path: string, action: () => Promise<T>): Promise<T> {
+/** Runs a file operation; its failure becomes OUTPUT_NOT_WRITABLE naming the path. */
+export async function writable<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (cause) {
