@@ -124,12 +124,21 @@ function startRanks(
   }
 }
 
-/** Flags of `node` for a rank: what the script needs, what the preload needs, the preload. */
+/**
+ * Flags of `node` for a rank: what the script needs, what the preload needs, the preload. Workers get
+ * the same flags, so the preload is reached through a line that does nothing in them: tsx, under
+ * Node 20, would not even load our sources there.
+ */
 function rankFlags(script: Script): string[] {
   const fromSources = import.meta.url.endsWith('.ts');
   const preload = new URL(fromSources ? './preload.ts' : './preload.js', import.meta.url);
   const own = fromSources ? typescriptFlags(fileURLToPath(preload)) : [];
-  return [...(script.nodeFlags.length > 0 ? script.nodeFlags : own), '--import', preload.href];
+  const entry = `import{isMainThread}from'node:worker_threads';if(isMainThread)await import('${preload.href}')`;
+  return [
+    ...(script.nodeFlags.length > 0 ? script.nodeFlags : own),
+    '--import',
+    `data:text/javascript,${encodeURIComponent(entry)}`,
+  ];
 }
 
 /** A port that nobody listens on now; what a script does with MASTER_PORT is its own affair. */

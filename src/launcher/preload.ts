@@ -1,8 +1,7 @@
 /**
- * Loaded by `--import` into every process that the launcher starts, before the user's script. It
- * makes the process a rank, once, and leaves no trace that a child process could pick up.
+ * Loaded into the main thread of every process that the launcher starts, before the user's script.
+ * It makes the process a rank, once, and leaves no trace that a child process could pick up.
  */
-import { isMainThread } from 'node:worker_threads';
 import { loadAddon } from '../native/load.ts';
 import { openRankChannel } from './channel.ts';
 import {
@@ -13,11 +12,13 @@ import {
 } from './run-environment.ts';
 
 const encoded = process.env[PRIVATE_VARIABLE];
-if (isMainThread && encoded !== undefined) {
+if (encoded !== undefined) {
   delete process.env[PRIVATE_VARIABLE];
   process.env[RANK_PID_VARIABLE] = String(process.pid);
-  // `fork` passes execArgv on: take `--import` and this module out of it.
-  const self = process.execArgv.indexOf(import.meta.url);
+  // `fork` passes execArgv on: take the `--import` that led here out of it.
+  const self = process.execArgv.findIndex((flag) =>
+    flag.includes(encodeURIComponent(import.meta.url)),
+  );
   if (self > 0) process.execArgv.splice(self - 1, 2);
   joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
 }

@@ -45,6 +45,7 @@ export async function supervise(
   const timers: NodeJS.Timeout[] = [];
   let stopped: StopReason | null = null;
   let terminating = false;
+  let suspect: number | null = null;
 
   const kill = (signal: NodeJS.Signals) => {
     terminating = true;
@@ -85,7 +86,10 @@ export async function supervise(
         ({ rank, joined, left, heartbeatAgeMs }) =>
           joined && !left && ranks[rank]?.running && heartbeatAgeMs > hangTimeoutMs,
       );
-    if (hung === undefined) return;
+    // Twice in a row: after the whole job was suspended (Ctrl-Z), every heartbeat looks old once.
+    const confirmed = hung !== undefined && hung.rank === suspect;
+    suspect = hung?.rank ?? null;
+    if (!confirmed) return;
     const seconds = Math.round(hung.heartbeatAgeMs / 1000);
     const message = `rank ${hung.rank} (pid ${hung.pid}) has shown no sign of life for ${seconds} s`;
     abort({ kind: 'hang', rank: hung.rank, seconds }, hung.rank, message);
