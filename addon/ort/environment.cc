@@ -11,13 +11,24 @@
 namespace dsjs::ort {
 namespace {
 
-constexpr int kLogError = 3;
+// Errors reach the caller as exceptions; the runtime would print each of them as well.
+constexpr int kLogFatal = 4;
 
-// The smallest model: ir_version 8, an empty graph "g", opset 13. Loading it with per-session
-// threads disabled is how to learn whether the environment has a shared pool: creating one reports
-// success also when somebody else's environment without a pool existed before.
-constexpr unsigned char kEmptyModel[] = {0x08, 0x08, 0x3a, 0x03, 0x12, 0x01,
-                                         0x67, 0x42, 0x02, 0x10, 0x0d};
+// A model of one Identity over float[1]. Loading it with per-session threads disabled is how to
+// learn whether the environment has a shared pool: creating one reports success also when somebody
+// else's environment without a pool existed before.
+constexpr unsigned char kProbeModel[] =
+    {
+        0x08, 0x08,                                     // ir_version 8
+        0x3a, 0x37,                                     // graph
+        0x0a, 0x10, 0x0a, 0x01, 'x',  0x12, 0x01, 'y',  //   node x -> y
+        0x22, 0x08, 'I',  'd',  'e',  'n',  't',  'i',  't',  'y',  0x12, 0x01, 'g',  //   name
+        0x5a, 0x0f, 0x0a, 0x01, 'x',  0x12, 0x0a, 0x0a,  //   input x: float[1]
+        0x08, 0x08, 0x01, 0x12, 0x04, 0x0a, 0x02, 0x08, 0x01, 0x62, 0x0f, 0x0a, 0x01,
+        'y',  0x12, 0x0a, 0x0a,  //   output y: float[1]
+        0x08, 0x08, 0x01, 0x12, 0x04, 0x0a, 0x02, 0x08, 0x01, 0x42, 0x04, 0x0a, 0x00,
+        0x10, 0x0d,  // opset 13
+};
 
 bool has_shared_pool(OrtEnv* env) {
   OrtSessionOptions* made = nullptr;
@@ -26,7 +37,7 @@ bool has_shared_pool(OrtEnv* env) {
   check(api::DisablePerSessionThreads(made), "create session options");
   OrtSession* session = nullptr;
   OrtStatus* status =
-      api::CreateSessionFromArray(env, kEmptyModel, sizeof kEmptyModel, made, &session);
+      api::CreateSessionFromArray(env, kProbeModel, sizeof kProbeModel, made, &session);
   if (session) api::ReleaseSession(session);
   if (!status) return true;
   api::ReleaseStatus(status);
@@ -44,7 +55,7 @@ Environment::Environment(int threads, int ranks) {
   // A spinning thread answers in a microsecond but needs a core of its own.
   const int may_spin = threads * ranks <= machine_cores() ? 1 : 0;
   check(api::SetGlobalSpinControl(made, may_spin), "create the thread pool");
-  check(api::CreateEnvWithGlobalThreadPools(kLogError, "deepspeed-js", made, &env_),
+  check(api::CreateEnvWithGlobalThreadPools(kLogFatal, "deepspeed-js", made, &env_),
         "create the ONNX Runtime environment");
   check(api::RegisterAllocator(env_, workspace_allocator()), "register the allocator");
   operators_ = operator_domain();
