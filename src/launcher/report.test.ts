@@ -1,0 +1,67 @@
+import { Writable } from 'node:stream';
+import { describe, expect, it } from 'vitest';
+import { describeEnd, firstCause, hintFor } from './failure.ts';
+import { Terminal } from './output.ts';
+import type { RankEnd } from './rank-process.ts';
+import { reportLines, runStatus } from './report.ts';
+
+const end = (rank: number, fields: Partial<RankEnd>): RankEnd => ({
+  rank,
+  pid: 100 + rank,
+  exitCode: fields.signal ? null : 1,
+  signal: null,
+  error: null,
+  tail: [],
+  ...fields,
+});
+const error = (code: string | null, message: string) => ({
+  code,
+  message,
+  text: `Error: ${message}`,
+});
+
+const killed = end(1, { signal: 'SIGKILL' });
+const fellOver = end(0, { error: error('COMM_PEER_DIED', 'rank 1 died') });
+const own = end(2, { exitCode: 3, error: error('ENOENT', 'no data') });
+
+describe('firstCause', () => {
+  it('prefers who failed by itself over who met the consequences', () => {
+    expect(firstCause([fellOver, killed])).toBe(killed);
+    expect(firstCause([own, killed])).toBe(own);
+    expect(firstCause([fellOver])).toBe(fellOver);
+    expect(firstCause([])).toBeNull();
+  });
+});
+
+describe('runStatus', () => {
+  it.each([
+    [{ stopped: null, failures: [] }, 0],
+    [{ stopped: { kind: 'failure' }, failures: [fellOver, killed] }, 137],
+    [{ stopped: { kind: 'failure' }, failures: [own, killed] }, 3],
+    [{ stopped: { kind: 'signal', signal: 'SIGINT' }, failures: [own] }, 130],
+    [{ stopped: { kind: 'hang', rank: 1, seconds: 5 }, failures: [] }, 1],
+  ] as const)('%j gives %i', (outcome, status) => {
+    expect(runStatus({ ...outcome, failures: [...outcome.failures] })).toBe(status);
+  });
+});
+
+it('the report ends with the error of the rank that failed first, each error once', () => {
+  const terminal = new Terminal(new Writable());
+  const alike = end(3, { error: own.error });
+  const other = end(4, { tail: ['something else', 'at the end'] });
+  const failures = [fellOver, own, alike, other];
+  expect(reportLines({ stopped: { kind: 'failure' }, failures }, null, terminal)).toEqual([
+    `deepspeed: ${describeEnd(other)} as well: at the end`,
+    'deepspeed: rank 2 (pid 102) failed with exit code 3; the other ranks were stopped',
+    '[rank 2] Error: no data',
+  ]);
+});
+
+describe('hintFor', () => {
+  it('speaks of memory only as far as the system says so', () => {
+    expect(hintFor(killed, 2)).toContain('struck 2 time(s)');
+    expect(hintFor(killed, 0)).toContain('was not at work');
+    expect(hintFor(killed, null)).toContain('likely');
+    expect(hintFor(own, null)).toBeNull();
+  });
+});
