@@ -150,7 +150,7 @@ describe.each([
     }
     await session.release();
     // Else equality would say little: an untrained model may repeat one token.
-    expect(new Set(ids.slice(-newTokens)).size).toBeGreaterThan(4);
+    expect(new Set(ids.slice(-newTokens)).size).toBeGreaterThan(2);
     return tokenizer.decode(ids, { skipSpecialTokens: true });
   }
 });
