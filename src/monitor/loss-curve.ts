@@ -108,15 +108,14 @@ function extent(values: readonly number[], margin: number): [number, number] {
   return [low - pad, high + pad];
 }
 
-/** Exponential average started at the mean of its first window, so that it does not hang at the first point. */
+/** Mean over a window centred on each step, narrower near both ends: it neither lags nor hangs at the start. */
 function smooth(series: readonly LossPoint[]): LossPoint[] {
-  const window = Math.max(1, Math.round(series.length * SMOOTHING_SHARE));
-  const alpha = 2 / (window + 1);
-  const head = series.slice(0, window);
-  let average = head.reduce((sum, { loss }) => sum + loss, 0) / Math.max(1, head.length);
-  return series.map(({ step, loss }) => {
-    average += alpha * (loss - average);
-    return { step, loss: average };
+  const reach = Math.round((series.length * SMOOTHING_SHARE) / 2);
+  const sums = [0];
+  for (const { loss } of series) sums.push(sums.at(-1)! + loss);
+  return series.map(({ step }, i) => {
+    const half = Math.min(reach, i, series.length - 1 - i);
+    return { step, loss: (sums[i + half + 1]! - sums[i - half]!) / (2 * half + 1) };
   });
 }
 
