@@ -9,9 +9,6 @@
 #include "util.h"
 
 namespace dsjs::binding {
-
-[[gnu::weak]] std::shared_ptr<Communicator> unwrap_communicator(const Napi::Value& value);
-
 namespace {
 
 constexpr napi_type_tag kEngineTag = {0x6473'6a73'656e'676e, 0x41c7'55d0'83be'2a19};

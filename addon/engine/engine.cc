@@ -33,6 +33,7 @@ void Engine::dispose() {
   if (std::exchange(disposed_, true)) return;
   if (run_options_)
     ort::check(ort::api::RunOptionsSetTerminate(run_options_.get()), "end the runs");
+  communicator_->interrupt();
   queues_.close();
   instances_.clear();
   sessions_.clear();
