@@ -7,15 +7,9 @@ namespace dsjs::binding {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   register_core(env, exports);
-#if __has_include("comm.cc")
   register_comm(env, exports);
-#endif
-#if __has_include("engine.cc")
   register_engine(env, exports);
-#endif
-#if __has_include("io.cc")
   register_io(env, exports);
-#endif
   return exports;
 }
 

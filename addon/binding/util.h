@@ -87,4 +87,11 @@ struct RegionArg {
 };
 RegionArg region_arg(const Napi::Value& value, const char* name);
 
+// ---------------------------------------------------------------- communicators
+
+// For an engine: a communicator of its own over the ranks of a NativeCommunicator, so that its comm
+// queue and the JavaScript thread never use one from two threads. A collective call. Throws
+// INVALID_ARGUMENT for another object, DISPOSED for a disposed communicator.
+std::shared_ptr<Communicator> unwrap_communicator(const Napi::Value& value);
+
 }  // namespace dsjs::binding

@@ -1,5 +1,5 @@
-// Collectives over a group of ranks. Sums run in rank order on every backend, so a result depends on
-// neither timing nor backend.
+// Collectives over a group of ranks. Sums run in rank order on every backend, so a result depends
+// on neither timing nor backend.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,9 +26,9 @@ struct CommStat {
 };
 
 // All calls of one communicator come from one thread at a time, in the same order on every rank.
-// Pointers that lie in shared arenas are used in place by peers; others are staged. Errors: EngineError
-// with code COMM_MISMATCH (ranks called different things), COMM_PEER_LEFT, COMM_PEER_DIED, COMM_HANG,
-// COMM_ABORTED.
+// Pointers that lie in shared arenas are used in place by peers; others are staged. Errors:
+// EngineError with code COMM_MISMATCH (ranks called different things), COMM_PEER_LEFT,
+// COMM_PEER_DIED, COMM_HANG, COMM_ABORTED.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -40,8 +40,8 @@ class Communicator {
 
   // In place over `count` elements.
   virtual void all_reduce(void* data, size_t count, DType type, ReduceOp op) = 0;
-  // shards.size() == size(). Sum over ranks of bucket[shards[r]] goes to r's `target`, whose type is
-  // fp32 or the bucket's; target may be null where this rank's shard is empty.
+  // shards.size() == size(). Sum over ranks of bucket[shards[r]] goes to r's `target`, whose type
+  // is fp32 or the bucket's; target may be null where this rank's shard is empty.
   virtual void reduce_scatter(const void* bucket, size_t count, DType type,
                               const std::vector<Shard>& shards, void* target, DType target_type,
                               bool accumulate) = 0;
@@ -57,6 +57,8 @@ class Communicator {
   // Null for a negative color.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
   virtual void leave(const std::string& reason) = 0;
+  // From any thread: a call that waits for peers throws DISPOSED within some milliseconds.
+  virtual void interrupt() {}
 
   // Memory that peers can read in place. Zeroed. Throws OUT_OF_MEMORY before anything is touched.
   virtual std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,

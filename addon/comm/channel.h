@@ -1,0 +1,129 @@
+// A group's line on the control page: posting what a rank calls, waiting for the others, and
+// finding out why one does not come.
+//
+// Protocol. A collective call is: begin (write the descriptor), publish (advance the own phase),
+// wait until every member has published as much, compare descriptors. A call may publish again for
+// later steps. All members publish equally often, so a phase names a moment that all of them have
+// passed; in particular, once all have published call k + 1, none still reads what call k laid out.
+// Hence two descriptors and two staging halves, used alternately, are enough.
+#pragma once
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/world.h"
+#include "core/dtype.h"
+
+namespace dsjs {
+
+enum class Operation : int32_t {
+  kAllReduce,
+  kReduceScatter,
+  kAllGather,
+  kAllToAll,
+  kBroadcast,
+  kBarrier,
+  kSplit,
+  kSend,
+  kReceive,
+};
+const char* operation_name(Operation operation);
+
+// One piece of a message from a member to another, in the sender's arena.
+struct alignas(64) Outbox {
+  std::atomic<uint32_t> posted, taken, waiters, refused;
+  int64_t location;
+  uint64_t piece_bytes;
+  uint64_t message_bytes;
+  uint64_t refused_bytes;  // what the receiver expected instead
+};
+
+class Channel {
+ public:
+  // `ranks` are the members' world ranks; `member` this rank's place among them.
+  Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
+          double hang_timeout_ms);
+  // Waits a moment for peers that still read this rank's staging, then closes the slot.
+  ~Channel();
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+
+  int member() const { return member_; }
+  int members() const { return static_cast<int>(ranks_.size()); }
+  int world_rank(int member) const { return ranks_[member]; }
+  const std::vector<int>& world_ranks() const { return ranks_; }
+  World& world() { return *world_; }
+  std::shared_ptr<World> shared_world() const { return world_; }
+  double hang_timeout_ms() const { return hang_timeout_ms_; }
+  uint64_t sequence() const { return sequence_; }
+  // Nanoseconds spent waiting since the channel was made.
+  uint64_t waited_ns() const { return waited_ns_; }
+
+  // Starts a collective call. Throws what ended the channel earlier, or COMM_ABORTED.
+  void begin(Operation operation, DType type, uint64_t count, uint64_t detail, int64_t location);
+  void publish();
+  // Publishes and waits for all members to have done so.
+  void meet();
+  // The first meeting of a call: then all descriptors must agree, else COMM_MISMATCH on every
+  // member.
+  void meet_and_compare();
+  // What a member posted for the current call.
+  const Descriptor& descriptor(int member) const;
+  void complete();
+
+  // Start of a message to or from `peer`; messages of a pair are counted on both sides.
+  void begin_message(Operation operation, int peer, uint64_t bytes);
+  // Waits until peer's word has reached `target`, in an Operation that begin_message named.
+  void wait_opened(int peer);
+  void wait_outbox(int peer, const std::atomic<uint32_t>& word, std::atomic<uint32_t>& waiters,
+                   uint32_t target);
+
+  // After an error of any kind: peers that wait for this rank get an error instead of waiting in
+  // vain, and so does every later call here.
+  void withdraw(std::exception_ptr why);
+  // From any thread: what waits now, or later, throws DISPOSED.
+  void interrupt() { interrupted_.store(true); }
+  // Ends the channel: this and every later call throws.
+  [[noreturn]] void fail(const char* code, const std::string& message, int peer_member);
+
+  Slot& slot(int member) const { return *slots_[member]; }
+  char* arena_base(int member) const { return bases_[member]; }
+  Outbox& outbox(int from, int to) const;
+
+  // The small staging of a member: two halves; the outboxes lie behind them.
+  static constexpr size_t kSmallBytes = 32768;
+  char* small_half(int member) const;
+
+ private:
+  struct Want;
+  void wait(const Want& want);
+  void look_around(const Want& want, uint64_t since_ns);
+  bool arrived(const Want& want, int member) const;
+  std::string describe(const Descriptor& call) const;
+  std::string current() const;
+  void compare();
+
+  std::shared_ptr<World> world_;
+  int index_;
+  std::vector<int> ranks_;
+  int member_;
+  double hang_timeout_ms_;
+  std::vector<Slot*> slots_;
+  std::vector<char*> bases_;
+  std::shared_ptr<Buffer> block_;
+
+  uint64_t sequence_ = 0;
+  uint32_t phase_ = 0;
+  uint64_t waited_ns_ = 0;
+  uint64_t spin_ns_;
+  // The message under way; -1 in collectives.
+  int message_peer_ = -1;
+  Operation message_operation_ = Operation::kSend;
+  uint64_t message_bytes_ = 0;
+  std::exception_ptr failure_;
+  std::atomic<bool> interrupted_{false};
+};
+
+}  // namespace dsjs

@@ -1,0 +1,92 @@
+// The communicator over shared memory: one set of algorithms for ranks that are processes and ranks
+// that are threads.
+//
+// Three ways for data to travel, chosen from what every member posted, hence equally on all of
+// them. N ranks, B bytes; traffic is what one rank reads and writes.
+//
+//   small    B ≤ 32 KiB. Copy into the own staging half, meet once, work from everyone's staging.
+//            1 meeting; all-reduce: (N + 2)·B.
+//   direct   the data of all members lies in shared arenas. Meet to exchange where, work in place
+//   on
+//            the peers' memory, meet again so that nobody's memory is still in use.
+//            2 meetings; all-reduce: a rank reduces the n-th part of all arrays and writes it to
+//            all: 2·B.
+//   staged   else: the data passes through staging in chunks of 512 KiB, double-buffered.
+//            1 + (1 or 2 a chunk) meetings; all-reduce: (N + 3)·B, for N > 3 about 5·B.
+#pragma once
+#include <memory>
+
+#include "comm/channel.h"
+#include "comm/communicator.h"
+#include "comm/stats.h"
+
+namespace dsjs {
+
+class Group final : public Communicator {
+ public:
+  explicit Group(std::unique_ptr<Channel> channel);
+  ~Group() override;
+
+  int rank() const override { return channel_->member(); }
+  int size() const override { return channel_->members(); }
+
+  void all_reduce(void* data, size_t count, DType type, ReduceOp op) override;
+  void reduce_scatter(const void* bucket, size_t count, DType type,
+                      const std::vector<Shard>& shards, void* target, DType target_type,
+                      bool accumulate) override;
+  void all_gather(void* data, size_t count, DType type, const std::vector<Shard>& shards) override;
+  void all_to_all(const void* input, void* output, size_t block_bytes) override;
+  void broadcast(void* data, size_t bytes, int root) override;
+  // Returns when the receiver has it.
+  void send(const void* data, size_t bytes, int peer) override;
+  void recv(void* data, size_t bytes, int peer) override;
+  void barrier() override;
+  std::unique_ptr<Communicator> split(int color, int key) override;
+  void leave(const std::string& reason) override;
+  void interrupt() override { channel_->interrupt(); }
+
+  std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
+                                          std::shared_ptr<MemoryAccount> account) override;
+  std::vector<CommStat> stats() const override { return stats_.read(); }
+  void throttle(double bytes_per_second) override { bytes_per_second_ = bytes_per_second; }
+
+ private:
+  enum class Way { kSmall, kDirect, kStaged };
+  // What this rank lays into its small staging half.
+  struct Deposit {
+    const void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  // Begins a collective and meets once. `data` of `bytes` is what peers would work on in place;
+  // `largest` the largest deposit of any member, which decides whether the call is small.
+  Way start(Operation operation, DType type, uint64_t count, uint64_t detail, const void* data,
+            size_t bytes, size_t largest, Deposit deposit);
+  // Runs and times a call; what it throws closes the channel, so that peers do not wait in vain.
+  template <class Body>
+  void timed(Operation operation, size_t bytes, const Body& body);
+  // The same for send and recv.
+  template <class Body>
+  void message(Operation operation, size_t bytes, int peer, const Body& body);
+
+  // Two halves of this size for collectives, one piece for messages.
+  static constexpr size_t kChunkBytes = 512 * 1024;
+  void open_staging();
+  char* chunk(int member) const;
+  char* message_staging() const;
+  // Where the member's data of this call lies, when the way is direct.
+  char* peer_data(int member) const;
+  int64_t locate(const void* data, size_t bytes) const;
+  Arena& arena() const;
+
+  void check_member(Operation operation, int member) const;
+  void check_shards(Operation operation, const std::vector<Shard>& shards, size_t count) const;
+
+  std::unique_ptr<Channel> channel_;
+  std::shared_ptr<Buffer> staging_;
+  uint64_t chunk_step_ = 0;  // of staged collectives; its parity chooses the half
+  StatTable stats_;
+  double bytes_per_second_ = 0;
+};
+
+}  // namespace dsjs

@@ -1,0 +1,55 @@
+// All ranks of a run on one machine: their control page and arenas, mapped, and whether they live.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/arena.h"
+#include "comm/control_page.h"
+
+namespace dsjs {
+
+class World {
+ public:
+  // The run whose descriptors this process inherited; they stay the caller's. Calls with the same
+  // control page share one World, so that all communicators of a rank allocate from one arena.
+  static std::shared_ptr<World> inherited(int control_fd, const std::vector<int>& arena_fds,
+                                          int rank);
+  // The run that threads of this process form under one key. It ends with its last communicator; a
+  // later one of the same key is a new run. Throws INVALID_ARGUMENT when sizes differ.
+  static std::shared_ptr<World> inprocess(const std::string& key, int size);
+
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  int size() const { return control_.world_size(); }
+  ControlPage& control() { return control_; }
+  Arena& arena(int rank) { return *arenas_[rank]; }
+
+  // Marks the rank as joined and gives it its next base channel. Throws LIMIT when they are used
+  // up.
+  int join(int rank);
+
+  // Whether the rank can still take part: a word for errors when not, else empty.
+  enum class Presence { kHere, kLeft, kDied };
+  Presence presence(int rank);
+
+ private:
+  World(int control_fd, int size, bool processes);
+
+  ControlPage control_;
+  // Ranks are processes that may die on their own, not threads of this one.
+  bool processes_;
+  std::vector<std::shared_ptr<Arena>> arenas_;
+  std::mutex mutex_;
+  std::vector<int> next_channel_;
+  std::vector<int> pidfds_;
+};
+
+// Whether the process exists and has not ended (a zombie has). `pidfd` caches a handle: -1 at
+// first.
+bool process_alive(int pid, int& pidfd);
+
+}  // namespace dsjs

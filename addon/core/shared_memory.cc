@@ -1,0 +1,123 @@
+#include "core/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+#include "core/limits.h"
+
+namespace dsjs {
+namespace {
+
+[[noreturn]] void fail(const std::string& what, int error) {
+  throw EngineError("SYSTEM", what + ": " + std::strerror(error), "sharedMemory");
+}
+
+[[noreturn]] void out_of_memory(size_t bytes) {
+  throw EngineError("OUT_OF_MEMORY",
+                    "cannot allocate " + format_bytes(bytes) + " of shared memory: " +
+                        format_bytes(system_limits().memory_available) + " are available",
+                    "allocate");
+}
+
+constexpr size_t kCheckedSize = size_t{16} << 20;
+
+}  // namespace
+
+size_t arena_reserve() {
+  constexpr size_t unit = size_t{1} << 30;
+  const size_t physical =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (2 * physical + unit - 1) / unit * unit;
+}
+
+#if defined(__linux__)
+
+int create_shared_memory(const char* label, size_t) {
+  const int fd = memfd_create(label, MFD_CLOEXEC);
+  if (fd < 0) fail("cannot create shared memory", errno);
+  return fd;
+}
+
+char* map_shared_memory(int fd, size_t reserve) {
+  // Past the end of the file: pages appear there as the file grows, in every mapping.
+  void* base = mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  if (base == MAP_FAILED) fail("cannot map shared memory", errno);
+  madvise(base, reserve, MADV_HUGEPAGE);
+  madvise(base, reserve, MADV_DONTDUMP);
+  return static_cast<char*>(base);
+}
+
+void commit_shared_memory(int fd, char* base, size_t offset, size_t bytes) {
+  if (bytes >= kCheckedSize && bytes > system_limits().memory_available) out_of_memory(bytes);
+  struct stat status;
+  if (fstat(fd, &status) != 0) fail("cannot size shared memory", errno);
+  const size_t old_size = static_cast<size_t>(status.st_size);
+  if (offset + bytes > old_size && ftruncate(fd, static_cast<off_t>(offset + bytes)) != 0)
+    fail("cannot grow shared memory", errno);
+    // Populating through the mapping gets huge pages, which allocating by file does not.
+#ifdef MADV_POPULATE_WRITE
+  if (madvise(base + offset, bytes, MADV_POPULATE_WRITE) == 0) return;
+  const bool unsupported = errno == EINVAL;
+#else
+  const bool unsupported = true;
+#endif
+  if (unsupported && fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                               static_cast<off_t>(bytes)) == 0)
+    return;
+  release_shared_memory(fd, base, offset, bytes);
+  out_of_memory(bytes);
+}
+
+void release_shared_memory(int fd, char*, size_t offset, size_t bytes) {
+  fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+            static_cast<off_t>(bytes));
+}
+
+#else
+
+int create_shared_memory(const char*, size_t reserve) {
+  static std::atomic<unsigned> counter{0};
+  const std::string name =
+      "/dsjs." + std::to_string(getpid()) + "." + std::to_string(counter.fetch_add(1));
+  const int fd = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (fd < 0) fail("cannot create shared memory", errno);
+  shm_unlink(name.c_str());
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
+  // The size can be set once only; pages are taken when they are first touched.
+  if (ftruncate(fd, static_cast<off_t>(reserve)) != 0) {
+    const int error = errno;
+    close(fd);
+    fail("cannot size shared memory", error);
+  }
+  return fd;
+}
+
+char* map_shared_memory(int fd, size_t reserve) {
+  void* base = mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (base == MAP_FAILED) fail("cannot map shared memory", errno);
+  return static_cast<char*>(base);
+}
+
+void commit_shared_memory(int, char* base, size_t offset, size_t bytes) {
+  if (bytes > system_limits().memory_available) out_of_memory(bytes);
+  std::memset(base + offset, 0, bytes);
+}
+
+void release_shared_memory(int, char* base, size_t offset, size_t bytes) {
+  madvise(base + offset, bytes, MADV_FREE);
+}
+
+#endif
+
+void unmap_shared_memory(char* base, size_t reserve) { munmap(base, reserve); }
+
+}  // namespace dsjs
