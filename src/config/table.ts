@@ -1,5 +1,5 @@
 /** Every key of a DeepSpeed config: the one table behind checks, types, documentation and schema. */
-import type { ValuesOf } from './key.ts';
+import { accepted, text, type ValuesOf } from './key.ts';
 import { batchKeys } from './sections/batch.ts';
 import { checkpointKeys } from './sections/checkpoint.ts';
 import { diagnosticKeys } from './sections/diagnostics.ts';
@@ -12,6 +12,7 @@ import { schedulerKeys } from './sections/scheduler.ts';
 import { zeroKeys } from './sections/zero.ts';
 
 export const table = {
+  $schema: accepted(text, null, 'Where the JSON Schema of this file is.', 'read by editors only'),
   ...batchKeys,
   ...optimizerKeys,
   ...schedulerKeys,

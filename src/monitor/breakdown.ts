@@ -3,17 +3,44 @@ import type { WorkRecord } from '../native/contract.ts';
 
 export interface Breakdown {
   /** Milliseconds by phase, summed over works; queues run side by side, so phases may overlap. */
-  phases: Record<string, number>;
+  phases: { [P in Phase]?: number };
   /** Communication that ran while compute ran too. */
   overlappedMs: number;
 }
 
-/** Sums works by the part of their name before the first `.` or `:`, the phase that enqueued them. */
+/** The order of a step; what a step did not do is left out. */
+const phaseNames = [
+  'forward',
+  'backward',
+  'communication',
+  'optimizer',
+  'copies',
+  'files',
+] as const;
+type Phase = (typeof phaseNames)[number];
+
+const phaseOfWork: Readonly<Record<string, Phase>> = {
+  squaredNorm: 'optimizer',
+  optimizerStep: 'optimizer',
+  fill: 'copies',
+  copy: 'copies',
+  axpby: 'copies',
+};
+
+/** The engine names its own works; every other work of the compute queue runs a segment, by the name of its graph. */
+function phaseOf({ queue, name }: WorkRecord): Phase {
+  if (queue === 'comm') return 'communication';
+  if (queue === 'io') return 'files';
+  return phaseOfWork[name] ?? (/\bbackward\b/.test(name) ? 'backward' : 'forward');
+}
+
+/** Sums works by phase. */
 export function breakDown(records: readonly WorkRecord[]): Breakdown {
-  const phases: Record<string, number> = {};
-  for (const { name, startNs, endNs } of records) {
-    const phase = name.split(/[.:]/)[0]!;
-    phases[phase] = (phases[phase] ?? 0) + (endNs - startNs) / 1e6;
+  const phases: Breakdown['phases'] = {};
+  for (const phase of phaseNames) {
+    const works = records.filter((record) => phaseOf(record) === phase);
+    if (works.length > 0)
+      phases[phase] = works.reduce((sum, { startNs, endNs }) => sum + (endNs - startNs), 0) / 1e6;
   }
   const spans = (queue: WorkRecord['queue']) =>
     records

@@ -26,8 +26,9 @@ export function renderCommsTable(
   stats: readonly CommStats[],
   { worldSize, operations }: CommsTableOptions,
 ): string[] {
+  const wanted = operations && new Set(operations.map(plainName));
   const shown = stats
-    .filter(({ calls, operation }) => calls > 0 && (operations?.includes(operation) ?? true))
+    .filter(({ calls, operation }) => calls > 0 && (wanted?.has(plainName(operation)) ?? true))
     .sort((a, b) => a.operation.localeCompare(b.operation) || a.bytes - b.bytes);
   const lines = [row(columns)];
   let operation = '';
@@ -53,6 +54,11 @@ export function renderCommsTable(
   return lines;
 }
 
+/** all_reduce, as DeepSpeed's prof_ops spells it, and allReduce are one operation. */
+function plainName(operation: string): string {
+  return operation.replaceAll('_', '').toLowerCase();
+}
+
 function row(cells: string[]): string {
   return cells
     .map((cell) => cell.padEnd(WIDTH))
@@ -73,7 +79,7 @@ export function bandwidth(
 ): { algorithm: number; bus: number } {
   const gigabits = (amount: number) => (seconds > 0 ? (amount * 8) / seconds / 1e9 : 0);
   const others = (ranks - 1) / ranks;
-  switch (operation.replaceAll('_', '').toLowerCase()) {
+  switch (plainName(operation)) {
     case 'allreduce':
       return { algorithm: gigabits(2 * bytes), bus: gigabits(bytes * 2 * others) };
     case 'allgather':

@@ -159,16 +159,21 @@ describe('timelines', () => {
 
 it('the breakdown sums phases and finds what was hidden behind compute', () => {
   const records = [
-    work('compute', 'forward:h.0', 0, 2),
-    work('compute', 'backward:h.0', 2, 8),
-    work('comm', 'reduce', 5, 7),
-    work('comm', 'reduce', 7, 10),
-    work('compute', 'backward:h.1', 9, 11),
+    work('compute', 'layer.0', 0, 2),
+    work('compute', 'layer.0.backward', 2, 8),
+    work('comm', 'reduceScatter', 5, 7),
+    work('comm', 'reduceScatter', 7, 10),
+    work('compute', 'squaredNorm', 9, 10),
+    work('compute', 'optimizerStep', 10, 11),
+    work('io', 'write', 11, 12),
   ];
   const breakdown = breakDown(records);
-  expect(breakdown).toEqual({ phases: { forward: 2, backward: 8, reduce: 5 }, overlappedMs: 4 });
+  expect(breakdown).toEqual({
+    phases: { forward: 2, backward: 6, communication: 5, optimizer: 2, files: 1 },
+    overlappedMs: 4,
+  });
   expect(renderBreakdown(breakdown)).toBe(
-    'time (ms) | forward: 2.00 | backward: 8.00 | reduce: 5.00 | overlapped communication: 4.00',
+    'time (ms) | forward: 2.00 | backward: 6.00 | communication: 5.00 | optimizer: 2.00 | files: 1.00 | overlapped communication: 4.00',
   );
 });
 
@@ -197,6 +202,8 @@ describe('the communication table', () => {
 
   it('shows only the operations asked for', () => {
     expect(renderCommsTable(stats, { worldSize: 2, operations: ['broadcast'] })).toHaveLength(3);
+    // DeepSpeed's own spelling, as prof_ops has it.
+    expect(renderCommsTable(stats, { worldSize: 2, operations: ['all_reduce'] })).toHaveLength(4);
   });
 
   it("counts bus bandwidth as a ring's links carry it", () => {

@@ -9,6 +9,7 @@ import {
   nonNegative,
   notYet,
   oneOf,
+  positive,
   positiveInteger,
   section,
   texts,
@@ -39,7 +40,7 @@ export const precisionKeys = {
       false,
       'Refill the hysteresis at every step without overflow.',
     ),
-    min_loss_scale: available(nonNegative, 1, 'The dynamic scale never falls below this.'),
+    min_loss_scale: available(positive, 1, 'The dynamic scale never falls below this.'),
     fp16_master_weights_and_grads: notYet(
       flag,
       false,
