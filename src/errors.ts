@@ -219,6 +219,10 @@ export const errorCodes = {
     title: 'An output file or folder cannot be written',
     fix: 'Check that the folder exists, may be written to, and that the disk is not full.',
   },
+  TRAINER_CLOSED: {
+    title: 'A Trainer was used after it had been closed or had failed',
+    fix: 'Make a new Trainer.',
+  },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',
     fix: 'Please report it with the message and the stack.',

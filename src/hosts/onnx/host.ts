@@ -81,9 +81,9 @@ export class OnnxHost implements Host {
     this.#bound = { session, gradients, frozen };
     const { layout, parameters } = session;
     for (const { name } of layout.slots) {
-      await this.#model.initialize(name, parameterView(layout, parameters, name));
+      parameterView(layout, parameters, name).set(this.#model.initial(name).read());
     }
-    for (const { name } of this.frozen) await this.#model.initialize(name, frozen.view(name));
+    for (const { name } of this.frozen) frozen.view(name).set(this.#model.initial(name).read());
     const { engine, worldSize } = this.#runtime;
     if (worldSize === 1) return;
     // Every rank computed the same values from the seed or the files; rank 0's are made the truth.

@@ -1,12 +1,11 @@
 import type { Graph } from '../../graph/index.ts';
-import { toTyped } from '../../graph/index.ts';
 import {
   buildTrainingGraph,
-  initialValues,
-  loadModelConfig,
+  initialSource,
   loadPretrained,
   type ModelConfig,
   modelParameters,
+  type ParameterSource,
   parseModelConfig,
 } from '../../models/index.ts';
 
@@ -26,8 +25,8 @@ export interface TrainableModel {
   readonly config: ModelConfig | null;
   /** The training graph for one batch shape; parameters are initializers whose values do not matter. */
   graph(shape: { rows: number; length: number; masked: boolean }): Graph;
-  /** Writes a parameter's initial value, row-major. */
-  initialize(name: string, target: Float32Array): Promise<void>;
+  /** A parameter's initial value. */
+  initial(name: string): ParameterSource;
   isTrainable(name: string): boolean;
 }
 
@@ -41,13 +40,13 @@ export interface TrainableModel {
 export class AutoModelForCausalLM implements TrainableModel {
   readonly config: ModelConfig;
   readonly parameters: readonly ParameterInfo[];
-  readonly #read: (name: string) => Promise<Float32Array>;
+  readonly initial: (name: string) => ParameterSource;
   #frozen: (name: string) => boolean = () => false;
 
-  private constructor(config: ModelConfig, read: (name: string) => Promise<Float32Array>) {
+  private constructor(config: ModelConfig, initial: (name: string) => ParameterSource) {
     this.config = config;
     this.parameters = modelParameters(config).map(({ name, shape }) => ({ name, shape }));
-    this.#read = read;
+    this.initial = initial;
   }
 
   /**
@@ -61,20 +60,13 @@ export class AutoModelForCausalLM implements TrainableModel {
   ): AutoModelForCausalLM {
     const parsed = parseModelConfig(config as never, 'the model config');
     const specs = new Map(modelParameters(parsed).map((spec) => [spec.name, spec]));
-    return new AutoModelForCausalLM(parsed, async (name) => initialValues(specs.get(name)!, seed));
+    return new AutoModelForCausalLM(parsed, (name) => initialSource(specs.get(name)!, seed));
   }
 
-  /**
-   * Reads `config.json` and, if there, the weights (`model.safetensors`, or a sharded index) of a folder.
-   * Without weights the model starts from `seed`.
-   */
+  /** Reads `config.json` and the weights (`model.safetensors`, or its sharded index) of a folder. */
   static async fromPretrained(folder: string): Promise<AutoModelForCausalLM> {
-    const config = await loadModelConfig(folder);
-    const weights = await loadPretrained(folder);
-    return new AutoModelForCausalLM(
-      config,
-      async (name) => toTyped(await weights.parameters.get(name)!.read()) as Float32Array,
-    );
+    const { config, parameters } = await loadPretrained(folder);
+    return new AutoModelForCausalLM(config, (name) => parameters.get(name)!);
   }
 
   /**
@@ -92,7 +84,7 @@ export class AutoModelForCausalLM implements TrainableModel {
   }
 
   get maxLength(): number {
-    return this.config.modelType === 'gpt2' ? this.config.maxPositions : this.config.maxPositions;
+    return this.config.maxPositions;
   }
 
   get vocabSize(): number {
@@ -109,9 +101,5 @@ export class AutoModelForCausalLM implements TrainableModel {
       sequenceLength: length,
       attentionMask: masked,
     });
-  }
-
-  async initialize(name: string, target: Float32Array): Promise<void> {
-    target.set(await this.#read(name));
   }
 }

@@ -1,0 +1,94 @@
+import { DeepSpeedError } from '../../errors.ts';
+import { checkSample, type Dataset, fetchSamples, isMapDataset, type Sample } from './dataset.ts';
+import { DistributedSampler, type SamplerOptions } from './sampler.ts';
+
+/** One rank's samples of one micro batch; empty when the last global batch runs out. */
+export interface MicroBatch {
+  samples: Sample[];
+  indices: number[];
+}
+
+/** Gives a rank its micro batches, epoch by epoch. */
+export interface BatchSource {
+  /** Undefined for a stream, whose end nobody knows. */
+  readonly stepsPerEpoch: number | undefined;
+  /** @param skip steps of this epoch that were taken before */
+  epoch(epoch: number, skip: number): AsyncGenerator<MicroBatch[]>;
+}
+
+export type BatchSourceOptions = Omit<SamplerOptions, 'length'>;
+
+export function createBatchSource(dataset: Dataset, options: BatchSourceOptions): BatchSource {
+  if (isMapDataset(dataset)) return mapSource(dataset, options);
+  const stream = dataset as AsyncIterable<Sample> & Iterable<Sample>;
+  if (stream?.[Symbol.asyncIterator] || stream?.[Symbol.iterator]) {
+    return streamSource(stream, options);
+  }
+  throw new DeepSpeedError(
+    'DATASET_INVALID',
+    'a dataset is { length, get(index) }, an iterable or an async iterable of samples',
+  );
+}
+
+function mapSource(
+  dataset: Dataset & { length: number },
+  options: BatchSourceOptions,
+): BatchSource {
+  const map = dataset as Parameters<typeof fetchSamples>[0];
+  const sampler = new DistributedSampler({ ...options, length: map.length });
+  return {
+    stepsPerEpoch: sampler.stepsPerEpoch,
+    async *epoch(epoch, skip) {
+      for (let step = skip; step < sampler.stepsPerEpoch; step += 1) {
+        const parts: MicroBatch[] = [];
+        for (const indices of sampler.step(epoch, step)) {
+          parts.push({ samples: await fetchSamples(map, indices), indices });
+        }
+        yield parts;
+      }
+    },
+  };
+}
+
+/**
+ * A stream is read whole by every rank, which keeps its own rows: sample i goes where the sampler would
+ * put index i. It is not shuffled.
+ */
+function streamSource(
+  stream: AsyncIterable<Sample> | Iterable<Sample>,
+  options: BatchSourceOptions,
+): BatchSource {
+  const { microBatchSize, microBatches, rank, worldSize, dropLast } = options;
+  const globalBatchSize = microBatchSize * microBatches * worldSize;
+  const empty = () =>
+    Array.from({ length: microBatches }, (): MicroBatch => ({ samples: [], indices: [] }));
+  return {
+    stepsPerEpoch: undefined,
+    async *epoch(_epoch, skip) {
+      let parts = empty();
+      let index = 0;
+      for await (const sample of stream) {
+        const step = Math.floor(index / globalBatchSize);
+        const slot = Math.floor((index % globalBatchSize) / microBatchSize);
+        if (step >= skip && slot % worldSize === rank) {
+          const part = parts[Math.floor(slot / worldSize)]!;
+          part.samples.push(checkSample(sample, index));
+          part.indices.push(index);
+        }
+        index += 1;
+        if (index % globalBatchSize !== 0) continue;
+        if (step >= skip) yield parts;
+        parts = empty();
+      }
+      if (index === 0) throw new DeepSpeedError('DATASET_EMPTY', 'the dataset has no samples');
+      const rest = index % globalBatchSize;
+      if (index < globalBatchSize) {
+        throw new DeepSpeedError(
+          'DATASET_TOO_SMALL',
+          `the dataset has ${index} samples, one global batch takes ${globalBatchSize}`,
+        );
+      }
+      if (rest > 0 && !dropLast && Math.floor(index / globalBatchSize) >= skip) yield parts;
+    },
+  };
+}

@@ -1,0 +1,87 @@
+import type { StepMetrics } from '../../hooks/index.ts';
+import type { TrainingArguments } from './arguments.ts';
+
+/** One line of the log, as `state.logHistory` keeps it. */
+export interface LogEntry {
+  step: number;
+  epoch: number;
+  [metric: string]: number;
+}
+
+/** What training knows of itself; stored in checkpoints. */
+export interface TrainerState {
+  /** Optimizer steps taken. */
+  step: number;
+  /** Epochs passed, with a fraction. */
+  epoch: number;
+  maxSteps: number;
+  /** Samples and target tokens over all ranks. */
+  samplesSeen: number;
+  tokensSeen: number;
+  logHistory: LogEntry[];
+  bestMetric: number | null;
+  bestCheckpoint: string | null;
+}
+
+/** Callbacks set these; a rank that sets one sets it for all. */
+export interface TrainerControl {
+  shouldTrainingStop: boolean;
+  shouldEvaluate: boolean;
+  shouldSave: boolean;
+  shouldLog: boolean;
+}
+
+export interface CallbackContext {
+  readonly args: TrainingArguments;
+  readonly state: TrainerState;
+  readonly control: TrainerControl;
+}
+
+/**
+ * Hugging Face's callback events in camelCase. Callbacks run on every rank with equal state; what they
+ * ask for through `control` on one rank happens on all.
+ */
+export interface TrainerCallback {
+  onTrainBegin?(context: CallbackContext): void | Promise<void>;
+  onEpochBegin?(context: CallbackContext): void | Promise<void>;
+  onStepBegin?(context: CallbackContext): void | Promise<void>;
+  onStepEnd?(context: CallbackContext & { metrics: StepMetrics }): void | Promise<void>;
+  onLog?(context: CallbackContext & { logs: LogEntry }): void | Promise<void>;
+  onEvaluate?(context: CallbackContext & { metrics: Record<string, number> }): void | Promise<void>;
+  onSave?(context: CallbackContext & { folder: string }): void | Promise<void>;
+  onEpochEnd?(context: CallbackContext): void | Promise<void>;
+  onTrainEnd?(context: CallbackContext): void | Promise<void>;
+}
+
+/**
+ * Stops training when the metric has not improved for `patience` evaluations.
+ *
+ * @example
+ * new Trainer({ ..., callbacks: [earlyStopping({ patience: 3 })] })
+ */
+export function earlyStopping(
+  options: { patience?: number; threshold?: number } = {},
+): TrainerCallback {
+  const { patience = 1, threshold = 0 } = options;
+  let best: number | undefined;
+  let waited = 0;
+  return {
+    onEvaluate({ args, control, metrics }) {
+      const value = metrics[args.metricForBestModel];
+      if (value === undefined) return;
+      const gain =
+        best === undefined
+          ? Number.POSITIVE_INFINITY
+          : args.greaterIsBetter
+            ? value - best
+            : best - value;
+      if (gain > threshold) {
+        best = value;
+        waited = 0;
+        return;
+      }
+      waited += 1;
+      if (waited >= patience) control.shouldTrainingStop = true;
+    },
+  };
+}

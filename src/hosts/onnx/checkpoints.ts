@@ -1,0 +1,92 @@
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DeepSpeedError } from '../../errors.ts';
+import { agree } from '../../strategies/agree.ts';
+import { locate } from '../../strategies/checkpoint/index.ts';
+import type { TrainerState } from './callbacks.ts';
+import type { Training } from './setup.ts';
+
+/** What the host stores beside the shards. */
+interface HostState {
+  trainer: TrainerState;
+  /** Position in the data. */
+  epoch: number;
+  samplesInEpoch: number;
+  seed: number;
+}
+
+export interface Position {
+  epoch: number;
+  samplesInEpoch: number;
+}
+
+const tagPattern = /^global_step(\d+)$/;
+
+/** Writes `outputDir/global_step<N>`; every rank must call it. */
+export async function saveTrainerCheckpoint(
+  training: Training,
+  state: TrainerState,
+  position: Position,
+): Promise<string> {
+  const { args, session, runtime } = training;
+  const tag = `global_step${state.step}`;
+  const stored: HostState = { trainer: state, ...position, seed: args.seed };
+  const event = {
+    directory: args.outputDir,
+    tag,
+    state: { step: state.step, host: stored } as Record<string, unknown>,
+  };
+  await session.lifecycle.run('saveCheckpoint', event);
+  await agree(runtime.communicator, async () => {
+    if (runtime.rank === 0) await rotate(args.outputDir, args.saveTotalLimit, tag, state);
+  });
+  return join(args.outputDir, tag);
+}
+
+/**
+ * Loads what `resumeFromCheckpoint` names: true or 'auto' the newest in outputDir, a string a checkpoint
+ * directory or one tag's folder.
+ *
+ * @returns null when there is nothing to resume from and 'auto' allows that
+ */
+export async function loadTrainerCheckpoint(
+  training: Training,
+  from: true | string,
+): Promise<{ state: TrainerState; position: Position; folder: string } | null> {
+  const { args, session } = training;
+  const directory = from === true || from === 'auto' ? args.outputDir : from;
+  const found = await locate(directory);
+  if (!found) {
+    if (from === 'auto') return null;
+    throw new DeepSpeedError('CHECKPOINT_NOT_FOUND', `there is no checkpoint in ${directory}`, {
+      fix: 'Start without resumeFromCheckpoint, or use "auto" to resume only when there is one.',
+      data: { directory },
+    });
+  }
+  const event = { ...found, state: {} as Record<string, unknown> };
+  await session.lifecycle.run('loadCheckpoint', event);
+  const host = event.state.host as HostState;
+  return {
+    state: host.trainer,
+    position: { epoch: host.epoch, samplesInEpoch: host.samplesInEpoch },
+    folder: join(found.directory, found.tag),
+  };
+}
+
+/** Deletes the oldest checkpoints beyond the limit; never the newest nor the best. */
+async function rotate(
+  directory: string,
+  limit: number | undefined,
+  newest: string,
+  state: TrainerState,
+): Promise<void> {
+  if (limit === undefined) return;
+  const tags = (await readdir(directory))
+    .filter((name) => tagPattern.test(name))
+    .sort((a, b) => Number(tagPattern.exec(a)![1]) - Number(tagPattern.exec(b)![1]));
+  const removable = tags.filter((tag) => tag !== newest && tag !== state.bestCheckpoint);
+  const excess = tags.length - Math.max(limit, tags.length - removable.length);
+  for (const tag of removable.slice(0, excess)) {
+    await rm(join(directory, tag), { recursive: true, force: true });
+  }
+}

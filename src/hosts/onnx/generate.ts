@@ -1,0 +1,41 @@
+import type { Training } from './setup.ts';
+
+/**
+ * Greedy continuation with the weights as they are now: the whole sequence is computed anew for every
+ * token, in the training graph's own arithmetic. For looking at a model during training; to serve one,
+ * `saveModel` and load the folder with transformers.js, which keeps a cache.
+ *
+ * @returns the prompt and up to `maxNewTokens` more token ids
+ */
+export async function generateGreedy(
+  training: Training,
+  prompt: readonly number[],
+  { maxNewTokens, eosTokenId }: { maxNewTokens: number; eosTokenId?: number | undefined },
+  step: number,
+  maxLength: number,
+): Promise<number[]> {
+  const tokens = [...prompt];
+  const end = Math.min(maxLength, prompt.length + maxNewTokens);
+  // One shape for the whole generation: one compilation.
+  const padded = new Int32Array(end);
+  while (tokens.length < end) {
+    padded.set(tokens);
+    const sample = { input_ids: padded, labels: new Int32Array(end).fill(-100) };
+    const batch = training.collate({ samples: [sample], indices: [-1] }, 1);
+    const { output } = await training.host.evaluate(batch, step, 'logits');
+    const vocabulary = output!.dims[2]!;
+    const row = output!.data.subarray((tokens.length - 1) * vocabulary, tokens.length * vocabulary);
+    const next = argmax(row);
+    tokens.push(next);
+    if (next === eosTokenId) break;
+  }
+  return tokens;
+}
+
+function argmax(values: Float32Array): number {
+  let best = 0;
+  for (let index = 1; index < values.length; index += 1) {
+    if (values[index]! > values[best]!) best = index;
+  }
+  return best;
+}

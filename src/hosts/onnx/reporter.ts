@@ -1,0 +1,126 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { StepMetrics } from '../../hooks/index.ts';
+import {
+  createMonitor,
+  createProgress,
+  type Monitor,
+  type Progress,
+  renderLossCurve,
+  renderSummary,
+} from '../../monitor/index.ts';
+import type { TrainerState } from './callbacks.ts';
+import type { Training } from './setup.ts';
+
+/** What rank 0 shows and writes while a model trains; other ranks report nothing. */
+export class Reporter {
+  readonly #training: Training;
+  readonly #progress: Progress;
+  readonly #monitor: Monitor;
+  readonly #start = performance.now();
+  readonly #startState: { step: number; tokens: number };
+  readonly #files: string[] = [];
+
+  constructor(training: Training, state: TrainerState) {
+    this.#training = training;
+    this.#startState = { step: state.step, tokens: state.tokensSeen };
+    const { args, runtime } = training;
+    const rank = args.disableTqdm ? -1 : runtime.rank;
+    this.#progress = createProgress({ rank, totalSteps: state.maxSteps, startStep: state.step });
+    this.#monitor = openMonitors(training, state);
+  }
+
+  step(metrics: StepMetrics, state: TrainerState): void {
+    const seconds = (performance.now() - this.#start) / 1000;
+    this.#progress.update({
+      step: state.step,
+      loss: metrics.loss,
+      tokensPerSecond: (state.tokensSeen - this.#startState.tokens) / seconds,
+      learningRate: metrics.learningRate,
+    });
+    this.#monitor.writeEvents([
+      { name: 'Train/Samples/train_loss', value: metrics.loss, step: state.samplesSeen },
+      { name: 'Train/Samples/lr', value: metrics.learningRate, step: state.samplesSeen },
+      { name: 'Train/Samples/grad_norm', value: metrics.gradientNorm, step: state.samplesSeen },
+    ]);
+  }
+
+  evaluation(metrics: Record<string, number>, state: TrainerState): void {
+    this.log(
+      `step ${state.step}: eval loss ${metrics.eval_loss!.toFixed(4)}, perplexity ${metrics.eval_perplexity!.toFixed(2)}`,
+    );
+    this.#monitor.writeEvents([
+      { name: 'Eval/Samples/eval_loss', value: metrics.eval_loss!, step: state.samplesSeen },
+    ]);
+  }
+
+  log(line: string): void {
+    if (!this.#training.args.disableTqdm) this.#progress.log(line);
+  }
+
+  /** A file or folder that the run left; named in the summary. */
+  wrote(path: string): void {
+    if (!this.#files.includes(path)) this.#files.push(path);
+  }
+
+  flush(): void {
+    this.#monitor.flush();
+  }
+
+  /** Ends the bar; rank 0 prints the summary. */
+  finish(state: TrainerState, trainLoss: number): void {
+    this.stop();
+    const { runtime, args } = this.#training;
+    if (runtime.rank !== 0) return;
+    this.#drawLoss(state);
+    if (args.disableTqdm) return;
+    const evaluation = state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
+    const lines = renderSummary({
+      seconds: (performance.now() - this.#start) / 1000,
+      steps: state.step - this.#startState.step,
+      tokens: state.tokensSeen - this.#startState.tokens,
+      trainLoss,
+      ...(evaluation && { evaluationLoss: evaluation.eval_loss! }),
+      peakMemory: runtime.engine.memory().peak,
+      files: [...this.#files, ...this.#monitor.files],
+    });
+    for (const line of lines) console.log(line);
+  }
+
+  #drawLoss({ logHistory }: TrainerState): void {
+    const points = (metric: string) =>
+      logHistory.flatMap((entry) =>
+        entry[metric] === undefined ? [] : [{ step: entry.step, loss: entry[metric] }],
+      );
+    const path = join(this.#training.args.outputDir, 'loss.svg');
+    writeFileSync(
+      path,
+      renderLossCurve({ train: points('loss'), evaluation: points('eval_loss') }),
+    );
+    this.wrote(path);
+  }
+
+  /** Also after a failure. */
+  stop(): void {
+    this.#progress.stop();
+    this.#monitor.close();
+  }
+}
+
+/** The config's monitors; where it has none enabled, what the Trainer's `reportTo` asks for. */
+function openMonitors({ args, recipe, runtime }: Training, state: TrainerState): Monitor {
+  const own = (name: 'tensorboard' | 'csv') => ({
+    enabled: args.reportTo.includes(name),
+    output_path: join(args.outputDir, 'logs'),
+    job_name: name,
+  });
+  const { tensorboard, csv_monitor: csv } = recipe.config ?? {};
+  return createMonitor(
+    {
+      tensorboard: tensorboard?.enabled ? tensorboard : own('tensorboard'),
+      csv_monitor: csv?.enabled ? csv : own('csv'),
+    },
+    runtime.rank,
+    state.step === 0 ? undefined : state.samplesSeen,
+  );
+}

@@ -1,0 +1,137 @@
+import { DeepSpeedError } from '../../errors.ts';
+import { type GradientOwner, type OptimizerStepOwner, Tracer } from '../../hooks/index.ts';
+import { findOrtLibrary } from '../../native/ort-library.ts';
+import { openRuntime, type Runtime, type RuntimeOptions } from '../../runtime.ts';
+import { composeSession, requireOwner, type Session } from '../../session.ts';
+import { chooseStrategy } from '../../strategies/registry.ts';
+import type { StrategyPlugin } from '../../strategies/plugin.ts';
+import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
+import { type BatchSource, createBatchSource, type MicroBatch } from './batch-source.ts';
+import { type Batch, collate } from './collate.ts';
+import type { Dataset } from './dataset.ts';
+import { isMapDataset } from './dataset.ts';
+import { OnnxHost } from './host.ts';
+import type { TrainableModel } from './model.ts';
+import { makeRecipe, type Recipe } from './recipe.ts';
+import { DistributedSampler } from './sampler.ts';
+import { ScalarSum } from './scalars.ts';
+
+/** Everything that `train`, `evaluate`, `predict` and saving work with; made once, on first use. */
+export interface Training {
+  readonly args: TrainingArguments;
+  readonly runtime: Runtime;
+  readonly recipe: Recipe;
+  readonly host: OnnxHost;
+  readonly session: Session;
+  readonly gradients: GradientOwner;
+  readonly optimizer: OptimizerStepOwner;
+  readonly scalars: ScalarSum;
+  readonly tracer: Tracer | undefined;
+  /** Null without a training dataset. */
+  readonly source: BatchSource | null;
+  collate(part: MicroBatch, rows: number): Batch;
+}
+
+export interface SetupRequest {
+  model: TrainableModel;
+  given: TrainingArgumentsInput;
+  args: TrainingArguments;
+  trainDataset: Dataset | undefined;
+  runtime: RuntimeOptions;
+}
+
+export async function setUpTraining(request: SetupRequest): Promise<Training> {
+  const { model, args, given, trainDataset } = request;
+  const runtime = openRuntime({ ortLibrary: findOrtLibrary().path, ...request.runtime });
+  try {
+    const { rank, worldSize, run } = runtime;
+    const { plugin, raw } = chooseStrategy({
+      strategy: args.strategy as string | StrategyPlugin | undefined,
+      deepspeed: args.deepspeed,
+      launcherConfig: run?.deepspeedConfig ?? null,
+    });
+    const sampling = (microBatchSize: number, microBatches: number) => ({
+      microBatchSize,
+      microBatches,
+      rank,
+      worldSize,
+      seed: args.dataSeed ?? args.seed,
+      shuffle: true,
+      dropLast: args.dataloaderDropLast,
+    });
+    const recipe = makeRecipe({
+      raw,
+      given,
+      args,
+      worldSize,
+      hiddenSize: model.config?.width,
+      totalSteps: (size, count) => totalSteps(args, trainDataset, sampling(size, count)),
+    });
+    const source = trainDataset
+      ? createBatchSource(trainDataset, sampling(recipe.microBatchSize, recipe.microBatches))
+      : null;
+    const collateRows = ({ samples, indices }: MicroBatch, rows: number) =>
+      collate(samples, indices, {
+        rows,
+        padTokenId: model.padTokenId,
+        padToMultipleOf: args.padToMultipleOf,
+        maxLength: model.maxLength,
+        vocabSize: model.vocabSize,
+      });
+    const first = await firstBatch(source, model);
+    const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize));
+    const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
+    const session = await composeSession({
+      runtime,
+      host,
+      plugin,
+      config: recipe.config,
+      optimizer: recipe.optimizer,
+      ...(tracer && { tracer }),
+    });
+    const gradients = requireOwner(session, 'gradients');
+    await host.bind(session, gradients);
+    return {
+      args,
+      runtime,
+      recipe,
+      host,
+      session,
+      gradients,
+      optimizer: requireOwner(session, 'optimizerStep'),
+      scalars: new ScalarSum(runtime),
+      tracer,
+      source,
+      collate: collateRows,
+    };
+  } catch (error) {
+    runtime.close(error instanceof Error ? error.message : String(error));
+    throw error;
+  }
+}
+
+/** The samples whose shape decides what is compiled first. */
+async function firstBatch(source: BatchSource | null, model: TrainableModel): Promise<MicroBatch> {
+  if (source) {
+    for await (const [part] of source.epoch(0, 0)) if (part!.samples.length > 0) return part!;
+  }
+  return { samples: [{ input_ids: new Int32Array(Math.min(8, model.maxLength)) }], indices: [-1] };
+}
+
+function totalSteps(
+  args: TrainingArguments,
+  dataset: Dataset | undefined,
+  sampling: Omit<ConstructorParameters<typeof DistributedSampler>[0], 'length'>,
+): number {
+  if (args.maxSteps !== undefined) return args.maxSteps;
+  if (!dataset) return 1;
+  if (!isMapDataset(dataset)) {
+    throw new DeepSpeedError(
+      'ARGUMENTS_INVALID',
+      'maxSteps is needed with a dataset of unknown length: schedules and progress depend on it',
+      { fix: 'Set maxSteps, or give the dataset a length and get(index).' },
+    );
+  }
+  const { stepsPerEpoch } = new DistributedSampler({ ...sampling, length: dataset.length });
+  return Math.max(1, Math.ceil(stepsPerEpoch * args.numTrainEpochs));
+}

@@ -1,0 +1,42 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { renderPerfetto, renderTimeline } from '../../monitor/index.ts';
+import { gatherJson } from '../../strategies/agree.ts';
+import type { Training } from './setup.ts';
+
+/**
+ * Records the first `traceSteps` steps of a run on every rank; rank 0 then writes `trace.json` for
+ * ui.perfetto.dev and `timeline.svg`.
+ */
+export class StepTrace {
+  readonly #training: Training;
+  #left: number;
+
+  constructor(training: Training) {
+    this.#training = training;
+    this.#left = training.args.traceSteps;
+    if (this.#left > 0) training.runtime.engine.setTracing(true);
+  }
+
+  /** Call after every step. @returns the files, once, when the last traced step has ended */
+  async afterStep(): Promise<string[]> {
+    if (this.#left === 0) return [];
+    this.#left -= 1;
+    if (this.#left > 0) return [];
+    const { runtime, tracer, args } = this.#training;
+    await runtime.engine.idle();
+    runtime.engine.setTracing(false);
+    const own = {
+      rank: runtime.rank,
+      records: runtime.engine.takeRecords(),
+      spans: tracer?.take() ?? [],
+    };
+    const traces = gatherJson(runtime.communicator, own);
+    if (runtime.rank !== 0) return [];
+    await mkdir(args.outputDir, { recursive: true });
+    const files = [join(args.outputDir, 'trace.json'), join(args.outputDir, 'timeline.svg')];
+    await writeFile(files[0]!, JSON.stringify(renderPerfetto(traces)));
+    await writeFile(files[1]!, renderTimeline(traces, `First ${args.traceSteps} steps`));
+    return files;
+  }
+}

@@ -1,0 +1,245 @@
+import type { StepMetrics } from '../../hooks/index.ts';
+import type {
+  CallbackContext,
+  LogEntry,
+  TrainerCallback,
+  TrainerControl,
+  TrainerState,
+} from './callbacks.ts';
+import { loadTrainerCheckpoint, type Position, saveTrainerCheckpoint } from './checkpoints.ts';
+import type { Dataset } from './dataset.ts';
+import { evaluate } from './evaluation.ts';
+import { Reporter } from './reporter.ts';
+import type { Training } from './setup.ts';
+import { trainStep } from './step.ts';
+import { StepTrace } from './trace.ts';
+
+export interface TrainOutput {
+  /** Optimizer steps taken, earlier runs included. */
+  globalStep: number;
+  /** Mean over the steps of this run. */
+  trainingLoss: number;
+  metrics: Record<string, number>;
+}
+
+/** One call of `train()`: the loop over epochs and steps, and what happens between steps. */
+export class TrainLoop {
+  readonly state: TrainerState;
+  readonly #training: Training;
+  readonly #callbacks: readonly TrainerCallback[];
+  readonly #evalDataset: Dataset | undefined;
+  readonly #control: TrainerControl = {
+    shouldTrainingStop: false,
+    shouldEvaluate: false,
+    shouldSave: false,
+    shouldLog: false,
+  };
+  #position: Position = { epoch: 0, samplesInEpoch: 0 };
+  #reporter!: Reporter;
+  #trace!: StepTrace;
+  #lossSinceLog = { sum: 0, steps: 0 };
+  #lossOfRun = { sum: 0, steps: 0 };
+
+  constructor(
+    training: Training,
+    state: TrainerState,
+    callbacks: readonly TrainerCallback[],
+    evalDataset: Dataset | undefined,
+  ) {
+    this.#training = training;
+    this.#callbacks = callbacks;
+    this.#evalDataset = evalDataset;
+    this.state = state;
+  }
+
+  async run(resumeFrom: boolean | string | undefined): Promise<TrainOutput> {
+    const { recipe, runtime } = this.#training;
+    this.state.maxSteps = recipe.totalSteps;
+    const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
+    if (resumed) {
+      Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps });
+      this.#position = resumed.position;
+    }
+    this.#reporter = new Reporter(this.#training, this.state);
+    this.#trace = new StepTrace(this.#training);
+    const start = performance.now();
+    const startTokens = this.state.tokensSeen;
+    try {
+      if (resumed) this.#reporter.log(`resumed from ${resumed.folder}`);
+      await this.#call('onTrainBegin');
+      await this.#epochs();
+      await this.#finish();
+    } finally {
+      this.#reporter.stop();
+    }
+    const seconds = (performance.now() - start) / 1000;
+    const trainingLoss = this.#lossOfRun.sum / Math.max(1, this.#lossOfRun.steps);
+    this.#reporter.finish(this.state, trainingLoss);
+    return {
+      globalStep: this.state.step,
+      trainingLoss,
+      metrics: {
+        train_runtime: seconds,
+        train_loss: trainingLoss,
+        train_tokens_per_second: (this.state.tokensSeen - startTokens) / seconds,
+        world_size: runtime.worldSize,
+      },
+    };
+  }
+
+  async #epochs(): Promise<void> {
+    const { recipe, source, runtime } = this.#training;
+    const globalBatch = recipe.microBatchSize * recipe.microBatches * runtime.worldSize;
+    while (this.state.step < recipe.totalSteps && !this.#control.shouldTrainingStop) {
+      await this.#call('onEpochBegin');
+      const { epoch, samplesInEpoch } = this.#position;
+      // Another global batch size than the checkpoint's: go on with the first batch not seen at all.
+      let step = Math.ceil(samplesInEpoch / globalBatch);
+      for await (const parts of source!.epoch(epoch, step)) {
+        await this.#call('onStepBegin');
+        const metrics = await trainStep(this.#training, this.state.step, parts);
+        step += 1;
+        this.#position = { epoch, samplesInEpoch: step * globalBatch };
+        this.#advance(metrics, epoch, step);
+        for (const file of await this.#trace.afterStep()) this.#reporter.wrote(file);
+        await this.#call('onStepEnd', { metrics });
+        await this.#afterStep();
+        if (this.state.step >= recipe.totalSteps || this.#control.shouldTrainingStop) break;
+      }
+      if (step < (source!.stepsPerEpoch ?? step)) break;
+      this.#position = { epoch: epoch + 1, samplesInEpoch: 0 };
+      await this.#epochEnd();
+    }
+  }
+
+  #advance(metrics: StepMetrics, epoch: number, step: number): void {
+    const { stepsPerEpoch } = this.#training.source!;
+    this.state.step = metrics.step;
+    this.state.epoch = epoch + (stepsPerEpoch ? step / stepsPerEpoch : 0);
+    this.state.samplesSeen += metrics.samples;
+    this.state.tokensSeen += metrics.tokens;
+    for (const total of [this.#lossSinceLog, this.#lossOfRun]) {
+      total.sum += metrics.loss;
+      total.steps += 1;
+    }
+    this.#reporter.step(metrics, this.state);
+    const { args } = this.#training;
+    if (this.state.step % args.loggingSteps === 0 || this.state.step === 1) {
+      this.#control.shouldLog = true;
+    }
+    if (args.evalStrategy === 'steps' && this.state.step % args.evalSteps! === 0) {
+      this.#control.shouldEvaluate = true;
+    }
+    if (args.saveStrategy === 'steps' && this.state.step % args.saveSteps === 0) {
+      this.#control.shouldSave = true;
+    }
+    this.#latest = metrics;
+  }
+
+  #latest: StepMetrics | undefined;
+
+  async #epochEnd(): Promise<void> {
+    const { args } = this.#training;
+    if (args.evalStrategy === 'epoch') this.#control.shouldEvaluate = true;
+    if (args.saveStrategy === 'epoch') this.#control.shouldSave = true;
+    await this.#call('onEpochEnd');
+    await this.#afterStep();
+  }
+
+  /** Does what schedules or callbacks asked for; evaluation first, so that a checkpoint knows its score. */
+  async #afterStep(): Promise<void> {
+    await this.#agreeOnControl();
+    const control = this.#control;
+    if (control.shouldLog) await this.#log();
+    if (control.shouldEvaluate && this.#evalDataset) await this.#evaluate();
+    if (control.shouldSave) await this.#save();
+    control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
+  }
+
+  /** What one rank's callback asked for happens on all: nobody waits alone in a collective. */
+  async #agreeOnControl(): Promise<void> {
+    if (this.#callbacks.length === 0) return;
+    const control = this.#control;
+    const keys = Object.keys(control) as (keyof TrainerControl)[];
+    const votes = await this.#training.scalars.sum(keys.map((key) => (control[key] ? 1 : 0)));
+    for (const [index, key] of keys.entries()) control[key] = votes[index]! > 0;
+  }
+
+  async #log(): Promise<void> {
+    if (this.#lossSinceLog.steps === 0) return;
+    const logs: LogEntry = {
+      step: this.state.step,
+      epoch: this.state.epoch,
+      loss: this.#lossSinceLog.sum / this.#lossSinceLog.steps,
+      learning_rate: this.#latest!.learningRate,
+      grad_norm: this.#latest!.gradientNorm,
+    };
+    this.#lossSinceLog = { sum: 0, steps: 0 };
+    this.state.logHistory.push(logs);
+    await this.#call('onLog', { logs });
+  }
+
+  async #evaluate(): Promise<void> {
+    const { args } = this.#training;
+    const metrics = await evaluate(this.#training, this.#evalDataset!, this.state.step);
+    this.state.logHistory.push({ step: this.state.step, epoch: this.state.epoch, ...metrics });
+    this.#reporter.evaluation(metrics, this.state);
+    const value = metrics[args.metricForBestModel];
+    const best = this.state.bestMetric;
+    if (
+      value !== undefined &&
+      (best === null || (args.greaterIsBetter ? value > best : value < best))
+    ) {
+      this.state.bestMetric = value;
+      this.state.bestCheckpoint = `global_step${this.state.step}`;
+    }
+    await this.#call('onEvaluate', { metrics });
+    await this.#agreeOnControl();
+  }
+
+  async #save(): Promise<void> {
+    this.#reporter.flush();
+    const folder = await saveTrainerCheckpoint(this.#training, this.state, this.#position);
+    this.#lastSaved = this.state.step;
+    this.#reporter.wrote(folder);
+    await this.#call('onSave', { folder });
+  }
+
+  #lastSaved = -1;
+
+  async #finish(): Promise<void> {
+    const { args } = this.#training;
+    if (this.#evalDataset && args.evalStrategy !== 'no' && this.#lossOfRun.steps > 0) {
+      const last = this.state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
+      if (last?.step !== this.state.step) await this.#evaluate();
+    }
+    await this.#log();
+    if (
+      args.saveStrategy !== 'no' &&
+      this.#lossOfRun.steps > 0 &&
+      this.#lastSaved !== this.state.step
+    ) {
+      await this.#save();
+    }
+    const { bestCheckpoint, step } = this.state;
+    if (args.loadBestModelAtEnd && bestCheckpoint && bestCheckpoint !== `global_step${step}`) {
+      await loadTrainerCheckpoint(this.#training, `${args.outputDir}/${bestCheckpoint}`);
+      this.#reporter.log(`loaded the best checkpoint, ${bestCheckpoint}`);
+    }
+    await this.#call('onTrainEnd');
+  }
+
+  async #call<E extends keyof TrainerCallback>(event: E, extra: object = {}): Promise<void> {
+    const context: CallbackContext = {
+      args: this.#training.args,
+      state: this.state,
+      control: this.#control,
+    };
+    for (const callback of this.#callbacks) {
+      await (callback[event] as ((context: object) => unknown) | undefined)?.call(callback, {
+        ...context,
+        ...extra,
+      });
+    }
+  }
+}

@@ -1,0 +1,189 @@
+import { DeepSpeedError } from '../../errors.ts';
+import type { MemoryAccount } from '../../native/index.ts';
+import type { RuntimeOptions } from '../../runtime.ts';
+import { agree } from '../../strategies/agree.ts';
+import { checkWritable } from '../../strategies/checkpoint/index.ts';
+import {
+  parseArguments,
+  type TrainingArguments,
+  type TrainingArgumentsInput,
+} from './arguments.ts';
+import type { TrainerCallback, TrainerState } from './callbacks.ts';
+import { loadTrainerCheckpoint } from './checkpoints.ts';
+import type { Dataset } from './dataset.ts';
+import { type EvaluationMetrics, evaluate, type Prediction, predict } from './evaluation.ts';
+import { generateGreedy } from './generate.ts';
+import type { TrainableModel } from './model.ts';
+import { saveTrainedModel } from './save-model.ts';
+import { setUpTraining, type Training } from './setup.ts';
+import { TrainLoop, type TrainOutput } from './train-loop.ts';
+
+export interface TrainerOptions {
+  model: TrainableModel;
+  args: TrainingArgumentsInput;
+  trainDataset?: Dataset;
+  evalDataset?: Dataset;
+  /** Folder with tokenizer.json: saved beside the model. */
+  tokenizer?: string;
+  callbacks?: TrainerCallback[];
+  /** For tests and embedding: ranks as threads, number of threads. */
+  runtime?: RuntimeOptions;
+}
+
+/**
+ * Trains a model, in the shape people know from Hugging Face. Under the launcher it is one rank of many
+ * and every method must be called on all ranks; alone it is plain training.
+ *
+ * @example
+ * const trainer = new Trainer({
+ *   model: AutoModelForCausalLM.fromConfig({ model_type: 'gpt2', n_layer: 4, n_embd: 256 }),
+ *   args: { outputDir: 'out', strategy: 'deepspeed', deepspeed: './ds_config.json' },
+ *   trainDataset,
+ * });
+ * await trainer.train();
+ * await trainer.saveModel('out/model');
+ */
+export class Trainer {
+  readonly args: TrainingArguments;
+  readonly state: TrainerState = {
+    step: 0,
+    epoch: 0,
+    maxSteps: 0,
+    samplesSeen: 0,
+    tokensSeen: 0,
+    logHistory: [],
+    bestMetric: null,
+    bestCheckpoint: null,
+  };
+  readonly #options: TrainerOptions;
+  #training: Promise<Training> | undefined;
+  #closed = false;
+
+  constructor(options: TrainerOptions) {
+    this.args = parseArguments(options.args);
+    this.#options = options;
+  }
+
+  /**
+   * Trains to `maxSteps` or through `numTrainEpochs`.
+   *
+   * @param options.resumeFromCheckpoint true: the newest checkpoint in outputDir, an error when there is
+   *   none; 'auto': the same, from the start when there is none; or a folder
+   */
+  async train(options: { resumeFromCheckpoint?: boolean | string } = {}): Promise<TrainOutput> {
+    const { trainDataset, evalDataset, callbacks = [] } = this.#options;
+    if (!trainDataset) throw missing('train()', 'trainDataset');
+    if (this.args.evalStrategy !== 'no' && !evalDataset) {
+      throw missing(`evalStrategy "${this.args.evalStrategy}"`, 'evalDataset');
+    }
+    const training = await this.#open();
+    return this.#guard(training, async () => {
+      const { communicator, rank } = training.runtime;
+      await agree(communicator, async () => {
+        if (rank === 0) await checkWritable(this.args.outputDir);
+      });
+      const loop = new TrainLoop(training, this.state, callbacks, evalDataset);
+      return loop.run(options.resumeFromCheckpoint);
+    });
+  }
+
+  /** Mean loss per target token and perplexity over a dataset. */
+  async evaluate(dataset = this.#options.evalDataset): Promise<EvaluationMetrics> {
+    if (!dataset) throw missing('evaluate()', 'evalDataset');
+    const training = await this.#open();
+    return this.#guard(training, () => evaluate(training, dataset, this.state.step));
+  }
+
+  /** Logits of this rank's share of the dataset, sample by sample. */
+  async *predict(dataset: Dataset): AsyncGenerator<Prediction> {
+    yield* predict(await this.#open(), dataset, this.state.step);
+  }
+
+  /** Greedy continuation of a prompt with the current weights. Slow: nothing is cached. */
+  async generate(
+    prompt: readonly number[],
+    options: { maxNewTokens?: number; eosTokenId?: number } = {},
+  ): Promise<number[]> {
+    const training = await this.#open();
+    const { maxNewTokens = 20, eosTokenId } = options;
+    const { maxLength } = this.#options.model;
+    return this.#guard(training, () =>
+      generateGreedy(training, prompt, { maxNewTokens, eosTokenId }, this.state.step, maxLength),
+    );
+  }
+
+  /**
+   * Writes a folder that transformers.js loads: `config.json`, the tokenizer, `model.safetensors` and
+   * `onnx/model.onnx` with key and value cache. Rank 0 writes; all ranks must call it.
+   */
+  async saveModel(folder: string): Promise<void> {
+    const training = await this.#open();
+    await this.#guard(training, () =>
+      saveTrainedModel(training, this.#options.model, folder, this.#options.tokenizer),
+    );
+  }
+
+  /** Loads weights and optimizer states without training. */
+  async loadCheckpoint(from: true | string): Promise<void> {
+    const training = await this.#open();
+    await this.#guard(training, async () => {
+      const loaded = await loadTrainerCheckpoint(training, from);
+      if (loaded) Object.assign(this.state, loaded.state);
+    });
+  }
+
+  /** A parameter's current value, fp32, not copied. It changes with every step. */
+  async parameter(name: string): Promise<Float32Array> {
+    return (await this.#open()).host.parameter(name);
+  }
+
+  /** Bytes that the engine holds on this rank, by category. */
+  async memory(): Promise<MemoryAccount> {
+    return (await this.#open()).runtime.engine.memory();
+  }
+
+  /** True on the rank that prints and writes. */
+  async isMainProcess(): Promise<boolean> {
+    return (await this.#open()).runtime.rank === 0;
+  }
+
+  /** Frees the engine. Without it everything is freed when the process ends. */
+  async close(): Promise<void> {
+    if (!this.#training || this.#closed) return;
+    this.#closed = true;
+    const training = await this.#training;
+    await training.session.lifecycle.run('shutdown', {});
+    training.runtime.close();
+  }
+
+  #open(): Promise<Training> {
+    if (this.#closed) throw new DeepSpeedError('TRAINER_CLOSED', 'this Trainer has been closed');
+    this.#training ??= setUpTraining({
+      model: this.#options.model,
+      args: this.args,
+      given: this.#options.args,
+      trainDataset: this.#options.trainDataset,
+      runtime: this.#options.runtime ?? {},
+    });
+    return this.#training;
+  }
+
+  /** An error on this rank reaches the plugins, and the peers that would wait for it. */
+  async #guard<T>(training: Training, action: () => Promise<T>): Promise<T> {
+    try {
+      return await action();
+    } catch (error) {
+      const failure = error instanceof Error ? error : new Error(String(error));
+      await training.session.lifecycle.run('failed', { error: failure }).catch(() => {});
+      this.#closed = true;
+      training.runtime.close(failure.message);
+      throw error;
+    }
+  }
+}
+
+function missing(what: string, option: string): DeepSpeedError {
+  return new DeepSpeedError('ARGUMENTS_INVALID', `${what} needs ${option}`, {
+    fix: `Give new Trainer({ ${option} }).`,
+  });
+}

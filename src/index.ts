@@ -1,0 +1,18 @@
+/** deepspeed-js: what strategies, hosts and tools share. The Trainer is in `deepspeed-js/transformers`. */
+export { type DeepSpeedConfig, defineSection, readConfig, resolveConfig } from './config/index.ts';
+export { DeepSpeedError, type ErrorCode, errorCodes } from './errors.ts';
+export type {
+  Capability,
+  GradientOwner,
+  Host,
+  HostParameter,
+  Lifecycle,
+  OptimizerStepOwner,
+  StepMetrics,
+  StepPlan,
+} from './hooks/index.ts';
+export { getRunEnvironment, type RunEnvironment } from './launcher/run-environment.ts';
+export type { MemoryAccount, MemoryCategory } from './native/index.ts';
+export { applyDataParallel, applyDeepSpeed } from './strategies/deepspeed.ts';
+export type { StrategyContext, StrategyPlugin } from './strategies/plugin.ts';
+export { registerStrategy } from './strategies/registry.ts';
