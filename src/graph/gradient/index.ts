@@ -152,7 +152,7 @@ export function differentiate(source: TypedGraph, options: DifferentiateOptions)
 }
 
 /** Values on a differentiable path from a source to an output with a gradient. */
-function activeValues(
+export function activeValues(
   graph: Graph,
   types: ReadonlyMap<string, ValueType>,
   sources: readonly string[],

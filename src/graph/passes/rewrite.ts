@@ -52,3 +52,9 @@ export function withoutDeadNodes(graph: Graph): Graph {
   const initializers = new Map([...graph.initializers].filter(([name]) => live.has(name)));
   return { ...graph, nodes: nodes.reverse(), initializers };
 }
+
+/** Drops inputs that no node reads and no output passes on. */
+export function withoutUnreadInputs(graph: Graph): Graph {
+  const read = new Set([...graph.nodes.flatMap(readsOf), ...graph.outputs.map(({ name }) => name)]);
+  return { ...graph, inputs: graph.inputs.filter(({ name }) => read.has(name)) };
+}

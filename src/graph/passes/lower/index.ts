@@ -13,7 +13,7 @@ import type { Graph, ValueInfo } from '../../ir.ts';
 import { NodeContext } from '../../node-context.ts';
 import { operatorKey } from '../../operator-key.ts';
 import { scatterRows } from '../../gradient/scatter.ts';
-import { replacement, type TypedGraph, withoutDeadNodes } from '../rewrite.ts';
+import { replacement, type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from '../rewrite.ts';
 import * as activation from './activation.ts';
 import * as crossEntropy from './cross-entropy.ts';
 import * as linear from './linear.ts';
@@ -89,10 +89,8 @@ export function lower({ graph, types }: TypedGraph): TypedGraph {
   });
   const initializers = new Map([...graph.initializers, ...emit.constants]);
   const inputs = [...graph.inputs, ...masks];
-  return {
-    graph: withoutDeadNodes({ ...graph, nodes, inputs, outputs, initializers }),
-    types: lowered,
-  };
+  const live = withoutDeadNodes({ ...graph, nodes, inputs, outputs, initializers });
+  return { graph: withoutUnreadInputs(live), types: lowered };
 }
 
 /** first ≠ 0 ? gradient : buffer + gradient. Returns the buffer's name; `content` has the new value. */

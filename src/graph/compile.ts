@@ -1,0 +1,149 @@
+/** From a piece of the graph to the program that runs it, shared by all pieces that are equal. */
+import { type Canonical, canonicalize, graphKey, type Role } from './canonical.ts';
+import { type Differentiated, differentiate } from './gradient/index.ts';
+import type { RecomputePolicy } from './gradient/recompute.ts';
+import type { Graph, Tensor, ValueType } from './ir.ts';
+import { lower } from './passes/lower/index.ts';
+import { type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from './passes/rewrite.ts';
+import { withoutDropout } from './randomness.ts';
+import type { Piece } from './segments.ts';
+
+/** What equal segments run. Values have formal names. */
+export interface Program {
+  forward: Graph;
+  /** Null when no gradient passes the segment. */
+  backward: Graph | null;
+  /** Forward without saved values and without dropout, with the outputs that evaluation keeps. */
+  inference: Graph;
+  savedBytes: number;
+  /** Bytes that backward computes again instead of having them saved. */
+  sparedBytes: number;
+}
+
+export interface CompiledPiece {
+  piece: Piece;
+  key: string;
+  program: Program;
+  canonical: Canonical;
+  /** Types of every formal name of the three graphs. */
+  types: ReadonlyMap<string, ValueType>;
+  /** Outputs of forward that exist for backward alone. */
+  saved: ReadonlySet<string>;
+  /** Formal names under which an output's gradients arrive, by actual output. */
+  arriving: ReadonlyMap<string, readonly string[]>;
+}
+
+export interface PieceContext {
+  types: ReadonlyMap<string, ValueType>;
+  constants: ReadonlyMap<string, Tensor>;
+  roleOf(value: string): Role;
+  trainable: ReadonlySet<string>;
+  /** Values that need a gradient. */
+  active: ReadonlySet<string>;
+}
+
+/** What a piece hands out, by actual name. */
+export interface PieceOutputs {
+  /** In training and in inference. */
+  always: readonly string[];
+  /** In inference only. */
+  kept: readonly string[];
+  /** Active outputs → how many gradients arrive for each. */
+  fanIn: ReadonlyMap<string, number>;
+}
+
+interface CompiledProgram {
+  program: Program;
+  types: ReadonlyMap<string, ValueType>;
+  saved: ReadonlySet<string>;
+}
+
+export class Compiler {
+  readonly programs = new Map<string, Program>();
+  private readonly compiled = new Map<string, CompiledProgram>();
+  private readonly context: PieceContext;
+  private readonly lowering: boolean;
+  private readonly policy: RecomputePolicy | undefined;
+
+  constructor(context: PieceContext, lowering: boolean, policy: RecomputePolicy | undefined) {
+    this.context = context;
+    this.lowering = lowering;
+    this.policy = policy;
+  }
+
+  compile(piece: Piece, outputs: PieceOutputs): CompiledPiece {
+    const { types, constants, roleOf, active, trainable } = this.context;
+    const all = [...outputs.always, ...outputs.kept];
+    const canonical = canonicalize(piece.nodes, all, roleOf, types, constants);
+    const { formals } = canonical;
+    const formal = (name: string) => formals.get(name)!;
+    const arriving = new Map(
+      [...outputs.fanIn].map(([name, count]) => [name, arrivalNames(formal(name), count)]),
+    );
+    const parameters: string[] = [];
+    const activations: string[] = [];
+    for (const [actual, name] of formals) {
+      const role = canonical.roles.get(name);
+      if (role === 'parameter' && trainable.has(actual)) parameters.push(name);
+      if (role === 'activation' && active.has(actual)) activations.push(name);
+    }
+    const options = {
+      parameters,
+      activations,
+      outputGradients: new Map([...arriving].map(([name, list]) => [formal(name), list])),
+      ...(this.policy && { policy: this.policy }),
+    };
+    const key = graphKey(
+      canonical.graph,
+      outputs.always.length,
+      parameters,
+      activations,
+      [...options.outputGradients],
+      this.lowering,
+    );
+    let entry = this.compiled.get(key);
+    if (entry === undefined) {
+      const kept = new Set(outputs.kept.map(formal));
+      entry = this.compileProgram(canonical, kept, key, options);
+      this.compiled.set(key, entry);
+      this.programs.set(key, entry.program);
+    }
+    return { piece, key, canonical, arriving, ...entry };
+  }
+
+  private compileProgram(
+    { graph, types }: Canonical,
+    kept: ReadonlySet<string>,
+    key: string,
+    options: Parameters<typeof differentiate>[1],
+  ): CompiledProgram {
+    const training = { ...graph, outputs: graph.outputs.filter(({ name }) => !kept.has(name)) };
+    const live = withoutUnreadInputs(withoutDeadNodes(training));
+    const result: Differentiated = differentiate({ graph: live, types }, options);
+    const allTypes = new Map([...types, ...(result.backward?.types ?? [])]);
+    const evaluated = withoutUnreadInputs(
+      withoutDeadNodes({ ...graph, nodes: withoutDropout(graph.nodes) }),
+    );
+    const finish = (typed: TypedGraph, part: string): Graph => {
+      const done = this.lowering ? lower(typed) : typed;
+      for (const [name, type] of done.types) allTypes.set(name, type);
+      return { ...done.graph, name: `${part}.${key}` };
+    };
+    const { backward, savedBytes, sparedBytes } = result;
+    const forwardTypes = backward?.types ?? types;
+    const program: Program = {
+      forward: finish({ graph: result.forward, types: forwardTypes }, 'forward'),
+      backward: backward && finish(backward, 'backward'),
+      inference: finish({ graph: evaluated, types }, 'inference'),
+      savedBytes,
+      sparedBytes,
+    };
+    return { program, types: allTypes, saved: new Set(result.saved) };
+  }
+}
+
+/** `grad.y0`, or `grad.y0.0`, `grad.y0.1`, ... when several gradients arrive, to be added in that order. */
+function arrivalNames(formal: string, count: number): string[] {
+  if (count === 1) return [`grad.${formal}`];
+  return Array.from({ length: count }, (_, i) => `grad.${formal}.${i}`);
+}
