@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { buildId, root } from './build-id.mjs';
 
 const require = createRequire(import.meta.url);
@@ -44,7 +44,11 @@ function build() {
   const generator = spawnSync('ninja', ['--version']).status === 0 ? 'Ninja' : 'Unix Makefiles';
   if (generator !== 'Ninja') tool('make', mac ? 'xcode-select --install' : 'apt-get install make');
 
-  const includes = [require('node-api-headers').include_dir, require('node-addon-api').include_dir];
+  // node-addon-api gives its folder relative to the working directory; cmake would take it as
+  // relative to addon/.
+  const includes = ['node-api-headers', 'node-addon-api'].map((name) =>
+    resolve(require(name).include_dir.replaceAll('"', '')),
+  );
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   const folder = join(
     root,
@@ -72,7 +76,7 @@ function build() {
     '-G',
     generator,
     '-DCMAKE_BUILD_TYPE=Release',
-    `-DDSJS_NAPI_INCLUDE=${includes.map((i) => i.replaceAll('"', '')).join(';')}`,
+    `-DDSJS_NAPI_INCLUDE=${includes.join(';')}`,
     `-DDSJS_BUILD_ID=${id}`,
     `-DDSJS_VERSION=${version}`,
   ]);
