@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <string>
 
@@ -29,6 +30,9 @@ namespace {
 }
 
 constexpr size_t kCheckedSize = size_t{16} << 20;
+#if defined(__linux__)
+constexpr size_t kHugePage = size_t{2} << 20;
+#endif
 
 }  // namespace
 
@@ -48,12 +52,29 @@ int create_shared_memory(const char* label, size_t) {
 }
 
 char* map_shared_memory(int fd, size_t reserve) {
+  // Huge pages need a start at a multiple of their size: reserve more, then map inside.
+  const size_t slack = reserve >= kHugePage ? kHugePage : 0;
+  void* room =
+      mmap(nullptr, reserve + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) fail("cannot reserve address space", errno);
+  char* start = static_cast<char*>(room);
+  char* base = start;
+  if (slack > 0) {
+    base += (kHugePage - reinterpret_cast<uintptr_t>(start) % kHugePage) % kHugePage;
+    if (base > start) munmap(start, static_cast<size_t>(base - start));
+    const size_t behind = slack - static_cast<size_t>(base - start);
+    if (behind > 0) munmap(base + reserve, behind);
+  }
   // Past the end of the file: pages appear there as the file grows, in every mapping.
-  void* base = mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  if (base == MAP_FAILED) fail("cannot map shared memory", errno);
-  madvise(base, reserve, MADV_HUGEPAGE);
+  if (mmap(base, reserve, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+      MAP_FAILED) {
+    const int error = errno;
+    munmap(base, reserve);
+    fail("cannot map shared memory", error);
+  }
+  madvise(base, reserve, MADV_HUGEPAGE);  // advice: a refusal costs speed only
   madvise(base, reserve, MADV_DONTDUMP);
-  return static_cast<char*>(base);
+  return base;
 }
 
 void commit_shared_memory(int fd, char* base, size_t offset, size_t bytes) {
