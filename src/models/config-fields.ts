@@ -5,9 +5,9 @@ export type Json = Record<string, unknown>;
 
 /** Fields that every model type may carry and that never change what training computes. */
 const neutralFields = [
-  ...['architectures', 'auto_map', 'model_type', 'name_or_path', '_name_or_path', '_commit_hash'],
+  ...['architectures', 'auto_map', 'model_type', 'name_or_path'],
   ...['transformers_version', 'transformers.js_config', 'torch_dtype', 'dtype', 'torchscript'],
-  ...['attn_implementation', '_attn_implementation', '_attn_implementation_autoset', 'use_cache'],
+  ...['attn_implementation', 'use_cache'],
   ...['bos_token_id', 'eos_token_id', 'pad_token_id', 'sep_token_id', 'decoder_start_token_id'],
   ...['output_attentions', 'output_hidden_states', 'return_dict', 'return_dict_in_generate'],
   ...['output_scores', 'id2label', 'label2id', 'num_labels', 'finetuning_task', 'problem_type'],
@@ -121,7 +121,8 @@ export class ConfigFields {
 
   finish(): void {
     for (const name of Object.keys(this.json)) {
-      if (!this.known.has(name)) {
+      // Names that begin with an underscore are transformers' own bookkeeping.
+      if (!this.known.has(name) && !name.startsWith('_')) {
         this.problems.push(
           `${name}: this version does not know the field, and it may change the model`,
         );

@@ -41,6 +41,65 @@ describe('known models have their published sizes', () => {
   });
 });
 
+it('takes the config.json files that are in the wild', () => {
+  // As openai-community/gpt2 and a llama of transformers 4.40 have them.
+  const gpt2 = {
+    activation_function: 'gelu_new',
+    architectures: ['GPT2LMHeadModel'],
+    attn_pdrop: 0.1,
+    bos_token_id: 50256,
+    embd_pdrop: 0.1,
+    eos_token_id: 50256,
+    initializer_range: 0.02,
+    layer_norm_epsilon: 1e-5,
+    model_type: 'gpt2',
+    n_ctx: 1024,
+    n_embd: 768,
+    n_head: 12,
+    n_layer: 12,
+    n_positions: 1024,
+    resid_pdrop: 0.1,
+    summary_activation: null,
+    summary_first_dropout: 0.1,
+    summary_proj_to_labels: true,
+    summary_type: 'cls_index',
+    summary_use_proj: true,
+    task_specific_params: { 'text-generation': { do_sample: true, max_length: 50 } },
+    vocab_size: 50257,
+  };
+  const llama = {
+    _name_or_path: 'x',
+    architectures: ['LlamaForCausalLM'],
+    attention_bias: false,
+    attention_dropout: 0.0,
+    bos_token_id: 1,
+    eos_token_id: 2,
+    hidden_act: 'silu',
+    hidden_size: 576,
+    initializer_range: 0.02,
+    intermediate_size: 1536,
+    is_llama_config: true,
+    max_position_embeddings: 2048,
+    model_type: 'llama',
+    num_attention_heads: 9,
+    num_hidden_layers: 30,
+    num_key_value_heads: 3,
+    pretraining_tp: 1,
+    rms_norm_eps: 1e-5,
+    rope_interleaved: false,
+    rope_scaling: null,
+    rope_theta: 10000.0,
+    tie_word_embeddings: true,
+    torch_dtype: 'bfloat16',
+    transformers_version: '4.42.3',
+    use_cache: true,
+    vocab_size: 49152,
+  };
+  expect(problems(gpt2)).toEqual([]);
+  expect(problems(llama)).toEqual([]);
+  expect(countParameters(modelParameters(parseModelConfig(llama)))).toBe(134_515_008);
+});
+
 describe('refuses', () => {
   it('another model type, and lists the supported', () => {
     expect(() => parseModelConfig({ model_type: 'bert' })).toThrow(

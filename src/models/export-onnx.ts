@@ -7,7 +7,7 @@ import { type ModelConfig, modelParameters } from './config.ts';
 import { buildDecoderGraph } from './decoder-graph.ts';
 import type { ParameterSource } from './parameter-source.ts';
 import { checkShape, modelConfigJson, writable, writeJson } from './save.ts';
-import { modelOpsets } from './training-graph.ts';
+import { onnxOpset } from './training-graph.ts';
 
 export interface ExportOnnxOptions {
   /** Weights in onnx/model.onnx_data. Default: when they exceed 1 GiB, as one file holds at most 2. */
@@ -16,7 +16,7 @@ export interface ExportOnnxOptions {
 
 const externalFrom = 2 ** 30;
 
-/** ONNX 1.16: what every ONNX Runtime that has operator set 21 reads. */
+/** ONNX 1.16's: read by every ONNX Runtime that has operator set 21. */
 const irVersion = 10;
 
 /**
@@ -44,7 +44,7 @@ export async function exportOnnx(
     {
       irVersion,
       producerName: 'deepspeed-js',
-      opsets: new Map(modelOpsets),
+      opsets: new Map([['', onnxOpset]]),
       graph: buildDecoderGraph(config, new Map(tensors)),
       metadata: new Map(),
     },

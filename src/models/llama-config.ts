@@ -56,8 +56,8 @@ export function parseLlamaConfig(json: Json, where: string): LlamaConfig {
   fields.fixed('sliding_window', [null]);
   fields.fixed('partial_rotary_factor', [1]);
   fields.fixed('rope_interleaved', [false]);
-  // Slices of the same products, for bitwise equality with an old training set-up.
-  fields.neutral('pretraining_tp');
+  // Slices of the same products, for bitwise equality with an old training set-up; a converter's mark.
+  fields.neutral('pretraining_tp', 'is_llama_config');
   fields.check(
     heads % kvHeads === 0,
     `num_attention_heads ${heads} is not divisible by num_key_value_heads ${kvHeads}`,

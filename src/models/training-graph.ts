@@ -9,9 +9,12 @@ import { gpt2Logits } from './gpt2.ts';
 import { llamaLogits } from './llama.ts';
 import type { ParameterSpec } from './parameters.ts';
 
-/** Operator sets of every graph made here: ONNX 1.16, and ONNX Runtime's own operators. */
+/** The operator set of every graph made here: that of ONNX 1.16. */
+export const onnxOpset = 21;
+
+/** Operator sets of a training graph: with ONNX Runtime's own operators. */
 export const modelOpsets: ReadonlyMap<string, number> = new Map([
-  ['', 21],
+  ['', onnxOpset],
   ['com.microsoft', 1],
 ]);
 

@@ -1,4 +1,4 @@
-import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -175,6 +175,24 @@ describe('safetensors', () => {
     expect(new Float32Array(file.readBytes('some', 1, 1).buffer)).toEqual(Float32Array.of(2));
     expect(() => file.readBytes('some', 2, 2)).toThrow(/3 elements/);
     file.close();
+  });
+
+  it('reads beyond 4 GiB', async () => {
+    const path = join(dir, 'large.safetensors');
+    const bytes = 4 * 2 ** 30 + 64;
+    const json = JSON.stringify({
+      a: { dtype: 'U8', shape: [bytes], data_offsets: [0, bytes] },
+      b: { dtype: 'F32', shape: [2], data_offsets: [bytes, bytes + 8] },
+    });
+    // A hole in the file stands for the large tensor: nothing of it is stored.
+    const file = await open(path, 'w');
+    await file.write(header(json));
+    await file.write(Float32Array.of(1, 2), 0, 8, 8 + json.length + bytes);
+    await file.close();
+    const large = new SafetensorsFile(path);
+    expect(new Float32Array(large.readBytes('b').buffer)).toEqual(Float32Array.of(1, 2));
+    expect(large.readBytes('a', bytes - 3)).toEqual(new Uint8Array(3));
+    large.close();
   });
 
   it('leaves nothing behind when writing fails', async () => {

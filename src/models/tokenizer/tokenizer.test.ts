@@ -129,4 +129,8 @@ describe('refuses by name', () => {
   it('a vocabulary smaller than the bytes', () => {
     expect(() => trainBpe([], { vocabSize: 100 })).toThrow(/100.*257/);
   });
+
+  it.each([[['a']], [['']], [['<s>', '<s>']]])('special tokens %j', (specialTokens) => {
+    expect(() => trainBpe([], { vocabSize: 300, specialTokens })).toThrow(/specialTokens/);
+  });
 });

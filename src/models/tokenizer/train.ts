@@ -38,7 +38,8 @@ interface Candidate {
  * Learns merges from texts. Deterministic: equal counts go to the pair of smaller ids, as Hugging Face
  * `tokenizers` decides.
  *
- * @throws TOKENIZER_INVALID when vocabSize has no room for the special tokens and the bytes.
+ * @throws TOKENIZER_INVALID when vocabSize has no room for the special tokens and the bytes, or a special
+ *   token is ambiguous.
  */
 export function trainBpe(texts: Iterable<string>, options: TrainTokenizerOptions): TrainedBpe {
   const { vocabSize, minFrequency = 2, specialTokens = ['<|endoftext|>'] } = options;
@@ -51,7 +52,16 @@ export function trainBpe(texts: Iterable<string>, options: TrainTokenizerOptions
     );
   }
   const vocab = new Map<string, number>();
-  for (const token of [...specialTokens, ...[...byteAlphabet].sort()]) vocab.set(token, vocab.size);
+  for (const token of [...specialTokens, ...[...byteAlphabet].sort()]) {
+    if (token === '' || vocab.has(token)) {
+      throw new DeepSpeedError(
+        'TOKENIZER_INVALID',
+        `specialTokens: ${JSON.stringify(token)} is empty, given twice, or one of the 256 bytes`,
+        { fix: 'Give each special token once, as a text that does not occur by itself.' },
+      );
+    }
+    vocab.set(token, vocab.size);
+  }
   const names = [...vocab.keys()];
   const pairs = new PairCounts(countPieces(texts), vocab);
   const merges: [string, string][] = [];
