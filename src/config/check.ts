@@ -7,6 +7,8 @@ import { nearest } from '../nearest.ts';
 import type { Autos } from './autos.ts';
 import type { Block, Choice, Entry, Key, Keys, Section } from './key.ts';
 import type { Problem } from './problem.ts';
+import { isObject, join } from './node.ts';
+import { isSwitchedOff, isSwitchedOn } from './switches.ts';
 import { misplaced } from './table.ts';
 
 /** Where an effective value came from. */
@@ -202,29 +204,6 @@ function checkBlock(
   return isObject(written) ? written : null;
 }
 
-/** A block is on unless it is empty or says `enabled: false` wherever it says anything about it. */
-function isSwitchedOn(value: unknown): boolean {
-  const switches: unknown[] = [];
-  function collect(node: unknown): void {
-    if (!isObject(node)) return;
-    if (Object.hasOwn(node, 'enabled')) switches.push(node.enabled);
-    for (const child of Object.values(node)) collect(child);
-  }
-  if (!isObject(value)) return value !== false;
-  // An outer switch that is off settles what lies below it.
-  if (value.enabled === false) return false;
-  collect(value);
-  if (switches.length === 0) return Object.keys(value).length > 0;
-  return switches.some((state) => state !== false);
-}
-
-function isSwitchedOff(keys: Keys, raw: Values, path: string, autos: Autos): boolean {
-  const entry = keys.enabled;
-  if (entry?.kind !== 'key') return false;
-  const written = raw.enabled ?? entry.default;
-  return (written === 'auto' ? autos[join(path, 'enabled')]?.value : written) === false;
-}
-
 function unavailable(
   what: string,
   path: string,
@@ -250,12 +229,4 @@ export function unknownKey(path: string, candidates: object): Problem {
 
 function quotedWords(expects: string): string[] {
   return [...expects.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
-}
-
-export function join(path: string, name: string): string {
-  return path === '' ? name : `${path}.${name}`;
-}
-
-export function isObject(value: unknown): value is Values {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

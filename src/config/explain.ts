@@ -120,7 +120,7 @@ function grouped(count: number): string {
 /** Lines for a terminal: path, value, origin; a note under what has no effect; warnings last. */
 export function renderExplanation({ values, warnings }: Explanation): string[] {
   const shown = values.map(({ value }) =>
-    typeof value === 'number' ? grouped(value) : JSON.stringify(value),
+    Number.isInteger(value) ? grouped(value as number) : JSON.stringify(value),
   );
   const pathWidth = Math.max(0, ...values.map(({ path }) => path.length));
   const valueWidth = Math.min(24, Math.max(0, ...shown.map((text) => text.length)));

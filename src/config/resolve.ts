@@ -1,7 +1,8 @@
 /** From a written config to the effective one: autos, checks, defaults, rules, batch sizes. */
 import type { Autos } from './autos.ts';
 import { type BatchSizes, solveBatch } from './batch.ts';
-import { type Findings, type Origin, checkKeys, isObject, unknownKey } from './check.ts';
+import { type Findings, type Origin, checkKeys, unknownKey } from './check.ts';
+import { isObject } from './node.ts';
 import { configError } from './problem.ts';
 import type { RawConfig } from './read.ts';
 import { definedSections } from './registry.ts';
