@@ -1,0 +1,66 @@
+/** The reports that config keys ask for: steps_per_print, wall_clock_breakdown, comms_logger. */
+import type { CommStats, WorkRecord } from '../native/contract.ts';
+import { breakDown, renderBreakdown } from './breakdown.ts';
+import { renderCommsTable } from './comms-table.ts';
+
+/** These keys of a config, as `resolveConfig` leaves them. */
+export interface DiagnosticSections {
+  steps_per_print: number | null;
+  wall_clock_breakdown: boolean;
+  comms_logger: { enabled: boolean; prof_all: boolean; prof_ops: readonly string[] };
+}
+
+export interface StepReport {
+  /** Optimizer steps done, skipped ones included. */
+  step: number;
+  skipped: number;
+  learningRate: number;
+}
+
+/** Between breakdowns where steps_per_print is null. */
+const BREAKDOWN_STEPS = 10;
+
+/**
+ * Turns works and counters into lines. It prints nothing and reads no engine: the host feeds it and
+ * shows the lines on rank 0.
+ */
+export class Diagnostics {
+  readonly #sections: DiagnosticSections;
+  readonly #worldSize: number;
+  #records: WorkRecord[] = [];
+
+  constructor(sections: DiagnosticSections, worldSize: number) {
+    this.#sections = sections;
+    this.#worldSize = worldSize;
+  }
+
+  /** The engine must trace, and `collect` be fed, only if this is true. */
+  get needsRecords(): boolean {
+    return this.#sections.wall_clock_breakdown;
+  }
+
+  collect(records: readonly WorkRecord[]): void {
+    if (this.needsRecords) this.#records.push(...records);
+  }
+
+  /** Lines that are due after a step; mostly none. */
+  afterStep({ step, skipped, learningRate }: StepReport): string[] {
+    const { steps_per_print: interval, wall_clock_breakdown: timed } = this.#sections;
+    if (step % (interval ?? BREAKDOWN_STEPS) !== 0) return [];
+    const lines: string[] = [];
+    if (interval !== null) lines.push(`step=${step}, skipped=${skipped}, lr=${learningRate}`);
+    if (timed) lines.push(renderBreakdown(breakDown(this.#records)));
+    this.#records = [];
+    return lines;
+  }
+
+  /** The table of all collectives of the run, if asked for. */
+  atEnd(stats: readonly CommStats[]): string[] {
+    const { enabled, prof_all, prof_ops } = this.#sections.comms_logger;
+    if (!enabled) return [];
+    return renderCommsTable(stats, {
+      worldSize: this.#worldSize,
+      ...(!prof_all && { operations: prof_ops }),
+    });
+  }
+}
