@@ -33,14 +33,6 @@ OrtStatus* guarded(const Operator& op, Body&& body) {
   }
 }
 
-Shape dimensions(const OrtTensorTypeAndShapeInfo* info) {
-  size_t rank = 0;
-  check(api::GetDimensionsCount(info, &rank), "read a shape");
-  Shape shape(rank);
-  check(api::GetDimensions(info, shape.data(), rank), "read a shape");
-  return shape;
-}
-
 // Tells the runtime the output shapes when every input shape is known, so that it can plan memory.
 void infer_shapes(const Operator& op, OrtShapeInferContext* context) {
   size_t given = 0;
@@ -81,12 +73,6 @@ size_t element_count(const Shape& shape) {
       std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
 }
 
-std::string to_text(const Shape& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 Shape rows_shape(const Shape& shape) {
   return shape.empty() ? shape : Shape(shape.begin(), shape.end() - 1);
 }
@@ -101,8 +87,8 @@ void require(bool condition, const std::string& message) {
 
 void require_same(const char* a, const Shape& shape_a, const char* b, const Shape& shape_b) {
   if (shape_a != shape_b)
-    throw EngineError("INVALID_ARGUMENT", std::string(a) + " is " + to_text(shape_a) + " and " + b +
-                                              " is " + to_text(shape_b) +
+    throw EngineError("INVALID_ARGUMENT", std::string(a) + " is " + dimensions_text(shape_a) +
+                                              " and " + b + " is " + dimensions_text(shape_b) +
                                               "; they must be the same");
 }
 

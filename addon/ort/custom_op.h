@@ -17,8 +17,6 @@ using Shape = std::vector<int64_t>;
 
 // Product of the dimensions; 1 for a scalar.
 size_t element_count(const Shape& shape);
-// "[2, 3]"
-std::string to_text(const Shape& shape);
 // X without its last axis: one value per row.
 Shape rows_shape(const Shape& shape);
 // Length of the last axis; 1 for a scalar.

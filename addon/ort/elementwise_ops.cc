@@ -3,6 +3,7 @@
 
 #include "kernels/elementwise.h"
 #include "ort/custom_op.h"
+#include "ort/library.h"
 
 namespace dsjs::ort {
 namespace {
@@ -14,7 +15,7 @@ constexpr size_t kPhiloxCost = 8;
 
 void require_flag(const char* name, const Shape& shape) {
   require(element_count(shape) == 1,
-          std::string(name) + " is " + to_text(shape) + "; it must have one element");
+          std::string(name) + " is " + dimensions_text(shape) + "; it must have one element");
 }
 
 // Dropout and its gradient are the same function: the mask depends on the counters alone.
@@ -84,7 +85,7 @@ void add_elementwise_operators(Operators& operators) {
           {"dY", kFloat}, {"indices", kInt64}, {"buffer", kFloat}, {"first", DType::kInt32}},
       std::vector<Port>{kToken}, Reuse::kNone,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
-        require(in[2].size() == 2, "buffer is " + to_text(in[2]) + "; it must be [V, D]");
+        require(in[2].size() == 2, "buffer is " + dimensions_text(in[2]) + "; it must be [V, D]");
         Shape expected = in[1];
         expected.push_back(in[2][1]);
         require_same("dY", in[0], "indices with D appended", expected);
@@ -112,7 +113,7 @@ void add_elementwise_operators(Operators& operators) {
       "RotaryEmbedding", std::vector<Port>{{"X", kFloat}, {"cos", kFloat}, {"sin", kFloat}},
       std::vector<Port>{{"Y", kFloat}}, Reuse::kInput0,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
-        require(in[0].size() == 4, "X is " + to_text(in[0]) + "; it must be [B, H, S, D]");
+        require(in[0].size() == 4, "X is " + dimensions_text(in[0]) + "; it must be [B, H, S, D]");
         require(in[0][3] % 2 == 0, "D is " + std::to_string(in[0][3]) + "; it must be even");
         const Shape table{in[0][2], in[0][3] / 2};
         require_same("cos", in[1], "[S, D/2] of X", table);

@@ -67,4 +67,18 @@ void check(OrtStatus* status, std::string_view operation) {
   throw EngineError("ORT_FAILED", name + ": " + message, name);
 }
 
+std::vector<int64_t> dimensions(const OrtTensorTypeAndShapeInfo* info) {
+  size_t rank = 0;
+  check(api::GetDimensionsCount(info, &rank), "read a shape");
+  std::vector<int64_t> dims(rank);
+  check(api::GetDimensions(info, dims.data(), rank), "read a shape");
+  return dims;
+}
+
+std::string dimensions_text(const std::vector<int64_t>& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); i++) text += (i ? ", " : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
 }  // namespace dsjs::ort

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "ort/ort_api.h"
 
@@ -20,6 +21,11 @@ const std::string& library_version();
 // Throws ORT_FAILED with the runtime's own text when `status` is an error, and frees it.
 void check(OrtStatus* status, std::string_view operation);
 
+// The dimensions of a tensor's type; -1 where they are not known.
+std::vector<int64_t> dimensions(const OrtTensorTypeAndShapeInfo* info);
+// "[2, 3]"
+std::string dimensions_text(const std::vector<int64_t>& dims);
+
 // Owners of the runtime's objects: `Owned<OrtValue> value = ...;` releases by itself.
 struct Releaser {
   void operator()(OrtEnv* p) const { api::ReleaseEnv(p); }
@@ -29,6 +35,7 @@ struct Releaser {
   void operator()(OrtRunOptions* p) const { api::ReleaseRunOptions(p); }
   void operator()(OrtIoBinding* p) const { api::ReleaseIoBinding(p); }
   void operator()(OrtValue* p) const { api::ReleaseValue(p); }
+  void operator()(OrtTypeInfo* p) const { api::ReleaseTypeInfo(p); }
   void operator()(OrtMemoryInfo* p) const { api::ReleaseMemoryInfo(p); }
   void operator()(OrtTensorTypeAndShapeInfo* p) const { api::ReleaseTensorTypeAndShapeInfo(p); }
 };

@@ -130,6 +130,11 @@ inline constexpr Status<30, const OrtSession*, size_t*> SessionGetInputCount;
 inline constexpr Status<31, const OrtSession*, size_t*> SessionGetOutputCount;
 inline constexpr Status<36, const OrtSession*, size_t, OrtAllocator*, char**> SessionGetInputName;
 inline constexpr Status<37, const OrtSession*, size_t, OrtAllocator*, char**> SessionGetOutputName;
+inline constexpr Status<33, const OrtSession*, size_t, OrtTypeInfo**> SessionGetInputTypeInfo;
+inline constexpr Status<34, const OrtSession*, size_t, OrtTypeInfo**> SessionGetOutputTypeInfo;
+inline constexpr Status<55, const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**>
+    CastTypeInfoToTensorInfo;
+inline constexpr Release<98, OrtTypeInfo> ReleaseTypeInfo;
 inline constexpr Status<110, OrtSession*, OrtAllocator*, char**> SessionEndProfiling;
 
 // Runs over bound memory
@@ -152,6 +157,7 @@ inline constexpr Status<65, const OrtValue*, OrtTensorTypeAndShapeInfo**> GetTen
 inline constexpr Status<57, OrtTensorTypeAndShapeInfo**> CreateTensorTypeAndShapeInfo;
 inline constexpr Status<58, OrtTensorTypeAndShapeInfo*, int> SetTensorElementType;
 inline constexpr Status<59, OrtTensorTypeAndShapeInfo*, const int64_t*, size_t> SetDimensions;
+inline constexpr Status<60, const OrtTensorTypeAndShapeInfo*, int*> GetTensorElementType;
 inline constexpr Status<61, const OrtTensorTypeAndShapeInfo*, size_t*> GetDimensionsCount;
 inline constexpr Status<62, const OrtTensorTypeAndShapeInfo*, int64_t*, size_t> GetDimensions;
 inline constexpr Release<99, OrtTensorTypeAndShapeInfo> ReleaseTensorTypeAndShapeInfo;

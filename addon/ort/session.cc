@@ -30,26 +30,47 @@ Owned<OrtSessionOptions> make_options(const SessionConfig& config, const Environ
   return options;
 }
 
-template <class Count, class Name>
-std::vector<std::string> read_names(const OrtSession* session, Count count_of, Name name_of) {
+template <class Count, class Name, class Type>
+std::vector<ModelPort> read_ports(const OrtSession* session, Count count_of, Name name_of,
+                                  Type type_of) {
+  const char* what = "read the session's inputs and outputs";
   OrtAllocator* allocator = nullptr;
-  check(api::GetAllocatorWithDefaultOptions(&allocator), "read the session's names");
+  check(api::GetAllocatorWithDefaultOptions(&allocator), what);
   size_t count = 0;
-  check(count_of(session, &count), "read the session's names");
-  std::vector<std::string> names(count);
+  check(count_of(session, &count), what);
+  std::vector<ModelPort> ports(count);
   for (size_t i = 0; i < count; i++) {
     char* text = nullptr;
-    check(name_of(session, i, allocator, &text), "read the session's names");
-    names[i] = text;
-    check(api::AllocatorFree(allocator, text), "read the session's names");
+    check(name_of(session, i, allocator, &text), what);
+    ports[i].name = text;
+    check(api::AllocatorFree(allocator, text), what);
+    OrtTypeInfo* type = nullptr;
+    check(type_of(session, i, &type), what);
+    const Owned<OrtTypeInfo> owned(type);
+    const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+    check(api::CastTypeInfoToTensorInfo(type, &tensor), what);
+    if (!tensor)
+      throw EngineError("INVALID_ARGUMENT", ports[i].name + " is not a tensor", "loadSession");
+    int dtype = 0;
+    check(api::GetTensorElementType(tensor, &dtype), what);
+    ports[i].dtype = static_cast<DType>(dtype);
+    ports[i].dims = dimensions(tensor);
   }
-  return names;
+  return ports;
 }
 
-std::string list(const std::vector<std::string>& names) {
+std::string list(const std::vector<ModelPort>& ports) {
   std::string text;
-  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  for (const auto& port : ports) text += (text.empty() ? "" : ", ") + port.name;
   return text;
+}
+
+// An open dimension of the model takes any number. A model may also leave the rank open: then the
+// runtime reports no dimensions, and checks when it runs.
+bool fits(const std::vector<int64_t>& model, const std::vector<int64_t>& bound) {
+  if (model.empty()) return true;
+  return std::equal(model.begin(), model.end(), bound.begin(), bound.end(),
+                    [](int64_t m, int64_t b) { return m < 0 || m == b; });
 }
 
 }  // namespace
@@ -63,8 +84,10 @@ Session::Session(const Environment& environment, const void* model, size_t bytes
   check(api::CreateSessionFromArray(environment.env(), model, bytes, options.get(), &made),
         "load session " + config_.name);
   session_.reset(made);
-  inputs_ = read_names(made, api::SessionGetInputCount, api::SessionGetInputName);
-  outputs_ = read_names(made, api::SessionGetOutputCount, api::SessionGetOutputName);
+  inputs_ = read_ports(made, api::SessionGetInputCount, api::SessionGetInputName,
+                       api::SessionGetInputTypeInfo);
+  outputs_ = read_ports(made, api::SessionGetOutputCount, api::SessionGetOutputName,
+                        api::SessionGetOutputTypeInfo);
 }
 
 Session::~Session() {
@@ -93,8 +116,8 @@ Instance::Instance(std::shared_ptr<Session> session, std::vector<BoundTensor> in
   bind(session_->outputs(), outputs, false);
 }
 
-void Instance::bind(const std::vector<std::string>& names, std::vector<BoundTensor>& tensors,
-                    bool input) {
+void Instance::bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input) {
+  const std::string names = list(missing);
   static OrtMemoryInfo* const cpu = [] {
     OrtMemoryInfo* info = nullptr;
     check(api::CreateMemoryInfo("Cpu", 0, 0, 0, &info), "create memory info");
@@ -105,13 +128,21 @@ void Instance::bind(const std::vector<std::string>& names, std::vector<BoundTens
   const auto refuse = [&](const std::string& message) {
     throw EngineError("INVALID_ARGUMENT", what + ": " + message, what);
   };
-  std::vector<std::string> missing = names;
   for (auto& tensor : tensors) {
-    const auto place = std::find(missing.begin(), missing.end(), tensor.name);
+    const auto place = std::find_if(missing.begin(), missing.end(), [&](const ModelPort& port) {
+      return port.name == tensor.name;
+    });
     if (place == missing.end())
       refuse(std::string("there is no free ") + kind + " " + tensor.name + "; the model has " +
-             list(names));
+             names);
+    const ModelPort port = *place;
     missing.erase(place);
+    if (port.dtype != tensor.dtype)
+      refuse(tensor.name + " is bound as " + dtype_name(tensor.dtype) + ", the model's is " +
+             dtype_name(port.dtype));
+    if (!fits(port.dims, tensor.dims))
+      refuse(tensor.name + " is bound as " + dimensions_text(tensor.dims) + ", the model's is " +
+             dimensions_text(port.dims));
     const size_t element = size_of(tensor.dtype);
     if (element == 0) refuse(tensor.name + " is of strings, which have no memory of their own");
     size_t bytes = element;

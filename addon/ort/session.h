@@ -25,6 +25,13 @@ struct SessionConfig {
   std::string profile_prefix;
 };
 
+// An input or output of a model.
+struct ModelPort {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> dims;  // -1 where the model leaves a dimension open
+};
+
 // A model that ONNX Runtime has compiled. Identical segments share one.
 class Session {
  public:
@@ -36,16 +43,16 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   const std::string& name() const { return config_.name; }
-  const std::vector<std::string>& inputs() const { return inputs_; }
-  const std::vector<std::string>& outputs() const { return outputs_; }
+  const std::vector<ModelPort>& inputs() const { return inputs_; }
+  const std::vector<ModelPort>& outputs() const { return outputs_; }
 
  private:
   friend class Instance;
   SessionConfig config_;
   std::shared_ptr<WorkspacePool> pool_;
   Owned<OrtSession> session_;
-  std::vector<std::string> inputs_;
-  std::vector<std::string> outputs_;
+  std::vector<ModelPort> inputs_;
+  std::vector<ModelPort> outputs_;
 };
 
 // Memory for one input or output. `offset` in bytes.
@@ -62,7 +69,7 @@ struct BoundTensor {
 class Instance {
  public:
   // Throws INVALID_ARGUMENT for an input or output that the session does not have, that is missing
-  // or bound twice, or whose memory is too small; ORT_FAILED where types or shapes do not fit.
+  // or bound twice, whose type or shape is not the model's, or whose memory is too small.
   Instance(std::shared_ptr<Session> session, std::vector<BoundTensor> inputs,
            std::vector<BoundTensor> outputs);
   Instance(const Instance&) = delete;
@@ -73,7 +80,7 @@ class Instance {
   void run(const OrtRunOptions* options);
 
  private:
-  void bind(const std::vector<std::string>& names, std::vector<BoundTensor>& tensors, bool input);
+  void bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input);
 
   std::shared_ptr<Session> session_;
   std::vector<std::shared_ptr<Buffer>> memory_;

@@ -1,6 +1,7 @@
 // SoftmaxGrad, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad.
 #include "kernels/softmax.h"
 #include "ort/custom_op.h"
+#include "ort/library.h"
 
 namespace dsjs::ort {
 namespace {
@@ -25,7 +26,8 @@ void add_softmax_operators(Operators& operators) {
         return [axis](Call& call) {
           const Shape& shape = call.shape(1);
           require(axis == -1 || axis + 1 == static_cast<int64_t>(shape.size()),
-                  "axis " + std::to_string(axis) + " is not the last axis of " + to_text(shape));
+                  "axis " + std::to_string(axis) + " is not the last axis of " +
+                      dimensions_text(shape));
           const size_t D = last_axis(shape);
           const auto* dy = call.input<float>(0);
           const auto* y = call.input<float>(1);

@@ -10,7 +10,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { fromNumbers, GraphBuilder, numel, type Tensor } from '../graph/index.ts';
 import { randomNumbers } from '../graph/testing.ts';
 import type { DataType } from '../graph/ir.ts';
-import { BoundGraph, soloEngine } from './testing.ts';
+import { BoundGraph, soloEngine } from './engine-testing.ts';
 
 const u = 2 ** -24;
 const engine = soloEngine(2);
