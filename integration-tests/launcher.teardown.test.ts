@@ -1,16 +1,19 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { fixture, type Launch, startLauncher, until } from './launcher.run.ts';
 
 // What a run could leave in memory besides processes: nothing of ours may appear there.
 const sharedMemoryFiles = () => readdirSync('/dev/shm').filter((name) => /deepspeed/i.test(name));
 let before: string[];
-let launch: Launch;
+let launch: Launch | undefined;
 beforeEach(() => {
   before = sharedMemoryFiles();
 });
 afterEach(async () => {
-  await until(() => launch.processes().length === 0);
+  await until(() => (launch?.processes() ?? []).length === 0);
   expect(sharedMemoryFiles()).toEqual(before);
 });
 
@@ -115,6 +118,24 @@ describe('a signal to the launcher', () => {
     child.kill('SIGINT');
     expect(await finished).toMatchObject({ status: 130 });
   });
+});
+
+// util-linux: runs a command on a terminal of its own.
+const hasScript = spawnSync('script', ['--version']).status === 0;
+
+it.skipIf(!hasScript)('Ctrl-C on a terminal reaches every rank once', async () => {
+  const launcher = fileURLToPath(new URL('../src/cli/deepspeed.ts', import.meta.url));
+  const command = `${process.execPath} --import tsx ${launcher} --num_procs 2 ${fixture('wait.mjs')} graceful`;
+  const terminal = spawn('script', ['-qec', command, '/dev/null']);
+  let shown = '';
+  terminal.stdout.on('data', (text) => {
+    shown += text;
+  });
+  await until(() => shown.includes('ready 0') && shown.includes('ready 1'));
+  terminal.stdin.write('\u0003');
+  const [status] = await once(terminal, 'close');
+  expect(status).toBe(130);
+  for (const rank of [0, 1]) expect(shown.split(`saved by ${rank} on SIGINT`)).toHaveLength(2);
 });
 
 it('the death of the launcher ends every rank', async () => {

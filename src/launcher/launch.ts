@@ -93,7 +93,8 @@ export async function launch(options: LaunchOptions): Promise<number> {
   const { gracePeriodMs, hangTimeoutMs } = options;
   const outcome = await supervise(ranks, { control, gracePeriodMs, hangTimeoutMs, stderr, say });
   control.dispose();
-  for (const line of reportLines(outcome, oomKillsBefore, stderr)) await stderr.write(`${line}\n`);
+  const lines = reportLines(outcome, worldSize, oomKillsBefore, stderr);
+  for (const line of lines) await stderr.write(`${line}\n`);
   return runStatus(outcome);
 }
 

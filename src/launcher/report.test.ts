@@ -50,10 +50,21 @@ it('the report ends with the error of the rank that failed first, each error onc
   const alike = end(3, { error: own.error });
   const other = end(4, { tail: ['something else', 'at the end'] });
   const failures = [fellOver, own, alike, other];
-  expect(reportLines({ stopped: { kind: 'failure' }, failures }, null, terminal)).toEqual([
+  expect(reportLines({ stopped: { kind: 'failure' }, failures }, 5, null, terminal)).toEqual([
     `deepspeed: ${describeEnd(other)} as well: at the end`,
     'deepspeed: rank 2 (pid 102) failed with exit code 3; the other ranks were stopped',
     '[rank 2] Error: no data',
+  ]);
+});
+
+it('the report of a single rank adds nothing to the error that it has shown', () => {
+  const terminal = new Terminal(new Writable());
+  const lines = (failure: RankEnd) =>
+    reportLines({ stopped: { kind: 'failure' }, failures: [failure] }, 1, null, terminal);
+  expect(lines(end(0, { error: own.error }))).toEqual([]);
+  expect(lines(end(0, { signal: 'SIGSEGV' }))).toEqual([
+    'deepspeed: rank 0 (pid 100) was killed by SIGSEGV',
+    expect.stringContaining('native code crashed'),
   ]);
 });
 

@@ -28,6 +28,7 @@ export function runStatus({ stopped, failures }: RunOutcome): number {
  */
 export function reportLines(
   { stopped, failures }: RunOutcome,
+  worldSize: number,
   oomKillsBefore: number | null,
   terminal: Terminal,
 ): string[] {
@@ -40,12 +41,17 @@ export function reportLines(
     ];
   const cause = firstCause(failures);
   if (cause === null) return [];
+  const hint = hintLines(cause, oomKillsBefore);
+  if (worldSize === 1) {
+    // A single rank's error is the last thing on the terminal already.
+    return cause.signal === null ? [] : [`${mark} ${describeEnd(cause)}`, ...hint];
+  }
   return [
     ...failures
       .filter((end) => end !== cause && !isConsequence(end) && !isSameError(end, cause))
       .map((end) => `${mark} ${describeEnd(end)} as well${firstWords(end)}`),
     `${mark} ${describeEnd(cause)}; the other ranks were stopped`,
-    ...hintLines(cause, oomKillsBefore),
+    ...hint,
     ...ownError(cause).map((line) => `${terminal.style('cyan', `[rank ${cause.rank}]`)} ${line}`),
   ];
 }

@@ -1,0 +1,122 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { packageVersion } from '../launcher/index.ts';
+import { type Environment, inspectEnvironment, isUsable } from './environment.ts';
+import { report } from './report.ts';
+
+let folder: string;
+let printed: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'report-'));
+  printed = '';
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
+    printed += text;
+    return true;
+  });
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.unstubAllEnvs();
+  rmSync(folder, { recursive: true });
+});
+
+const model = fileURLToPath(new URL('../../goldens/models/gpt2', import.meta.url));
+const writeConfig = (config: object) => {
+  const path = join(folder, 'ds_config.json');
+  writeFileSync(path, JSON.stringify(config));
+  return path;
+};
+
+/** A package `name` with nothing but its version, as npm would install it below `at`. */
+function install(at: string, name: string, version: string) {
+  const target = join(at, 'node_modules', name);
+  mkdirSync(target, { recursive: true });
+  writeFileSync(join(target, 'package.json'), JSON.stringify({ name, version }));
+  return target;
+}
+
+describe('the environment', () => {
+  it('is printed, and given as JSON', async () => {
+    await report([]);
+    for (const word of [packageVersion, process.versions.node, process.platform, 'engine'])
+      expect(printed).toContain(word);
+    printed = '';
+    await report(['--json']);
+    const { environment, config } = JSON.parse(printed) as {
+      environment: Environment;
+      config: null;
+    };
+    expect(environment.node.version).toBe(process.versions.node);
+    expect(environment.cores.usable).toBeGreaterThanOrEqual(1);
+    expect(config).toBeNull();
+  });
+
+  it('says which ONNX Runtime counts: the one that transformers.js finds', () => {
+    const transformers = install(folder, '@huggingface/transformers', '4.3.1');
+    install(folder, 'onnxruntime-node', '1.30.0');
+    vi.spyOn(process, 'cwd').mockReturnValue(folder);
+    expect(inspectEnvironment().peers.map(({ supported }) => supported)).toEqual([true, true]);
+
+    install(transformers, 'onnxruntime-node', '1.99.0');
+    const environment = inspectEnvironment();
+    expect(environment.peers).toContainEqual({
+      name: 'onnxruntime-node',
+      version: '1.99.0',
+      required: '1.30.0',
+      supported: false,
+    });
+    expect(isUsable(environment)).toBe(false);
+  });
+
+  it('does not need peers that are not installed', () => {
+    vi.spyOn(process, 'cwd').mockReturnValue(folder);
+    expect(inspectEnvironment().peers.map(({ version }) => version)).toEqual([null, null]);
+  });
+});
+
+describe('--config', () => {
+  it('explains the effective config, with the batch of that many ranks', async () => {
+    const path = writeConfig({ train_micro_batch_size_per_gpu: 3, gradient_accumulation_steps: 2 });
+    await report(['--config', path, '--num_procs', '4']);
+    expect(printed).toContain('effective config for 4 ranks:');
+    expect(printed).toMatch(/train_batch_size +24 +computed/);
+  });
+
+  it('fills "auto" as a Trainer would, and says that it did', async () => {
+    const path = writeConfig({
+      train_batch_size: 'auto',
+      optimizer: { type: 'AdamW', params: { lr: 'auto' } },
+    });
+    await report(['--config', path, '--num_procs', '2']);
+    expect(printed).toContain('defaults of a Trainer');
+    expect(printed).toMatch(/train_batch_size +16 +auto/);
+    expect(printed).toMatch(/optimizer\.params\.lr +0\.00005 +auto/);
+  });
+
+  it('warns of defaults that exceed the model', async () => {
+    const path = writeConfig({ train_batch_size: 8, zero_optimization: { stage: 2 } });
+    await report(['--config', path, '--model', model, '--num_procs', '2']);
+    expect(printed).toContain('warning: the default of zero_optimization.reduce_bucket_size');
+    printed = '';
+    await report(['--config', path, '--num_procs', '2']);
+    expect(printed).not.toContain('warning');
+  });
+
+  it.each([
+    [['--model', model], 'LAUNCHER_USAGE'],
+    [['--confg', 'x'], 'LAUNCHER_USAGE'],
+    [['--config', 'missing.json'], 'CONFIG_NOT_FOUND'],
+  ])('refuses %j', async (words, code) => {
+    await expect(report(words)).rejects.toMatchObject({ code });
+  });
+
+  it('refuses a config whose batch sizes do not fit the ranks', async () => {
+    const path = writeConfig({ train_batch_size: 8, train_micro_batch_size_per_gpu: 3 });
+    await expect(report(['--config', path, '--num_procs', '2'])).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+    });
+  });
+});
