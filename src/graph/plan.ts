@@ -29,6 +29,8 @@ export interface PlanOptions {
   inputShapes: Readonly<Record<string, readonly number[]>>;
   /** Asked for each float initializer: is it a parameter that training changes? */
   trainable: (name: string) => boolean;
+  /** Initializers whose values the host binds even when they are frozen; others may become constants. */
+  bound?: ((name: string) => boolean) | undefined;
   /** The graph output whose gradient the host provides as `grad.<lossOutput>`. Default `loss`. */
   lossOutput?: string | undefined;
   /** Outputs that inference also computes, such as `logits`. */
@@ -120,7 +122,8 @@ const smallConstant = 1024;
 export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const loss = options.lossOutput ?? 'loss';
   const source = withOutputs(graph, [loss, ...(options.keepOutputs ?? [])]);
-  const concrete = makeConcrete(source, options.inputShapes, options.trainable);
+  const isBound = (name: string) => options.trainable(name) || (options.bound?.(name) ?? false);
+  const concrete = makeConcrete(source, options.inputShapes, isBound);
   const fused = options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete);
   const trainable = new Set([...concrete.parameters].filter(options.trainable));
   const typed: TypedGraph = { graph: fused.graph, types: fused.types };
@@ -385,8 +388,10 @@ class ActualNames {
     const role = canonical.roles.get(formal);
     const actual = this.actuals.get(formal);
     if (role !== undefined) return { actual: actual!, kind: role as ValueKind };
-    if (saved.has(formal)) return { actual: `${piece.name}/${formal}`, kind: 'saved' };
-    return { actual: actual!, kind: output && graphOutputs.has(actual!) ? 'output' : 'activation' };
+    const kept = graphOutputs.has(actual!);
+    // A kept output that backward reads, too, is one value with one place.
+    if (saved.has(formal) && !kept) return { actual: `${piece.name}/${formal}`, kind: 'saved' };
+    return { actual: actual!, kind: output && kept ? 'output' : 'activation' };
   }
 }
 

@@ -17,19 +17,19 @@ const smallParameter = 4096;
 const weightOperators = new Set(['MatMul', 'Gemm', 'FusedMatMul', 'Gather']);
 
 /**
- * `trainable` is asked for each float initializer. Frozen ones count as parameters, too, when they are
- * large operands of a product or a lookup; other initializers are constants.
+ * `isParameter` is asked for each float initializer. Others count as parameters, too, when they are
+ * large operands of a product or a lookup; the rest are constants.
  */
 export function makeConcrete(
   graph: Graph,
   inputShapes: Readonly<Record<string, readonly number[]>>,
-  trainable: (name: string) => boolean,
+  isParameter: (name: string) => boolean,
 ): ConcreteGraph {
   const sorted = { ...graph, nodes: sortNodes(graph) };
   const parameters = new Set<string>();
   for (const [name, tensor] of graph.initializers) {
     if (!isFloat(tensor.dtype)) continue;
-    if (trainable(name) || isWeight(graph, name, tensor)) parameters.add(name);
+    if (isParameter(name) || isWeight(graph, name, tensor)) parameters.add(name);
   }
   const open = parametersAsInputs(sorted, parameters);
   const types = inferTypes(open, { inputs: inputShapes });

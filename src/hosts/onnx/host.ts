@@ -45,6 +45,7 @@ export class OnnxHost implements Host {
   readonly frozen: readonly { name: string; shape: readonly number[] }[];
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
+  readonly #known: ReadonlySet<string>;
   readonly #options: Required<OnnxHostOptions>;
   readonly #sessions: SessionCache;
   readonly #plans = new Map<string, TrainingPlan>();
@@ -61,6 +62,7 @@ export class OnnxHost implements Host {
   ) {
     this.#runtime = runtime;
     this.#model = model;
+    this.#known = new Set(model.parameters.map(({ name }) => name));
     this.#options = { fuse: true, programs: 8, ...options };
     this.#sessions = new SessionCache(runtime.engine);
     this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
@@ -201,7 +203,8 @@ export class OnnxHost implements Host {
         inputShapes: Object.fromEntries(
           graph.inputs.map((input) => [input.name, [...(input.shape as number[])]]),
         ),
-        trainable: (name) => this.#model.isTrainable(name),
+        trainable: (name) => this.#known.has(name) && this.#model.isTrainable(name),
+        bound: (name) => this.#known.has(name),
         lossOutput,
         keepOutputs: ['logits'],
         fuse: this.#options.fuse,

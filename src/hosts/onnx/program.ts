@@ -228,11 +228,15 @@ class Timeline {
       const io = kind === 'training' ? segment.forward : segment.inference;
       touch(io.inputs, 1 + index);
       touch(io.outputs, 1 + index);
-      // The host reads outputs after the step, and writes the loss gradient before backward.
-      for (const value of io.outputs) if (value.kind === 'output') this.#touch(value, end);
+      // The host reads the loss after the step, other outputs after inference only.
+      for (const value of io.outputs) {
+        const read = kind === 'inference' || plan.seeds.includes(`grad.${value.actual}`);
+        if (value.kind === 'output' && read) this.#touch(value, end);
+      }
       if (kind === 'training') this.#backward(segment, 2 * count - index);
     });
     if (kind === 'training') {
+      // The host writes the gradient of the loss before the first segment runs.
       for (const value of this.values.values()) {
         if (value.kind === 'grad' && plan.seeds.includes(value.actual)) this.#touch(value, 1);
       }
