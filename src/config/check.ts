@@ -127,9 +127,9 @@ function checkKey(
   const changed = !isDeepStrictEqual(parsed.data, key.default);
   if (changed && !settled) {
     if (key.later?.includes(parsed.data)) {
-      problems.push(unavailable(`${path} = ${JSON.stringify(parsed.data)}`, path, 'not yet'));
+      problems.push(unavailable(path, 'not yet', undefined, parsed.data));
     } else if (key.status === 'not yet' || key.status === 'never') {
-      problems.push(unavailable(path, path, key.status, key.note));
+      problems.push(unavailable(path, key.status, key.note));
     } else if (key.status === 'ignored') {
       warnings.push(`${path} has no effect: ${key.note}`);
     }
@@ -179,7 +179,7 @@ function checkChoice(
   const variant = choice.variants[type]!;
   findings.origins[join(path, 'type')] = 'file';
   if (variant.status !== 'available') {
-    findings.problems.push(unavailable(`${path}.type = ${type}`, join(path, 'type'), 'not yet'));
+    findings.problems.push(unavailable(join(path, 'type'), 'not yet', undefined, type));
     return null;
   }
   const params = checkSection(
@@ -199,24 +199,22 @@ function checkBlock(
   { problems, origins }: Findings,
 ): Values | null {
   if (written === undefined || written === null || written === false) return null;
-  if (isSwitchedOn(written)) problems.push(unavailable(path, path, block.status, block.note));
+  if (isSwitchedOn(written)) problems.push(unavailable(path, block.status, block.note));
   origins[path] = 'file';
   return isObject(written) ? written : null;
 }
 
+/** `value` is given where only some values of the key are missing. */
 function unavailable(
-  what: string,
   path: string,
   status: 'not yet' | 'never',
   note?: string,
+  value?: unknown,
 ): Problem {
   const verdict = status === 'never' ? 'is not part of deepspeed-js' : 'is not available yet';
-  const subject = what === path ? '' : `${what} `;
-  return {
-    kind: 'unavailable',
-    path,
-    expected: `${subject}${verdict}${note === undefined ? '' : `: ${note}`}`,
-  };
+  const subject = value === undefined ? '' : `${JSON.stringify(value)} `;
+  const reason = note === undefined ? '' : `: ${note}`;
+  return { kind: 'unavailable', path, got: value, expected: `${subject}${verdict}${reason}` };
 }
 
 /** `candidates` are the keys that exist where the unknown one was found. */
