@@ -3,10 +3,43 @@ import { Emitter } from '../../emitter.ts';
 import type { Graph, Node } from '../../ir.ts';
 import { producersOf, readsOf } from '../../topology.ts';
 import { replacement, type TypedGraph, withoutDeadNodes } from '../rewrite.ts';
+import {
+  decomposedGelu,
+  decomposedSilu,
+  gatedSilu,
+  operatorGelu,
+  operatorSilu,
+} from './activation.ts';
+import { logSoftmaxAndLoss, softmaxCrossEntropyLoss } from './cross-entropy.ts';
+import { dropout } from './dropout.ts';
+import {
+  decomposedLayerNorm,
+  decomposedRmsNorm,
+  onnxLayerNorm,
+  onnxRmsNorm,
+} from './normalization.ts';
 import { type Fusion, GraphView } from './pattern.ts';
+import { rotatedHalves, rotateHalf } from './rotary.ts';
+import { transposedProduct } from './transposed-product.ts';
 
 /** In order of precedence at one node. */
-const fusions: readonly Fusion[] = [];
+const fusions: readonly Fusion[] = [
+  softmaxCrossEntropyLoss,
+  logSoftmaxAndLoss,
+  onnxLayerNorm,
+  onnxRmsNorm,
+  decomposedLayerNorm,
+  decomposedRmsNorm,
+  operatorGelu,
+  decomposedGelu,
+  operatorSilu,
+  gatedSilu,
+  decomposedSilu,
+  rotatedHalves,
+  rotateHalf,
+  dropout,
+  transposedProduct,
+];
 
 export interface Fused extends TypedGraph {
   /** One line for each kind of replacement that happened. */
