@@ -8,7 +8,13 @@ export {
   type TrainerControl,
   type TrainerState,
 } from './hosts/onnx/callbacks.ts';
-export { type Dataset, type MapDataset, type Sample, tokenBlocks } from './hosts/onnx/dataset.ts';
+export {
+  type Dataset,
+  type MapDataset,
+  type Sample,
+  tokenBlocks,
+  unigramEntropy,
+} from './hosts/onnx/dataset.ts';
 export type { EvaluationMetrics, Prediction } from './hosts/onnx/evaluation.ts';
 export {
   AutoModelForCausalLM,

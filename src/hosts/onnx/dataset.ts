@@ -74,3 +74,20 @@ export function checkSample(sample: Sample, index: number): Sample {
   }
   return sample;
 }
+
+/**
+ * Entropy of the token frequencies, in nats per token: the loss of a model that knows how often each
+ * token occurs and nothing else. A language model must get below it.
+ */
+export function unigramEntropy(tokens: ArrayLike<number>): number {
+  const counts = new Map<number, number>();
+  for (let index = 0; index < tokens.length; index += 1) {
+    counts.set(tokens[index]!, (counts.get(tokens[index]!) ?? 0) + 1);
+  }
+  let entropy = 0;
+  for (const count of counts.values()) {
+    const share = count / tokens.length;
+    entropy -= share * Math.log(share);
+  }
+  return entropy;
+}
