@@ -1,0 +1,187 @@
+/**
+ * What every bench shares: peers as processes of their own, alternating measurement, and the report.
+ * A peer answers each line `run` on its input with the seconds that one pass took.
+ */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface, type Interface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+export interface Aim {
+  name: string;
+  /** Null where a peer that it needs is not installed. */
+  value: number | null;
+  op: '>=' | '<=';
+  aim: number;
+}
+
+export interface Report {
+  figures: Record<string, number | null>;
+  aims: Aim[];
+}
+
+export interface BenchOptions {
+  /** What is printed while it runs; nothing must go to stdout otherwise. */
+  log(line: string): void;
+}
+
+/** A bench: `bench/NAME.ts` has one as its default export. */
+export interface Bench {
+  /** One line for the list of benches. */
+  about: string;
+  run(options: BenchOptions): Promise<Report>;
+}
+
+/** Something measured: seconds of one pass. */
+export interface Subject {
+  name: string;
+  run(): number | Promise<number>;
+}
+
+export interface Measured {
+  median: number;
+  min: number;
+  max: number;
+  /** (max − min) / median. */
+  spread: number;
+}
+
+export function median(values: readonly number[]): number {
+  if (values.length === 0) throw new Error('a median of nothing');
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+/**
+ * Seconds of each subject: `warmup` rounds unseen, then `rounds` in which every subject runs once, in
+ * turn, so that a slow minute of the machine hits all of them.
+ */
+export async function measure(
+  subjects: readonly Subject[],
+  { warmup = 2, rounds = 15 } = {},
+): Promise<Map<string, Measured>> {
+  const samples = new Map<string, number[]>(subjects.map(({ name }) => [name, []]));
+  for (let round = -warmup; round < rounds; round++) {
+    for (const subject of subjects) {
+      const seconds = await subject.run();
+      if (round >= 0) samples.get(subject.name)!.push(seconds);
+    }
+  }
+  return new Map(
+    [...samples].map(([name, values]) => {
+      const min = Math.min(...values);
+      const max = Math.max(...values);
+      const middle = median(values);
+      return [name, { median: middle, min, max, spread: (max - min) / middle }];
+    }),
+  );
+}
+
+/** Seconds that `body` takes. */
+export async function timed(body: () => unknown): Promise<number> {
+  const start = process.hrtime.bigint();
+  await body();
+  return Number(process.hrtime.bigint() - start) / 1e9;
+}
+
+/** A process that measures itself. */
+export class Peer implements Subject {
+  readonly name: string;
+  private readonly child: ChildProcess;
+  private readonly lines: Interface;
+  private readonly answers: AsyncIterator<string>;
+
+  private constructor(name: string, child: ChildProcess) {
+    this.name = name;
+    this.child = child;
+    this.lines = createInterface({ input: child.stdout! });
+    this.answers = this.lines[Symbol.asyncIterator]();
+  }
+
+  /** Starts it and waits until it says `ready`; null, with the reason logged, where it cannot. */
+  static async start(
+    name: string,
+    command: string,
+    args: string[],
+    log: (line: string) => void,
+  ): Promise<Peer | null> {
+    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    let errors = '';
+    child.stderr!.on('data', (data: Buffer) => {
+      errors = (errors + data).slice(-2000);
+    });
+    child.stdin!.on('error', () => {}); // it may be gone: the missing answer tells
+    const failed = new Promise<null>((resolve) => child.once('error', () => resolve(null)));
+    const peer = new Peer(name, child);
+    if ((await Promise.race([peer.ready(), failed])) !== null) return peer;
+    const reason = errors.trim().split('\n').at(-1) || `${command} does not start`;
+    log(`${name}: not available here (${reason})`);
+    peer.stop();
+    return null;
+  }
+
+  async run(): Promise<number> {
+    this.child.stdin!.write('run\n');
+    const { value, done } = await this.answers.next();
+    const seconds = Number(value);
+    if (done || !(seconds > 0)) throw new Error(`${this.name} ended or answered ${String(value)}`);
+    return seconds;
+  }
+
+  stop(): void {
+    this.lines.close();
+    this.child.kill('SIGKILL');
+  }
+
+  /** Libraries print to stdout too: lines before `ready` are theirs. */
+  private async ready(): Promise<true | null> {
+    for (;;) {
+      const { value, done } = await this.answers.next();
+      if (done) return null;
+      if (value === 'ready') return true;
+    }
+  }
+}
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+
+/** A peer of `bench/peers/SCRIPT`, run by the Python that PEERS_PYTHON names. */
+export function pythonPeer(
+  name: string,
+  script: string,
+  args: string[],
+  { log }: BenchOptions,
+): Promise<Peer | null> {
+  const python = process.env.PEERS_PYTHON ?? join(homedir(), 'peers', 'bin', 'python');
+  return Peer.start(name, python, [join(here, 'peers', script), ...args], log);
+}
+
+/** A limit of `bench/limits/SOURCE`, compiled for this processor. Throws where it does not compile. */
+export async function limitPeer(
+  name: string,
+  source: string,
+  args: string[],
+  { log }: BenchOptions,
+): Promise<Peer> {
+  const folder = join(here, '..', 'build', 'bench');
+  mkdirSync(folder, { recursive: true });
+  const program = join(folder, source.replace(/\.cc$/, ''));
+  const compiler = process.env.CXX ?? 'c++';
+  const flags = ['-std=c++20', '-O3', '-march=native', '-pthread'];
+  const built = spawnSync(compiler, [...flags, join(here, 'limits', source), '-o', program], {
+    encoding: 'utf8',
+  });
+  if (built.status !== 0 || !existsSync(program))
+    throw new Error(`${source} does not compile: ${built.stderr ?? built.error?.message}`);
+  const peer = await Peer.start(name, program, args, log);
+  if (!peer) throw new Error(`${source} does not run`);
+  return peer;
+}
+
+export function isMet({ value, op, aim }: Aim): boolean | null {
+  if (value === null) return null;
+  return op === '>=' ? value >= aim : value <= aim;
+}
