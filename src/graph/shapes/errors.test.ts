@@ -1,9 +1,11 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { PlainAttribute } from '../attributes.ts';
 import { GraphBuilder } from '../builder.ts';
 import type { DataType, Dim, Graph } from '../ir.ts';
 import { fromNumbers, toNumbers } from '../tensor.ts';
 import { type InferOptions, inferTypes } from './infer.ts';
+import { knownOperators } from './table.ts';
 
 type Input = readonly [dtype: DataType, shape: readonly Dim[]];
 const f = (...shape: Dim[]): Input => ['float32', shape];
@@ -226,4 +228,19 @@ describe('deepspeed operators', () => {
   ])('%s refuses', (op, inputs, message) => {
     expect(() => inferTypes(single(op, inputs, {}, 'deepspeed'))).toThrow(message);
   });
+});
+
+it('docs/operators.md lists the operators of ai.onnx and com.microsoft', () => {
+  const docs = readFileSync(new URL('../../../docs/operators.md', import.meta.url), 'utf8');
+  for (const [domain, title] of [
+    ['', 'ai.onnx'],
+    ['com.microsoft', 'com.microsoft'],
+  ] as const) {
+    const line = docs.split('\n').find((text) => text.startsWith(`**${title}**: `))!;
+    const listed = line
+      .slice(line.indexOf(': ') + 2)
+      .replace(/\.$/, '')
+      .split(', ');
+    expect(listed).toEqual(knownOperators.get(domain));
+  }
 });

@@ -89,6 +89,11 @@ const rules: Record<string, Record<string, ShapeRule>> = {
   deepspeed: deepSpeedRules,
 };
 
+/** Names of all operators that have a shape rule, by domain; docs/operators.md lists them. */
+export const knownOperators: ReadonlyMap<string, readonly string[]> = new Map(
+  Object.entries(rules).map(([domain, table]) => [domain, Object.keys(table).sort()]),
+);
+
 /** The rule for a node. Throws OPERATOR_UNKNOWN naming node and operator. */
 export function shapeRuleOf(node: Node): ShapeRule {
   const table = rules[node.domain] ?? {};
