@@ -56,6 +56,20 @@ describe.each(goldenCases)('%s', (name) => {
     }
   });
 
+  it('is built so that every fusion is found and all layers share a program', () => {
+    const runner = runnerFor(golden, true);
+    const fusions = runner.replaced.map((line) => line.replace(/^.*deepspeed\./, ''));
+    expect(fusions.sort()).toEqual(
+      golden.config.modelType === 'gpt2'
+        ? ['Gelu: 2', 'LayerNormalization: 5', 'SoftmaxCrossEntropy: 1']
+        : ['RMSNormalization: 5', 'RotaryEmbedding: 4', 'SiluMul: 2', 'SoftmaxCrossEntropy: 1'],
+    );
+    const layers = runner.segments.filter((segment) => segment.name.startsWith('layer.'));
+    // Attention divided by the layer's number makes GPT-2's layers differ in an attribute.
+    const scaled = golden.config.modelType === 'gpt2' && golden.config.scaleByLayer;
+    expect(new Set(layers.map((layer) => layer.program)).size).toBe(scaled ? layers.length : 1);
+  });
+
   it('follows the loss curve of 20 AdamW steps with warm-up and clipping', async () => {
     const runner = runnerFor(golden, true);
     const inputs = golden.tensors.get('train.input_ids')!;
