@@ -5,7 +5,7 @@ import { packageVersion } from './launcher/package-version.ts';
 import type { NativeBuffer } from './native/index.ts';
 import { type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
-import { type FlatLayout, flatLayout } from './strategies/flat-layout.ts';
+import { type FlatLayout, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import { zeroBytes } from './strategies/zero/estimate.ts';
 import type { ZeroStage } from './strategies/zero/index.ts';

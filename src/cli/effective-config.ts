@@ -6,7 +6,7 @@ import {
   resolveConfig,
   trainerAutos,
 } from '../config/index.ts';
-import { trainingArgumentsSchema } from '../hosts/onnx/arguments.ts';
+import { trainingArgumentsSchema } from '../trainer/arguments.ts';
 import { loadModelConfig, modelParameters } from '../models/config.ts';
 import { countParameters } from '../models/parameters.ts';
 

@@ -1,5 +1,5 @@
 import type { HostParameter } from '../hooks/index.ts';
-import type { FlatLayout, Shard } from './flat-layout.ts';
+import type { FlatLayout, Shard } from '../layout.ts';
 
 /**
  * What one collective carries: whole parameters, contiguous in the flat buffer. `position` counts

@@ -6,7 +6,7 @@ import type {
   NativeCommunicator,
   NativeEngine,
 } from '../native/index.ts';
-import type { FlatLayout } from './flat-layout.ts';
+import type { FlatLayout } from '../layout.ts';
 import type { OptimizerRecipe } from './zero/optimizer.ts';
 
 /** What a strategy may hold on to. Everything lives until the session ends. */

@@ -1,6 +1,6 @@
 import { DeepSpeedError } from '../../errors.ts';
 import type { DataType } from '../../graph/index.ts';
-import type { Sample } from './dataset.ts';
+import type { Sample } from './sample.ts';
 
 export const ignoreIndex = -100;
 

@@ -14,7 +14,7 @@ import {
 import type { NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import type { Session } from '../../session.ts';
-import { alignUp, type FlatLayout, slotAlignment } from '../../strategies/flat-layout.ts';
+import { alignUp, type FlatLayout, slotAlignment } from '../../layout.ts';
 import type { Batch } from './collate.ts';
 import type { TrainableModel } from './model.ts';
 import { Program, type ProgramKind, SessionCache } from './program.ts';

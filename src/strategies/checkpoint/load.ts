@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon, NativeBuffer, NativeCommunicator } from '../../native/contract.ts';
 import { agree } from '../agree.ts';
-import { type FlatLayout, intersect, type Shard } from '../flat-layout.ts';
+import { type FlatLayout, intersect, type Shard } from '../../layout.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, parseManifest } from './manifest.ts';
 

@@ -3,7 +3,7 @@ import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NativeAddon, NativeCommunicator, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero } from '../agree.ts';
-import type { FlatLayout } from '../flat-layout.ts';
+import type { FlatLayout } from '../../layout.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
 import { type Manifest, manifestVersion } from './manifest.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';

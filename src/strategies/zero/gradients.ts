@@ -8,7 +8,7 @@ import {
 } from '../../hooks/index.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { type Bucket, bucketShards } from '../buckets.ts';
-import type { FlatLayout, Shard } from '../flat-layout.ts';
+import type { FlatLayout, Shard } from '../../layout.ts';
 import { planWindows, type WindowPlan } from './windows.ts';
 
 const bytesPerElement = 4;

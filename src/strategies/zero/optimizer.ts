@@ -12,7 +12,7 @@ import type {
   Region,
   Work,
 } from '../../native/contract.ts';
-import { type FlatLayout, groupRanges, intersect, type Shard } from '../flat-layout.ts';
+import { type FlatLayout, groupRanges, intersect, type Shard } from '../../layout.ts';
 import type { GradientReducer } from './gradients.ts';
 
 const bytesPerElement = 4;

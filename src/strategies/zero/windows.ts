@@ -1,4 +1,4 @@
-import { alignUp, slotAlignment } from '../flat-layout.ts';
+import { alignUp, slotAlignment } from '../../layout.ts';
 import type { Bucket } from '../buckets.ts';
 
 /**

@@ -1,4 +1,4 @@
-import type { StepMetrics } from '../../hooks/index.ts';
+import type { StepMetrics } from '../hooks/index.ts';
 import type { TrainingArguments } from './arguments.ts';
 
 /** One line of the log, as `state.logHistory` keeps it. */

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { StepMetrics } from '../../hooks/index.ts';
+import type { StepMetrics } from '../hooks/index.ts';
 import {
   createMonitor,
   createProgress,
@@ -8,7 +8,7 @@ import {
   type Progress,
   renderLossCurve,
   renderSummary,
-} from '../../monitor/index.ts';
+} from '../monitor/index.ts';
 import type { TrainerState } from './callbacks.ts';
 import type { Training } from './setup.ts';
 

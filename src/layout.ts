@@ -1,5 +1,5 @@
-import { DeepSpeedError } from '../errors.ts';
-import { elementCount, type HostParameter } from '../hooks/index.ts';
+import { DeepSpeedError } from './errors.ts';
+import { elementCount, type HostParameter } from './hooks/index.ts';
 
 /**
  * The one table that every ZeRO stage reads: where each parameter lies in the flat buffer, and which

@@ -1,5 +1,5 @@
 import { fetchSamples, isMapDataset, type Dataset, type MapDataset } from './dataset.ts';
-import { DeepSpeedError } from '../../errors.ts';
+import { DeepSpeedError } from '../errors.ts';
 import type { MicroBatch } from './batch-source.ts';
 import type { Training } from './setup.ts';
 

@@ -1,4 +1,4 @@
-import { DeepSpeedError } from '../../errors.ts';
+import { DeepSpeedError } from '../errors.ts';
 import { checkSample, type Dataset, fetchSamples, isMapDataset, type Sample } from './dataset.ts';
 import { DistributedSampler, type SamplerOptions } from './sampler.ts';
 

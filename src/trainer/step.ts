@@ -1,5 +1,5 @@
-import { DeepSpeedError } from '../../errors.ts';
-import type { StepMetrics } from '../../hooks/index.ts';
+import { DeepSpeedError } from '../errors.ts';
+import type { StepMetrics } from '../hooks/index.ts';
 import type { MicroBatch } from './batch-source.ts';
 import type { Training } from './setup.ts';
 

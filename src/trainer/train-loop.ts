@@ -1,4 +1,4 @@
-import type { StepMetrics } from '../../hooks/index.ts';
+import type { StepMetrics } from '../hooks/index.ts';
 import type {
   CallbackContext,
   LogEntry,

@@ -1,10 +1,10 @@
 import { copyFile, mkdir } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DeepSpeedError } from '../../errors.ts';
-import { arraySource, exportOnnx, saveModelConfig, saveParameters } from '../../models/index.ts';
-import { agree } from '../../strategies/agree.ts';
-import type { TrainableModel } from './model.ts';
+import { DeepSpeedError } from '../errors.ts';
+import { arraySource, exportOnnx, saveModelConfig, saveParameters } from '../models/index.ts';
+import { agree } from '../strategies/agree.ts';
+import type { TrainableModel } from '../hosts/onnx/model.ts';
 import type { Training } from './setup.ts';
 
 const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'];

@@ -5,10 +5,10 @@ import {
   solveBatch,
   trainerAutos,
   resolveConfig,
-} from '../../config/index.ts';
-import type { OptimizerHyper } from '../../native/index.ts';
-import { createSchedule, type Schedule } from '../../schedules/index.ts';
-import type { OptimizerRecipe } from '../../strategies/zero/optimizer.ts';
+} from '../config/index.ts';
+import type { OptimizerHyper } from '../native/index.ts';
+import { createSchedule, type Schedule } from '../schedules/index.ts';
+import type { OptimizerRecipe } from '../strategies/zero/optimizer.ts';
 import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
 import { trainerSchedule } from './hf-schedule.ts';
 

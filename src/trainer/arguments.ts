@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { DeepSpeedError } from '../../errors.ts';
-import { nearest } from '../../nearest.ts';
+import { DeepSpeedError } from '../errors.ts';
+import { nearest } from '../nearest.ts';
 
 const positiveInt = z.number().int().positive();
 const fraction = z.number().min(0).max(1);

@@ -1,8 +1,8 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DeepSpeedError } from '../../errors.ts';
-import { agree } from '../../strategies/agree.ts';
-import { locate } from '../../strategies/checkpoint/index.ts';
+import { DeepSpeedError } from '../errors.ts';
+import { agree } from '../strategies/agree.ts';
+import { locate } from '../strategies/checkpoint/index.ts';
 import type { TrainerState } from './callbacks.ts';
 import type { Training } from './setup.ts';
 

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { renderPerfetto, renderTimeline } from '../../monitor/index.ts';
-import { gatherJson } from '../../strategies/agree.ts';
+import { renderPerfetto, renderTimeline } from '../monitor/index.ts';
+import { gatherJson } from '../strategies/agree.ts';
 import type { Training } from './setup.ts';
 
 /**

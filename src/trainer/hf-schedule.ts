@@ -1,4 +1,4 @@
-import type { Schedule } from '../../schedules/index.ts';
+import type { Schedule } from '../schedules/index.ts';
 import type { TrainingArguments } from './arguments.ts';
 
 /**

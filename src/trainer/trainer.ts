@@ -1,8 +1,8 @@
-import { DeepSpeedError } from '../../errors.ts';
-import type { MemoryAccount } from '../../native/index.ts';
-import type { RuntimeOptions } from '../../runtime.ts';
-import { agree } from '../../strategies/agree.ts';
-import { checkWritable } from '../../strategies/checkpoint/index.ts';
+import { DeepSpeedError } from '../errors.ts';
+import type { MemoryAccount } from '../native/index.ts';
+import type { RuntimeOptions } from '../runtime.ts';
+import { agree } from '../strategies/agree.ts';
+import { checkWritable } from '../strategies/checkpoint/index.ts';
 import {
   parseArguments,
   type TrainingArguments,
@@ -13,7 +13,7 @@ import { loadTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { type EvaluationMetrics, evaluate, type Prediction, predict } from './evaluation.ts';
 import { generateGreedy } from './generate.ts';
-import type { TrainableModel } from './model.ts';
+import type { TrainableModel } from '../hosts/onnx/model.ts';
 import { saveTrainedModel } from './save-model.ts';
 import { setUpTraining, type Training } from './setup.ts';
 import { TrainLoop, type TrainOutput } from './train-loop.ts';

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { DeepSpeedError } from '../../errors.ts';
+import { DeepSpeedError } from '../errors.ts';
 
 export interface SamplerOptions {
   /** Samples in the dataset. */

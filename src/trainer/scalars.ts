@@ -1,5 +1,5 @@
-import type { NativeBuffer } from '../../native/index.ts';
-import type { Runtime } from '../../runtime.ts';
+import type { NativeBuffer } from '../native/index.ts';
+import type { Runtime } from '../runtime.ts';
 
 const capacity = 32;
 
