@@ -111,9 +111,6 @@ void join(const Napi::CallbackInfo& info) {
     const RunOptions run = run_options(options);
     join_run(run.rank, run.control_fd, run.arena_fds,
              static_cast<int>(size_field(options, "parentPid")));
-    // process.exit, an uncaught error and the ordinary end all pass here; a kill does not.
-    napi_add_env_cleanup_hook(
-        env, [](void*) { leave_run("its process ends"); }, nullptr);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -47,6 +48,13 @@ void beat(Joined* run, int parent_pid) {
     if (getppid() != parent_pid) kill(getpid(), SIGKILL);
     std::this_thread::sleep_for(kBeat);
   }
+}
+
+// The ordinary end, process.exit and an uncaught error all pass through exit(); a kill does not.
+// (Node runs no environment cleanup hooks on process.exit.)
+void leave_at_exit() {
+  Joined* run = joined.load();
+  run->page.leave(run->rank, "its process has ended");
 }
 
 }  // namespace
@@ -102,11 +110,8 @@ void join_run(int rank, int control_fd, const std::vector<int>& arena_fds, int p
                       "the launcher (process " + std::to_string(parent_pid) + ") has ended",
                       "joinRun", rank);
   run->page.rank(rank).pid.store(getpid());
+  std::atexit(leave_at_exit);
   std::thread(beat, run, parent_pid).detach();
-}
-
-void leave_run(const std::string& reason) {
-  if (Joined* run = joined.load()) run->page.leave(run->rank, reason);
 }
 
 }  // namespace dsjs

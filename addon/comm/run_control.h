@@ -34,11 +34,8 @@ class RunControl {
 };
 
 // A rank process, once: marks the descriptors close-on-exec, arranges that the process dies with
-// its launcher, and beats every 200 ms from a thread of its own. Throws INVALID_STATE the second
-// time and LAUNCHER_GONE when `parent_pid` is no longer the parent.
+// its launcher, beats every 200 ms from a thread of its own, and leaves the run when it exits.
+// Throws INVALID_STATE the second time and LAUNCHER_GONE when `parent_pid` is no longer the parent.
 void join_run(int rank, int control_fd, const std::vector<int>& arena_fds, int parent_pid);
-
-// Tells the peers of a joined process why it ends; nothing for a process that has not joined.
-void leave_run(const std::string& reason);
 
 }  // namespace dsjs
