@@ -41,13 +41,6 @@ Napi::Error make_error(Napi::Env env, const std::string& code, const std::string
   if (!operation.empty()) fields.Set("operation", operation);
   if (rank >= 0) fields.Set("rank", rank);
   if (peer >= 0) fields.Set("peer", peer);
-  // The stack was written when the object was made, under the name "Error".
-  const Napi::Value stack = fields.Get("stack");
-  if (stack.IsString()) {
-    const std::string text = stack.As<Napi::String>();
-    if (text.rfind("Error: ", 0) == 0)
-      fields.Set("stack", "NativeError [" + code + "]" + text.substr(5));
-  }
   return error;
 }
 
