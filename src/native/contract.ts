@@ -123,6 +123,15 @@ export type InstanceId = number;
 export interface SessionOptions {
   /** Shown in errors, traces and profiles. */
   name: string;
+  /** ONNX Runtime's graph optimizations: 0 none, 1 basic, 2 extended (default), 99 all. */
+  optimizationLevel?: 0 | 1 | 2 | 99;
+  /**
+   * Plan one block of memory for all values inside a run. Default false: values are freed one by one
+   * and reused, which took half the memory at the same speed for a GPT-2 block.
+   */
+  memoryPattern?: boolean;
+  /** ONNX Runtime writes `<prefix>_<time>.json`, a profile of every node, when the session is released. */
+  profilePrefix?: string;
 }
 
 // ---------------------------------------------------------------- optimizer

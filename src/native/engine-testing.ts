@@ -1,7 +1,14 @@
 /** For tests: engines, and graphs bound to engine memory. */
 import { encodeModel, type Graph, numel, type Tensor, toNumbers } from '../graph/index.ts';
 import { elementSize } from '../graph/tensor.ts';
-import type { Binding, InstanceId, NativeBuffer, NativeEngine, SessionId } from './contract.ts';
+import type {
+  Binding,
+  InstanceId,
+  NativeBuffer,
+  NativeEngine,
+  SessionId,
+  SessionOptions,
+} from './contract.ts';
 import { loadAddon } from './load.ts';
 import { findOrtLibrary } from './ort-library.ts';
 
@@ -34,7 +41,7 @@ export class BoundGraph {
   private readonly engine: NativeEngine;
   private readonly tensors = new Map<string, { binding: Binding; dtype: Tensor['dtype'] }>();
 
-  constructor(engine: NativeEngine, graph: Graph, options: Record<string, unknown> = {}) {
+  constructor(engine: NativeEngine, graph: Graph, options: Omit<SessionOptions, 'name'> = {}) {
     this.engine = engine;
     this.session = engine.loadSession(modelBytes(graph), { name: graph.name, ...options });
     const bind = ({ name, dtype, shape }: Graph['inputs'][number]): Binding => {
