@@ -4,7 +4,7 @@ import { DeepSpeedError } from '../errors.ts';
 import { GraphBuilder } from './builder.ts';
 import type { Graph, Tensor } from './ir.ts';
 import { type PlanOptions, planTraining, type TrainingPlan } from './plan.ts';
-import { inferOnce, trainOnce } from './plan-runner.ts';
+import { inferOnce, trainOnce } from './testing/plan-runner.ts';
 import { fromNumbers, toNumbers } from './tensor.ts';
 import { centralDifferences, load, randomTensor, relativeError, type Values } from './testing.ts';
 

@@ -1,8 +1,8 @@
 /** For tests: a lowered plan run in onnxruntime-node, forward and backward. */
-import type { Tensor } from './ir.ts';
-import type { Binding, PlannedValue, TrainingPlan } from './plan.ts';
-import { fromNumbers, numel, zeros } from './tensor.ts';
-import { load, type Runner, type Values } from './testing.ts';
+import type { Tensor } from '../ir.ts';
+import type { Binding, PlannedValue, TrainingPlan } from '../plan.ts';
+import { fromNumbers, numel, zeros } from '../tensor.ts';
+import { load, type Runner, type Values } from '../testing.ts';
 
 export interface PlanResult {
   /** Graph outputs by name. */
