@@ -39,7 +39,10 @@ export async function publish(temporary: string, directory: string, tag: string)
 /** After `latest` names the new tag: what it replaced, and what killed runs left half-written, goes. */
 export async function sweep(directory: string, tag: string): Promise<void> {
   for (const name of await readdir(directory)) {
-    const stale = name.includes(temporaryMark) || name === tag + previousSuffix;
+    const stale =
+      name.includes(temporaryMark) ||
+      name === tag + previousSuffix ||
+      name.startsWith(`.${latestFile}.tmp-`);
     if (stale) await rm(join(directory, name), { recursive: true, force: true });
   }
 }
