@@ -349,7 +349,7 @@ export function positiveAxis(axis: number, rank: number): number {
   return axis < 0 ? axis + rank : axis;
 }
 
-/** Bytes of a value whose elements have a fixed size. */
+/** Types that carry gradients. */
 export function isFloat(dtype: DataType): boolean {
   return dtype === 'float32' || dtype === 'float64' || dtype === 'float16' || dtype === 'bfloat16';
 }
