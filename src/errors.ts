@@ -229,8 +229,10 @@ export const errorCodes = {
   },
 } as const satisfies Record<string, { title: string; fix: string }>;
 
+/** The stable name of an error: what programs compare. */
 export type ErrorCode = keyof typeof errorCodes;
 
+/** What an error carries beside its code and message. */
 export interface ErrorDetails {
   /** What to do, when it is more specific than the table's advice. */
   fix?: string;

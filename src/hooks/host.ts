@@ -18,6 +18,7 @@ export type Capability =
   /** Parameters may live elsewhere between the segments that use them. */
   | 'gatheredParameters';
 
+/** A trainable parameter, as the host announces it. */
 export interface HostParameter {
   /** The model's own name, e.g. `transformer.h.0.attn.c_attn.weight`. */
   readonly name: string;

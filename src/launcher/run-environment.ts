@@ -7,6 +7,7 @@ import { isMainThread } from 'node:worker_threads';
 import { DeepSpeedError } from '../errors.ts';
 import { packageVersion } from './package-version.ts';
 
+/** What the launcher tells a rank about the run. */
 export interface RunEnvironment {
   /** Version of the deepspeed-js whose launcher started the run. */
   version: string;

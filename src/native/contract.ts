@@ -8,6 +8,7 @@ import type { DataType } from '../graph/ir.ts';
 /** Element types of collectives and storage. */
 export type FloatType = 'float32' | 'float16' | 'bfloat16' | 'float64';
 
+/** What engine memory is held for. */
 export type MemoryCategory =
   | 'parameters'
   | 'gradients'
@@ -193,6 +194,7 @@ export interface EngineOptions {
   ortLibrary?: string;
 }
 
+/** Bytes that the engine of one rank holds and has held. */
 export interface MemoryAccount {
   /** Bytes now and the most there ever were, by category. */
   current: Record<MemoryCategory, number>;

@@ -9,6 +9,7 @@ export interface MapDataset {
   get(index: number): Sample | Promise<Sample>;
 }
 
+/** Samples by index, or in one order. Evaluation and prediction need them by index. */
 export type Dataset = MapDataset | AsyncIterable<Sample> | Iterable<Sample>;
 
 export function isMapDataset(dataset: Dataset): dataset is MapDataset {

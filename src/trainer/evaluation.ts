@@ -3,6 +3,7 @@ import { DeepSpeedError } from '../errors.ts';
 import type { MicroBatch } from './batch-source.ts';
 import type { Training } from './setup.ts';
 
+/** Loss in nats per target token, over all ranks. */
 export interface EvaluationMetrics extends Record<string, number> {
   eval_loss: number;
   eval_perplexity: number;
@@ -43,6 +44,7 @@ export async function evaluate(
   return metrics;
 }
 
+/** What the model says after every token of one sample. */
 export interface Prediction {
   /** Index in the dataset. */
   index: number;

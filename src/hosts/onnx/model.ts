@@ -9,6 +9,7 @@ import {
   parseModelConfig,
 } from '../../models/index.ts';
 
+/** Name and shape of one parameter, as model.safetensors has them. */
 export interface ParameterInfo {
   readonly name: string;
   readonly shape: readonly number[];

@@ -9,6 +9,7 @@ import { byteAlphabet, toAlphabet } from './byte-alphabet.ts';
 import { MaxHeap } from './max-heap.ts';
 import { gpt2Pattern, isolate } from './pieces.ts';
 
+/** How a tokenizer is trained. */
 export interface TrainTokenizerOptions {
   /** Tokens in all: special ones, the 256 bytes, and the merges. Fewer when the text has no more pairs. */
   vocabSize: number;
