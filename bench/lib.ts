@@ -1,11 +1,11 @@
 /**
  * What every bench shares: peers as processes of their own, alternating measurement, and the report.
- * A peer answers each line `run` on its input with the seconds that one pass took.
+ * A peer answers each line on its input with one line: to `run`, the seconds that one pass took.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -25,6 +25,8 @@ export interface Report {
 export interface BenchOptions {
   /** What is printed while it runs; nothing must go to stdout otherwise. */
   log(line: string): void;
+  /** Measure only the cases whose name contains this. */
+  only: string;
 }
 
 /** A bench: `bench/NAME.ts` has one as its default export. */
@@ -87,18 +89,26 @@ export async function timed(body: () => unknown): Promise<number> {
   return Number(process.hrtime.bigint() - start) / 1e9;
 }
 
+const here = fileURLToPath(new URL('.', import.meta.url));
+const root = join(here, '..');
+
 /** A process that measures itself. */
 export class Peer implements Subject {
   readonly name: string;
   private readonly child: ChildProcess;
   private readonly lines: Interface;
   private readonly answers: AsyncIterator<string>;
+  private errors = '';
 
   private constructor(name: string, child: ChildProcess) {
     this.name = name;
     this.child = child;
     this.lines = createInterface({ input: child.stdout! });
     this.answers = this.lines[Symbol.asyncIterator]();
+    child.stderr!.on('data', (data: Buffer) => {
+      this.errors = (this.errors + data).slice(-2000);
+    });
+    child.stdin!.on('error', () => {}); // it may be gone: the missing answer tells
   }
 
   /** Starts it and waits until it says `ready`; null, with the reason logged, where it cannot. */
@@ -108,32 +118,43 @@ export class Peer implements Subject {
     args: string[],
     log: (line: string) => void,
   ): Promise<Peer | null> {
-    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
-    let errors = '';
-    child.stderr!.on('data', (data: Buffer) => {
-      errors = (errors + data).slice(-2000);
-    });
-    child.stdin!.on('error', () => {}); // it may be gone: the missing answer tells
+    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], cwd: root });
     const failed = new Promise<null>((resolve) => child.once('error', () => resolve(null)));
     const peer = new Peer(name, child);
     if ((await Promise.race([peer.ready(), failed])) !== null) return peer;
-    const reason = errors.trim().split('\n').at(-1) || `${command} does not start`;
-    log(`${name}: not available here (${reason})`);
-    peer.stop();
+    log(`${name}: not available here (${peer.lastError() ?? `${command} does not start`})`);
+    child.kill('SIGKILL');
     return null;
   }
 
-  async run(): Promise<number> {
-    this.child.stdin!.write('run\n');
-    const { value, done } = await this.answers.next();
-    const seconds = Number(value);
-    if (done || !(seconds > 0)) throw new Error(`${this.name} ended or answered ${String(value)}`);
+  private lastError(): string | undefined {
+    return this.errors.trim().split('\n').at(-1) || undefined;
+  }
+
+  async run(request = 'run'): Promise<number> {
+    const answer = await this.ask(request);
+    const seconds = Number(answer);
+    if (!(seconds > 0)) throw new Error(`${this.name} answered ${answer}`);
     return seconds;
   }
 
-  stop(): void {
+  /** One line out, one line back. */
+  async ask(request: string): Promise<string> {
+    this.child.stdin!.write(`${request}\n`);
+    const { value, done } = await this.answers.next();
+    if (done) throw new Error(`${this.name} ended: ${this.lastError() ?? 'it said nothing'}`);
+    return value as string;
+  }
+
+  /** The end of its input ends it, and so the processes that it started; one that stays is killed. */
+  async stop(): Promise<void> {
     this.lines.close();
-    this.child.kill('SIGKILL');
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const ended = new Promise((resolve) => this.child.once('exit', resolve));
+    this.child.stdin!.end();
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), 5000);
+    await ended;
+    clearTimeout(timer);
   }
 
   /** Libraries print to stdout too: lines before `ready` are theirs. */
@@ -145,8 +166,6 @@ export class Peer implements Subject {
     }
   }
 }
-
-const here = fileURLToPath(new URL('.', import.meta.url));
 
 /** A peer of `bench/peers/SCRIPT`, run by the Python that PEERS_PYTHON names. */
 export function pythonPeer(
@@ -166,18 +185,38 @@ export async function limitPeer(
   args: string[],
   { log }: BenchOptions,
 ): Promise<Peer> {
-  const folder = join(here, '..', 'build', 'bench');
+  const program = compile(process.env.CXX ?? 'c++', join('limits', source));
+  const peer = await Peer.start(name, program, args, log);
+  if (!peer) throw new Error(`${source} does not run`);
+  return peer;
+}
+
+/** Compiles `bench/SOURCE` for this processor and returns the program. */
+export function compile(compiler: string, source: string): string {
+  const folder = join(root, 'build', 'bench', dirname(source));
   mkdirSync(folder, { recursive: true });
-  const program = join(folder, source.replace(/\.cc$/, ''));
-  const compiler = process.env.CXX ?? 'c++';
+  const program = join(folder, basename(source, extname(source)));
   const flags = ['-std=c++20', '-O3', '-march=native', '-pthread'];
-  const built = spawnSync(compiler, [...flags, join(here, 'limits', source), '-o', program], {
+  const built = spawnSync(compiler, [...flags, join(here, source), '-o', program], {
     encoding: 'utf8',
   });
   if (built.status !== 0 || !existsSync(program))
     throw new Error(`${source} does not compile: ${built.stderr ?? built.error?.message}`);
-  const peer = await Peer.start(name, program, args, log);
-  if (!peer) throw new Error(`${source} does not run`);
+  return program;
+}
+
+/** Ranks of `bench/ranks/SCRIPT`, started by the launcher; rank 0 answers for all. */
+export async function rankPeer(
+  name: string,
+  script: string,
+  { worldSize, args }: { worldSize: number; args: string[] },
+  { log }: Pick<BenchOptions, 'log'>,
+): Promise<Peer> {
+  const launcher = join(root, 'src', 'cli', 'deepspeed.ts');
+  const command = ['--import', 'tsx', launcher, '--num_procs', String(worldSize)];
+  const rest = [join(here, 'ranks', script), ...args];
+  const peer = await Peer.start(name, process.execPath, [...command, ...rest], log);
+  if (!peer) throw new Error(`${script} does not run`);
   return peer;
 }
 

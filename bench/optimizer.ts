@@ -75,7 +75,7 @@ async function run(options: BenchOptions): Promise<Report> {
 
   const times = await measure([ours, limit, ...peers]);
   ours.stop();
-  for (const peer of [limit, ...peers]) peer.stop();
+  await Promise.all([limit, ...peers].map((peer) => peer.stop()));
 
   const figures: Report['figures'] = { elements, threads };
   const rate = (name: string): number | null => {

@@ -1,4 +1,4 @@
-/** `npm run bench -- NAME [--json]`: runs bench/NAME.ts and prints its figures and aims. */
+/** `npm run bench -- NAME [--json] [--only CASE]`: runs bench/NAME.ts, prints its figures and aims. */
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -17,7 +17,7 @@ async function load(name: string): Promise<Bench> {
 }
 
 async function usage(): Promise<never> {
-  console.error('npm run bench -- NAME [--json]');
+  console.error('npm run bench -- NAME [--json] [--only CASE]');
   for (const name of benchNames())
     console.error(`  ${name.padEnd(14)} ${(await load(name)).about}`);
   process.exit(2);
@@ -37,12 +37,18 @@ function print({ figures, aims }: Report): void {
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'boolean', default: false } },
+  options: {
+    json: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
+  },
 });
 const name = positionals[0];
 if (name === undefined || positionals.length > 1 || !benchNames().includes(name)) await usage();
 else {
-  const report = await (await load(name)).run({ log: (line) => console.log(line) });
+  const report = await (await load(name)).run({
+    log: (line) => console.log(line),
+    only: values.only,
+  });
   print(report);
   if (values.json) console.log(JSON.stringify({ bench: name, ...report }));
 }
