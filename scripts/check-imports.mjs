@@ -18,7 +18,7 @@ const rooms = {
   cli: ['launcher', 'config', 'native', 'monitor', 'models', 'trainer'],
   hooks: ['native'],
   layout: ['hooks'],
-  strategies: ['hooks', 'config', 'native', 'layout'],
+  strategies: ['hooks', 'config', 'schedules', 'native', 'layout'],
   runtime: ['native', 'launcher'],
   session: ['runtime', 'config', 'hooks', 'native', 'layout', 'strategies', 'launcher'],
   hosts: ['hooks', 'graph', 'models', 'native', 'layout', 'runtime', 'session'],

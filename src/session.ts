@@ -7,6 +7,7 @@ import { type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
+import type { Precision } from './strategies/precision/precision.ts';
 import { zeroBytes } from './strategies/zero/estimate.ts';
 import type { ZeroStage } from './strategies/zero/index.ts';
 import type { OptimizerRecipe } from './strategies/zero/optimizer.ts';
@@ -23,6 +24,7 @@ export interface Session {
   /** Trainable parameters, fp32, by `layout`. */
   readonly parameters: NativeBuffer;
   readonly optimizer: OptimizerRecipe;
+  readonly precision: Precision;
 }
 
 export interface SessionParts {
@@ -31,24 +33,26 @@ export interface SessionParts {
   plugin: StrategyPlugin;
   config: DeepSpeedConfig | null;
   optimizer: OptimizerRecipe;
+  precision: Precision;
   tracer?: Tracer;
 }
 
 /** Composes a session: layout, memory, then the strategy's claims and taps, then `setup`. */
 export async function composeSession(parts: SessionParts): Promise<Session> {
-  const { runtime, host, plugin, config, optimizer } = parts;
+  const { runtime, host, plugin, config, optimizer, precision } = parts;
   requireSameModel(runtime, host);
   const layout = flatLayout(host.parameters, runtime.worldSize);
   const stage = (config?.zero_optimization.stage ?? 0) as ZeroStage;
-  const bytes = zeroBytes(stage, layout.total, runtime.worldSize, optimizer);
+  const bytes = zeroBytes(stage, layout.total, runtime.worldSize, optimizer, precision);
   requireMemory(
     runtime,
-    bytes.parameters + bytes.gradients + bytes.optimizer,
+    Object.values(bytes).reduce((sum, part) => sum + part, 0),
     `parameters, gradients and optimizer states (ZeRO stage ${stage})`,
     'zero_optimization.stage',
   );
   const parameters = runtime.engine.allocate(layout.total * 4, {
-    category: 'parameters',
+    // 16-bit parameters have memory of their own; the model reads them through this one.
+    category: precision.storage === 'float32' ? 'parameters' : 'window',
     shared: runtime.worldSize > 1,
     name: 'parameters',
   });
@@ -64,6 +68,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     layout,
     parameters,
     optimizer,
+    precision,
     config,
     version: packageVersion,
   });
@@ -77,6 +82,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     layout,
     parameters,
     optimizer,
+    precision,
   };
   await lifecycle.run('setup', {});
   return session;

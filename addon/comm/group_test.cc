@@ -224,8 +224,14 @@ void test_reduce_scatter(int ranks) {
       std::vector<char> expected(target.size());
       for (size_t index = 0; index < own.count; ++index) {
         double sum = reduced(inputs, own.offset + index, type, ReduceOp::kSum);
-        const bool narrowed = type == DType::kFloat64 && target_type == DType::kFloat32;
-        if (narrowed) sum = static_cast<float>(sum);
+        // On its way to fp32 a sum is rounded to the narrower of both types.
+        const bool narrowed = type != DType::kFloat32 && target_type == DType::kFloat32;
+        if (narrowed) {
+          char rounded[4];
+          const DType narrow = type == DType::kFloat64 ? DType::kFloat32 : type;
+          write(rounded, 0, narrow, sum);
+          sum = read(rounded, 0, narrow);
+        }
         if (accumulate)
           sum = add(sum, read(before.data(), index, target_type), narrowed ? target_type : type);
         write(expected.data(), index, target_type, sum);

@@ -69,10 +69,15 @@ class Reduction {
     combine_(accumulated, operand_, count);
   }
 
-  // target = accumulated, or target += accumulated, in fp32.
+  // target = accumulated, or target += accumulated, in fp32; accumulated is of the sources' type.
   void deliver_float(const void* accumulated, float* target, size_t count, bool accumulate) {
     const void* sums = accumulated;
-    if (wide_ != DType::kFloat32) {
+    if (is_half(type_)) {
+      // Rounded as a sum that stays in 16 bits is: both kinds of target get the same values.
+      store(accumulated, rounded_, count);
+      load(rounded_, 0, count, operand_);
+      sums = operand_;
+    } else if (wide_ != DType::kFloat32) {
       convert_floats(accumulated, wide_, operand_, DType::kFloat32, count);
       sums = operand_;
     }
@@ -115,6 +120,7 @@ class Reduction {
   Combine combine_, combine_float_;
   alignas(64) char accumulator_[kBlock * 8];
   alignas(64) char operand_[kBlock * 8];
+  alignas(64) uint16_t rounded_[kBlock];
 };
 
 // The arrays of two ranks, reduced in place on both sides.

@@ -14,7 +14,8 @@ namespace dsjs {
 void reduce_arrays(const std::vector<const void*>& sources, const std::vector<void*>& targets,
                    size_t count, DType type, ReduceOp op, Isa isa = active_isa());
 
-// target[i] (= or, accumulating, +=) sum of sources[r][i]; target_type is fp32 or `type`.
+// target[i] (= or, accumulating, +=) sum of sources[r][i]; target_type is fp32 or `type`. A 16-bit
+// sum is rounded to `type` even on its way to fp32, so that it equals what reduce_arrays gives.
 void sum_into(const std::vector<const void*>& sources, void* target, DType target_type,
               size_t count, DType type, bool accumulate, Isa isa = active_isa());
 

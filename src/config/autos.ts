@@ -25,6 +25,7 @@ export interface TrainerArguments {
   adamEpsilon?: number | undefined;
   weightDecay?: number | undefined;
   warmupSteps?: number | undefined;
+  dataloaderDropLast?: boolean | undefined;
   fp16?: boolean | undefined;
   bf16?: boolean | undefined;
 }
@@ -67,6 +68,7 @@ export function trainerAutos(
       given: wasGiven('perDeviceTrainBatchSize') && wasGiven('gradientAccumulationSteps'),
     };
   }
+  fill('dataloader_drop_last', 'dataloaderDropLast');
   fill('gradient_clipping', 'maxGradNorm');
   fill('optimizer.params.lr', 'learningRate');
   if (args.adamBeta1 !== undefined && args.adamBeta2 !== undefined) {

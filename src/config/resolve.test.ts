@@ -120,8 +120,8 @@ describe('what is not available yet', () => {
       'zero_optimization.offload_optimizer.device',
       { zero_optimization: { stage: 2, offload_optimizer: { device: 'cpu' } } },
     ],
-    ['communication_data_type', { communication_data_type: 'bf16' }],
-    ['fp16.enabled', { fp16: { enabled: true } }],
+    ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
+    ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
     ['optimizer.type', { optimizer: { type: 'OneBitAdam' } }],
     [
       'progressive_layer_drop',

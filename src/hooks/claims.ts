@@ -14,7 +14,7 @@ export interface GradientOwner {
   ready(segment: number): Work[];
   /** False: every micro batch starts from zero, since what was there has already left. */
   readonly accumulatesLocally: boolean;
-  /** The host multiplies the loss by it before backward; the optimizer divides it out again. */
+  /** The host multiplies the loss by it before backward; the optimizer divides it out. Constant within a step. */
   readonly lossScale: number;
   /** What the optimizer reads at the boundary, and the works after which it is complete. */
   reduced(): ReducedGradient;
@@ -40,8 +40,13 @@ export interface OptimizerOutcome {
   gradientNorm: number;
   /** Non-finite gradient elements over all ranks; the step changed nothing when not 0. */
   overflows: number;
+  /** The precision allows for overflows and there was one: training goes on with the next step. */
+  skipped: boolean;
+  /** fp16's factor on the loss in this step; 1 for other precisions. */
+  lossScale: number;
 }
 
+/** Who updates the parameters at the accumulation boundary. */
 export interface OptimizerStepOwner {
   /** Enqueues the step; the work ends when this rank's parameters are whole again. */
   enqueue(context: OptimizerStepContext): Work;

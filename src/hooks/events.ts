@@ -29,18 +29,22 @@ export interface SegmentWorkEvent extends SegmentEvent {
   readonly work: Work;
 }
 
+/** What one optimizer step came to, over all ranks. */
 export interface StepMetrics {
-  /** Optimizer steps taken, this one included. */
+  /** Optimizer steps, this one and skipped ones included. */
   readonly step: number;
   /** Mean loss per target token over the whole global batch. */
   readonly loss: number;
   readonly learningRate: number;
-  /** Global gradient norm before clipping; NaN when it was not computed. */
+  /** Global gradient norm before clipping; NaN for a skipped step. */
   readonly gradientNorm: number;
   /** Target tokens of the global batch. */
   readonly tokens: number;
   readonly samples: number;
+  /** The step changed nothing: 16-bit gradients overflowed. */
   readonly skipped: boolean;
+  /** What fp16 multiplied the loss by; 1 for other precisions. */
+  readonly lossScale: number;
 }
 
 export interface StepSkipped {
@@ -81,6 +85,8 @@ export interface HotHooks {
 /** Cold path: asynchronous, one tap after the other. */
 export interface ColdHooks {
   setup: Record<string, never>;
+  /** The host has written initial values into the session's parameters, the same on all ranks. */
+  parametersWritten: Record<string, never>;
   evaluate: EvaluationResult;
   saveCheckpoint: CheckpointEvent;
   loadCheckpoint: CheckpointEvent;

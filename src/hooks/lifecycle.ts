@@ -47,6 +47,10 @@ export class Lifecycle {
     metrics: new SyncHook<[HotHooks['metrics']]>(['metrics'], 'metrics'),
     stepSkipped: new SyncHook<[HotHooks['stepSkipped']]>(['event'], 'stepSkipped'),
     setup: new AsyncSeriesHook<[ColdHooks['setup']]>(['event'], 'setup'),
+    parametersWritten: new AsyncSeriesHook<[ColdHooks['parametersWritten']]>(
+      ['event'],
+      'parametersWritten',
+    ),
     evaluate: new AsyncSeriesHook<[ColdHooks['evaluate']]>(['event'], 'evaluate'),
     saveCheckpoint: new AsyncSeriesHook<[ColdHooks['saveCheckpoint']]>(['event'], 'saveCheckpoint'),
     loadCheckpoint: new AsyncSeriesHook<[ColdHooks['loadCheckpoint']]>(['event'], 'loadCheckpoint'),

@@ -1,6 +1,6 @@
 /** The reports that config keys ask for: steps_per_print, wall_clock_breakdown, comms_logger. */
 import type { CommStats, WorkRecord } from '../native/contract.ts';
-import { breakDown, renderBreakdown } from './breakdown.ts';
+import { type Breakdown, breakDown, renderBreakdown } from './breakdown.ts';
 import { renderCommsTable } from './comms-table.ts';
 
 /** These keys of a config, as `resolveConfig` leaves them. */
@@ -28,6 +28,7 @@ export class Diagnostics {
   readonly #sections: DiagnosticSections;
   readonly #worldSize: number;
   #records: WorkRecord[] = [];
+  #breakdown: Breakdown | null = null;
 
   constructor(sections: DiagnosticSections, worldSize: number) {
     this.#sections = sections;
@@ -40,18 +41,28 @@ export class Diagnostics {
   }
 
   collect(records: readonly WorkRecord[]): void {
-    if (this.needsRecords) this.#records.push(...records);
+    if (!this.needsRecords) return;
+    for (const record of records) this.#records.push(record);
   }
 
   /** Lines that are due after a step; mostly none. */
   afterStep({ step, skipped, learningRate }: StepReport): string[] {
     const { steps_per_print: interval, wall_clock_breakdown: timed } = this.#sections;
+    this.#breakdown = null;
     if (step % (interval ?? BREAKDOWN_STEPS) !== 0) return [];
     const lines: string[] = [];
     if (interval !== null) lines.push(`step=${step}, skipped=${skipped}, lr=${learningRate}`);
-    if (timed) lines.push(renderBreakdown(breakDown(this.#records)));
+    if (timed) {
+      this.#breakdown = breakDown(this.#records);
+      lines.push(renderBreakdown(this.#breakdown));
+    }
     this.#records = [];
     return lines;
+  }
+
+  /** What the last `afterStep` broke down, for monitors; null when none was due. */
+  get breakdown(): Breakdown | null {
+    return this.#breakdown;
   }
 
   /** The table of all collectives of the run, if asked for. */

@@ -251,7 +251,8 @@ export interface NativeEngine {
   allReduce(region: Region, op?: ReduceOp, after?: Work[]): Work;
   /**
    * Rank r's `shards[r]` = [offset, count) of the bucket is what r owns. Every rank's bucket is summed in
-   * rank order; the owner gets its part in `target` (accumulate: target += sum). Counts may be 0.
+   * rank order; the owner gets its part in `target` (accumulate: target += sum). Counts may be 0. A 16-bit
+   * bucket's sum is rounded once, as allReduce rounds it, also when `target` is float32.
    */
   reduceScatter(
     bucket: Region,

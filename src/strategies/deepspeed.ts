@@ -18,7 +18,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     allgatherBucketSize: config.zero_optimization.allgather_bucket_size,
     overlap: config.zero_optimization.overlap_comm,
     reduceScatter: config.zero_optimization.reduce_scatter,
-    lossScale: lossScaleOf(config, context.communicator.size),
+    averaging: averagingOf(config, context.communicator.size),
   });
   applyCheckpoint(context, zero);
 }
@@ -32,7 +32,7 @@ export function applyDataParallel(context: StrategyContext): ZeroState {
     allgatherBucketSize: Number.MAX_SAFE_INTEGER,
     overlap: true,
     reduceScatter: false,
-    lossScale: 1,
+    averaging: 1,
   });
   applyCheckpoint(context, zero);
   return zero;
@@ -44,6 +44,6 @@ export function applyDataParallel(context: StrategyContext): ZeroState {
  * a plain sum of gradients is already the mean. `prescale_gradients` leaves it so; otherwise gradients
  * are W / gradient_predivide_factor larger while they are summed, as DeepSpeed's are.
  */
-export function lossScaleOf(config: DeepSpeedConfig, worldSize: number): number {
+export function averagingOf(config: DeepSpeedConfig, worldSize: number): number {
   return config.prescale_gradients ? 1 : worldSize / config.gradient_predivide_factor;
 }

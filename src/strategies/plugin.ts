@@ -7,6 +7,7 @@ import type {
   NativeEngine,
 } from '../native/index.ts';
 import type { FlatLayout } from '../layout.ts';
+import type { Precision } from './precision/precision.ts';
 import type { OptimizerRecipe } from './zero/optimizer.ts';
 
 /** What a strategy may hold on to. Everything lives until the session ends. */
@@ -19,9 +20,10 @@ export interface StrategyContext {
   /** For set-up and small values; collectives of a step are enqueued on the engine. */
   readonly communicator: NativeCommunicator;
   readonly layout: FlatLayout;
-  /** Trainable parameters, fp32, by `layout`. */
+  /** Trainable parameters as the model reads them: fp32, by `layout`. */
   readonly parameters: NativeBuffer;
   readonly optimizer: OptimizerRecipe;
+  readonly precision: Precision;
   /** Effective config; null for a strategy that takes none. */
   readonly config: DeepSpeedConfig | null;
   readonly version: string;

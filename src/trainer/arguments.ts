@@ -41,6 +41,9 @@ export const trainingArgumentsSchema = z.strictObject({
   saveSteps: positiveInt.default(500),
   /** Oldest checkpoints beyond this number are deleted. */
   saveTotalLimit: positiveInt.optional(),
+  /** 16-bit parameters and gradients with fp32 master weights; `bf16` and `fp16` of a config win. */
+  bf16: z.boolean().default(false),
+  fp16: z.boolean().default(false),
   seed: z.number().int().nonnegative().default(42),
   /** Seed of the sampling order; absent: `seed`. */
   dataSeed: z.number().int().nonnegative().optional(),
@@ -76,6 +79,7 @@ export function parseArguments(input: TrainingArgumentsInput): TrainingArguments
       `loadBestModelAtEnd needs the same saveStrategy and evalStrategy, got "${args.saveStrategy}" and "${args.evalStrategy}"`,
     );
   }
+  if (args?.bf16 && args.fp16) problems.push('bf16 and fp16 exclude each other');
   if (problems.length > 0 || !args) {
     throw new DeepSpeedError(
       'ARGUMENTS_INVALID',

@@ -10,8 +10,10 @@ export interface LogEntry {
 
 /** What training knows of itself; stored in checkpoints. */
 export interface TrainerState {
-  /** Optimizer steps taken. */
+  /** Optimizer steps, skipped ones included. */
   step: number;
+  /** Steps that changed nothing, since gradients overflowed. */
+  skippedSteps: number;
   /** Epochs passed, with a fraction. */
   epoch: number;
   maxSteps: number;
@@ -31,6 +33,7 @@ export interface TrainerControl {
   shouldLog: boolean;
 }
 
+/** What every callback is given. */
 export interface CallbackContext {
   readonly args: TrainingArguments;
   readonly state: TrainerState;

@@ -2,12 +2,14 @@ import {
   type DeepSpeedConfig,
   optimizerSettings,
   type RawConfig,
+  readConfig,
   solveBatch,
   trainerAutos,
   resolveConfig,
 } from '../config/index.ts';
 import type { OptimizerHyper } from '../native/index.ts';
 import { createSchedule, type Schedule } from '../schedules/index.ts';
+import { type Precision, precisionOf } from '../strategies/precision/precision.ts';
 import type { OptimizerRecipe } from '../strategies/zero/optimizer.ts';
 import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
 import { trainerSchedule } from './hf-schedule.ts';
@@ -20,6 +22,7 @@ export interface Recipe {
   readonly totalSteps: number;
   readonly schedule: Schedule;
   readonly optimizer: OptimizerRecipe;
+  readonly precision: Precision;
 }
 
 export interface RecipeFacts {
@@ -39,7 +42,7 @@ export function makeRecipe(facts: RecipeFacts): Recipe {
   const totalSteps = facts.totalSteps(microBatchSize, microBatches);
   const config =
     raw &&
-    resolveConfig(withBatch(raw, microBatchSize, microBatches), {
+    resolveConfig(withPrecision(withBatch(raw, microBatchSize, microBatches), args), {
       worldSize,
       autos: trainerAutos(given, args, { worldSize, totalSteps, hiddenSize: facts.hiddenSize }),
       hostLearningRate: args.learningRate,
@@ -66,6 +69,7 @@ export function makeRecipe(facts: RecipeFacts): Recipe {
       groups: [hyper, { ...hyper, weightDecay: 0 }],
       maxNorm: config ? config.gradient_clipping : args.maxGradNorm,
     },
+    precision: precisionOf(config ?? configOfArguments(args, microBatchSize, worldSize), worldSize),
   };
 }
 
@@ -99,6 +103,26 @@ function batchSizes(raw: RawConfig | null, args: TrainingArguments, worldSize: n
     microBatchSize: solved.train_micro_batch_size_per_gpu,
     microBatches: solved.gradient_accumulation_steps,
   };
+}
+
+/** A config that says nothing of precision takes the Trainer's. */
+function withPrecision(raw: RawConfig, args: TrainingArguments): RawConfig {
+  const { values } = raw;
+  const speaks = ['fp16', 'bf16', 'bfloat16'].some((section) => values[section] !== undefined);
+  if (speaks || !(args.fp16 || args.bf16)) return raw;
+  const section = args.fp16 ? 'fp16' : 'bf16';
+  return { ...raw, values: { ...values, [section]: { enabled: true } } };
+}
+
+/** What the arguments mean to a strategy that takes no config, with the config's own defaults. */
+function configOfArguments(args: TrainingArguments, microBatchSize: number, worldSize: number) {
+  const batch = readConfig({ train_micro_batch_size_per_gpu: microBatchSize });
+  return resolveConfig(withPrecision(batch, args), { worldSize });
+}
+
+/** Either may ask for it; resolveConfig has refused a contradiction. */
+export function dropsLast(raw: RawConfig | null, args: TrainingArguments): boolean {
+  return args.dataloaderDropLast || raw?.values.dataloader_drop_last === true;
 }
 
 /** A config that leaves batch sizes out takes the Trainer's, as "auto" would. */

@@ -10,24 +10,28 @@ import {
   renderSummary,
 } from '../monitor/index.ts';
 import type { TrainerState } from './callbacks.ts';
+import { ConfigReports } from './config-reports.ts';
 import type { Training } from './setup.ts';
+import type { WorkRecords } from './work-records.ts';
 
 /** What rank 0 shows and writes while a model trains; other ranks report nothing. */
 export class Reporter {
   readonly #training: Training;
   readonly #progress: Progress;
   readonly #monitor: Monitor;
+  readonly #reports: ConfigReports;
   readonly #start = performance.now();
   readonly #startState: { step: number; tokens: number };
   readonly #files: string[] = [];
 
-  constructor(training: Training, state: TrainerState) {
+  constructor(training: Training, state: TrainerState, records: WorkRecords) {
     this.#training = training;
     this.#startState = { step: state.step, tokens: state.tokensSeen };
     const { args, runtime } = training;
     const rank = args.disableTqdm ? -1 : runtime.rank;
     this.#progress = createProgress({ rank, totalSteps: state.maxSteps, startStep: state.step });
     this.#monitor = openMonitors(training, state);
+    this.#reports = new ConfigReports(training, records);
   }
 
   step(metrics: StepMetrics, state: TrainerState): void {
@@ -38,11 +42,25 @@ export class Reporter {
       tokensPerSecond: (state.tokensSeen - this.#startState.tokens) / seconds,
       learningRate: metrics.learningRate,
     });
+    const values = {
+      train_loss: metrics.loss,
+      lr: metrics.learningRate,
+      grad_norm: metrics.gradientNorm,
+      ...(this.#training.session.precision.lossScale && { loss_scale: metrics.lossScale }),
+    };
+    const { lines, events } = this.#reports.afterStep(metrics, state);
     this.#monitor.writeEvents([
-      { name: 'Train/Samples/train_loss', value: metrics.loss, step: state.samplesSeen },
-      { name: 'Train/Samples/lr', value: metrics.learningRate, step: state.samplesSeen },
-      { name: 'Train/Samples/grad_norm', value: metrics.gradientNorm, step: state.samplesSeen },
+      ...Object.entries(values)
+        // A skipped step has no gradient norm.
+        .filter(([, value]) => Number.isFinite(value))
+        .map(([name, value]) => ({
+          name: `Train/Samples/${name}`,
+          value,
+          step: state.samplesSeen,
+        })),
+      ...events,
     ]);
+    for (const line of lines) this.#print(line);
   }
 
   evaluation(metrics: Record<string, number>, state: TrainerState): void {
@@ -52,6 +70,12 @@ export class Reporter {
     this.#monitor.writeEvents([
       { name: 'Eval/Samples/eval_loss', value: metrics.eval_loss!, step: state.samplesSeen },
     ]);
+  }
+
+  /** What the config asked for is said without a progress bar, too. */
+  #print(line: string): void {
+    if (this.#training.args.disableTqdm) console.log(line);
+    else this.#progress.log(line);
   }
 
   log(line: string): void {
@@ -73,6 +97,7 @@ export class Reporter {
     const { runtime, args } = this.#training;
     if (runtime.rank !== 0) return;
     this.#drawLoss(state);
+    for (const line of this.#reports.atEnd()) console.log(line);
     if (args.disableTqdm) return;
     const evaluation = state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
     const lines = renderSummary({
@@ -103,6 +128,7 @@ export class Reporter {
   /** Also after a failure. */
   stop(): void {
     this.#progress.stop();
+    this.#reports.stop();
     this.#monitor.close();
   }
 }

@@ -12,7 +12,7 @@ import type { Dataset } from './dataset.ts';
 import { isMapDataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
-import { makeRecipe, type Recipe } from './recipe.ts';
+import { dropsLast, makeRecipe, type Recipe } from './recipe.ts';
 import { DistributedSampler } from './sampler.ts';
 import { ScalarSum } from './scalars.ts';
 
@@ -57,7 +57,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       worldSize,
       seed: args.dataSeed ?? args.seed,
       shuffle: true,
-      dropLast: args.dataloaderDropLast,
+      dropLast: dropsLast(raw, args),
     });
     const recipe = makeRecipe({
       raw,
@@ -87,6 +87,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       plugin,
       config: recipe.config,
       optimizer: recipe.optimizer,
+      precision: recipe.precision,
       ...(tracer && { tracer }),
     });
     const gradients = requireOwner(session, 'gradients');

@@ -10,12 +10,14 @@ import type { Training } from './setup.ts';
  * before the first backward: a step is then the same at any number of ranks and micro batches, padded
  * or not.
  *
- * @param step optimizer steps taken before
+ * @param step optimizer steps before this one
+ * @param skippedSteps how many of them were skipped: those did not advance the schedule
  */
 export async function trainStep(
   training: Training,
   step: number,
   parts: readonly MicroBatch[],
+  skippedSteps = 0,
 ): Promise<StepMetrics> {
   const { args, recipe, host, session, gradients, optimizer, runtime, scalars } = training;
   const { lifecycle } = session;
@@ -41,7 +43,7 @@ export async function trainStep(
     });
     lossSum += await host.trainMicroBatch(plan, batch, scale, args.seed);
   }
-  const { lr, betas } = recipe.schedule.at(step);
+  const { lr, betas } = recipe.schedule.at(step - skippedSteps);
   const plan = {
     training: true,
     step,
@@ -55,8 +57,8 @@ export async function trainStep(
   });
   await runtime.engine.wait(work);
   const loss = (await scalars.sum([lossSum]))[0]! / targets;
-  const { gradientNorm, overflows } = optimizer.outcome();
-  requireFinite(step, loss, overflows);
+  const { gradientNorm, overflows, skipped, lossScale } = optimizer.outcome();
+  requireFinite(step, loss, skipped ? 0 : overflows);
   const metrics: StepMetrics = {
     step: step + 1,
     loss,
@@ -64,13 +66,18 @@ export async function trainStep(
     gradientNorm,
     tokens: targets,
     samples,
-    skipped: overflows > 0,
+    skipped,
+    lossScale,
   };
+  if (skipped) lifecycle.fire('stepSkipped', { step: step + 1, overflows });
   lifecycle.fire('metrics', metrics);
   return metrics;
 }
 
-/** In fp32 a value that is not finite never heals: stop before it reaches a checkpoint. */
+/**
+ * Arithmetic is fp32 at every storage type: a loss that is not finite never heals, nor does a gradient
+ * unless the precision says that 16 bits may overflow. Stop before it reaches a checkpoint.
+ */
 function requireFinite(step: number, loss: number, overflows: number): void {
   if (Number.isFinite(loss) && overflows === 0) return;
   const what = Number.isFinite(loss)

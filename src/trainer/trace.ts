@@ -1,8 +1,10 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { renderPerfetto, renderTimeline } from '../monitor/index.ts';
+import type { WorkRecord } from '../native/index.ts';
 import { gatherJson } from '../strategies/agree.ts';
 import type { Training } from './setup.ts';
+import type { WorkRecords } from './work-records.ts';
 
 /**
  * Records the first `traceSteps` steps of a run on every rank; rank 0 then writes `trace.json` for
@@ -10,12 +12,19 @@ import type { Training } from './setup.ts';
  */
 export class StepTrace {
   readonly #training: Training;
+  readonly #source: WorkRecords;
+  readonly #records: WorkRecord[] = [];
+  #stop: (() => void) | undefined;
   #left: number;
 
-  constructor(training: Training) {
+  constructor(training: Training, source: WorkRecords) {
     this.#training = training;
+    this.#source = source;
     this.#left = training.args.traceSteps;
-    if (this.#left > 0) training.runtime.engine.setTracing(true);
+    if (this.#left === 0) return;
+    this.#stop = source.follow((records) => {
+      for (const record of records) this.#records.push(record);
+    });
   }
 
   /** Call after every step. @returns the files, once, when the last traced step has ended */
@@ -25,10 +34,11 @@ export class StepTrace {
     if (this.#left > 0) return [];
     const { runtime, tracer, args } = this.#training;
     await runtime.engine.idle();
-    runtime.engine.setTracing(false);
+    this.#source.drain();
+    this.#stop?.();
     const own = {
       rank: runtime.rank,
-      records: runtime.engine.takeRecords(),
+      records: this.#records.splice(0),
       spans: tracer?.take() ?? [],
     };
     const traces = gatherJson(runtime.communicator, own);

@@ -13,7 +13,9 @@ import { Reporter } from './reporter.ts';
 import type { Training } from './setup.ts';
 import { trainStep } from './step.ts';
 import { StepTrace } from './trace.ts';
+import { WorkRecords } from './work-records.ts';
 
+/** What `train()` returns. */
 export interface TrainOutput {
   /** Optimizer steps taken, earlier runs included. */
   globalStep: number;
@@ -60,8 +62,9 @@ export class TrainLoop {
       Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps });
       this.#position = resumed.position;
     }
-    this.#reporter = new Reporter(this.#training, this.state);
-    this.#trace = new StepTrace(this.#training);
+    const records = new WorkRecords(runtime.engine);
+    this.#reporter = new Reporter(this.#training, this.state, records);
+    this.#trace = new StepTrace(this.#training, records);
     const start = performance.now();
     const startTokens = this.state.tokensSeen;
     try {
@@ -97,7 +100,12 @@ export class TrainLoop {
       let step = Math.ceil(samplesInEpoch / globalBatch);
       for await (const parts of source!.epoch(epoch, step)) {
         await this.#call('onStepBegin');
-        const metrics = await trainStep(this.#training, this.state.step, parts);
+        const metrics = await trainStep(
+          this.#training,
+          this.state.step,
+          parts,
+          this.state.skippedSteps,
+        );
         step += 1;
         this.#position = { epoch, samplesInEpoch: step * globalBatch };
         this.#advance(metrics, epoch, step);
@@ -115,6 +123,7 @@ export class TrainLoop {
   #advance(metrics: StepMetrics, epoch: number, step: number): void {
     const { stepsPerEpoch } = this.#training.source!;
     this.state.step = metrics.step;
+    if (metrics.skipped) this.state.skippedSteps += 1;
     this.state.epoch = epoch + (stepsPerEpoch ? step / stepsPerEpoch : 0);
     this.state.samplesSeen += metrics.samples;
     this.state.tokensSeen += metrics.tokens;
@@ -172,7 +181,9 @@ export class TrainLoop {
       epoch: this.state.epoch,
       loss: this.#lossSinceLog.sum / this.#lossSinceLog.steps,
       learning_rate: this.#latest!.learningRate,
-      grad_norm: this.#latest!.gradientNorm,
+      // JSON has no NaN: a skipped step logs no norm.
+      ...(!this.#latest!.skipped && { grad_norm: this.#latest!.gradientNorm }),
+      ...(this.#training.session.precision.lossScale && { loss_scale: this.#latest!.lossScale }),
     };
     this.#lossSinceLog = { sum: 0, steps: 0 };
     this.state.logHistory.push(logs);

@@ -1,4 +1,5 @@
 import { DeepSpeedError } from '../errors.ts';
+import { renderCommsTable } from '../monitor/index.ts';
 import type { MemoryAccount } from '../native/index.ts';
 import type { RuntimeOptions } from '../runtime.ts';
 import { agree } from '../strategies/agree.ts';
@@ -18,6 +19,7 @@ import { saveTrainedModel } from './save-model.ts';
 import { setUpTraining, type Training } from './setup.ts';
 import { TrainLoop, type TrainOutput } from './train-loop.ts';
 
+/** What a Trainer is made of. */
 export interface TrainerOptions {
   model: TrainableModel;
   args: TrainingArgumentsInput;
@@ -47,6 +49,7 @@ export class Trainer {
   readonly args: TrainingArguments;
   readonly state: TrainerState = {
     step: 0,
+    skippedSteps: 0,
     epoch: 0,
     maxSteps: 0,
     samplesSeen: 0,
@@ -140,6 +143,23 @@ export class Trainer {
   /** Bytes that the engine holds on this rank, by category. */
   async memory(): Promise<MemoryAccount> {
     return (await this.#open()).runtime.engine.memory();
+  }
+
+  /**
+   * Prints, on rank 0, how often each collective ran so far, how long it took and what bandwidth that is:
+   * DeepSpeed's `log_summary`, limited to `comms_logger.prof_ops` where the config says so.
+   *
+   * @returns this rank's lines
+   */
+  async logSummary(): Promise<string[]> {
+    const { recipe, runtime } = await this.#open();
+    const { prof_all = true, prof_ops = [] } = recipe.config?.comms_logger ?? {};
+    const lines = renderCommsTable(runtime.communicator.stats(), {
+      worldSize: runtime.worldSize,
+      ...(!prof_all && { operations: prof_ops }),
+    });
+    if (runtime.rank === 0) for (const line of lines) console.log(line);
+    return lines;
   }
 
   /** True on the rank that prints and writes. */

@@ -1,5 +1,5 @@
 /** Batch sizes, and what DeepSpeed's own data loader would read. */
-import { accepted, available, flag, notYet, positiveInteger } from '../key.ts';
+import { available, flag, notYet, positiveInteger } from '../key.ts';
 
 export const batchKeys = {
   train_batch_size: available(
@@ -25,10 +25,7 @@ export const batchKeys = {
     true,
     'false: the caller says where the accumulation boundary is.',
   ),
-  dataloader_drop_last: accepted(
-    flag,
-    false,
-    'Drop the last incomplete batch of an epoch.',
-    "it belongs to DeepSpeed's own data loader; here the host trainer's argument dataloaderDropLast decides",
-  ),
+  dataloader_drop_last: available(flag, false, 'Drop the last incomplete batch of an epoch.', {
+    autoFrom: 'the Trainer argument dataloaderDropLast',
+  }),
 };

@@ -28,8 +28,7 @@ export const gradientKeys = {
   communication_data_type: available(
     floatName,
     null,
-    'Element type of gradients on the wire; null: fp32.',
-    { later: ['fp16', 'bf16'] },
+    'Element type of gradients on the wire; null: bf16 or fp16 where enabled, else fp32.',
   ),
   seq_parallel_communication_data_type: notYet(
     floatName,

@@ -1,6 +1,5 @@
-/** 16-bit training. The two statuses on top decide whether the sections can be enabled. */
+/** 16-bit training. */
 import {
-  type Status,
   accepted,
   available,
   block,
@@ -16,14 +15,11 @@ import {
   wholeNumber,
 } from '../key.ts';
 
-const fp16Status: Status = 'not yet';
-const bf16Status: Status = 'not yet';
-
 const storage = oneOf('fp16', 'bf16', 'fp32');
 
 export const precisionKeys = {
   fp16: section('Half-precision storage with loss scaling.', {
-    enabled: key(fp16Status, flag, false, 'Train in fp16 with fp32 master weights.', {
+    enabled: available(flag, false, 'Train in fp16 with fp32 master weights.', {
       autoFrom: 'the Trainer argument fp16',
     }),
     auto_cast: notYet(flag, false, 'Cast the inputs of the model to fp16.'),
@@ -48,7 +44,7 @@ export const precisionKeys = {
     ),
   }),
   bf16: section('bfloat16 storage (alias: bfloat16).', {
-    enabled: key(bf16Status, flag, false, 'Train in bfloat16 with fp32 master weights.', {
+    enabled: available(flag, false, 'Train in bfloat16 with fp32 master weights.', {
       autoFrom: 'the Trainer argument bf16',
     }),
     immediate_grad_update: accepted(
@@ -57,7 +53,9 @@ export const precisionKeys = {
       'Add each gradient to its fp32 sum as soon as it exists.',
       'gradients are always accumulated where they are produced',
     ),
-    check_grad_overflow: available(flag, true, 'Skip a step whose gradients are not finite.'),
+    check_grad_overflow: available(flag, true, 'Skip a step whose gradients are not finite.', {
+      note: 'with false such a step ends training with an error; DeepSpeed would go on with NaN weights',
+    }),
     bf16_master_weights_and_grads: notYet(
       flag,
       false,

@@ -87,14 +87,16 @@ export class OnnxHost implements Host {
     }
     for (const { name } of this.frozen) frozen.view(name).set(this.#model.initial(name).read());
     const { engine, worldSize } = this.#runtime;
-    if (worldSize === 1) return;
-    // Every rank computed the same values from the seed or the files; rank 0's are made the truth.
-    await engine.wait(
-      engine.broadcast(
-        { buffer: parameters, byteOffset: 0, count: layout.total, dtype: 'float32' },
-        0,
-      ),
-    );
+    if (worldSize > 1) {
+      // Every rank computed the same values from the seed or the files; rank 0's are made the truth.
+      await engine.wait(
+        engine.broadcast(
+          { buffer: parameters, byteOffset: 0, count: layout.total, dtype: 'float32' },
+          0,
+        ),
+      );
+    }
+    await session.lifecycle.run('parametersWritten', {});
   }
 
   /** A parameter's value in engine memory, fp32, not copied. */

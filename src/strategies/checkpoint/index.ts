@@ -13,7 +13,8 @@ export { checkWritable } from './save.ts';
  * file a rank, so that saving is parallel and no rank gathers the model.
  */
 export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void {
-  const { addon, communicator, layout, parameters, optimizer: recipe, lifecycle, engine } = context;
+  const { addon, communicator, layout, optimizer: recipe, lifecycle, engine } = context;
+  const { stored } = zero.optimizer.weights;
   const stateNames = zero.optimizer.states.map((_, index) => `state${index + 1}`);
 
   async function save(event: CheckpointEvent): Promise<void> {
@@ -29,8 +30,8 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       tensors: [
         {
           name: 'parameters',
-          buffer: parameters,
-          byteOffset: shard.offset * 4,
+          buffer: stored.buffer,
+          byteOffset: (shard.offset - stored.range.offset) * 4,
           count: shard.count,
         },
         ...zero.optimizer.states.map((buffer, index) => ({
@@ -51,7 +52,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     const checkpoint = await openCheckpoint(addon, communicator, found!.directory, found!.tag);
     checkSameModel(checkpoint, layout, { kind: recipe.kind, states: stateNames });
     const targets: LoadTarget[] = [
-      { tensor: 'parameters', buffer: parameters, range: { offset: 0, count: layout.total } },
+      { tensor: 'parameters', ...stored },
       ...zero.optimizer.states.map((buffer, index) => ({
         tensor: stateNames[index]!,
         buffer,
@@ -59,6 +60,8 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       })),
     ];
     await readFlat(addon, checkpoint, layout, targets);
+    const restored = zero.optimizer.weights.restore();
+    if (restored !== null) await engine.wait(restored);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);
     Object.assign(event.state, checkpoint.manifest.state);
     communicator.barrier();

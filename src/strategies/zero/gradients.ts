@@ -9,6 +9,8 @@ import {
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { type Bucket, bucketShards } from '../buckets.ts';
 import type { FlatLayout, Shard } from '../../layout.ts';
+import type { StorageType } from '../precision/precision.ts';
+import { createWire, type Sent, type Wire } from '../precision/wire.ts';
 import { planWindows, type WindowPlan } from './windows.ts';
 
 const bytesPerElement = 4;
@@ -20,7 +22,12 @@ export interface ReducerOptions {
   rank: number;
   worldSize: number;
   segmentCount: number;
-  lossScale: number;
+  /** Read at every step: fp16 changes it. */
+  lossScale(): number;
+  /** What gradients are rounded to before they are summed. */
+  gradientType: StorageType;
+  /** Each bucket goes to the ranks that own it; false: to all. Stage 0 has no owners. */
+  reduceScatter: boolean;
   /** A bucket leaves while the next segment computes; false: all leave after the last backward. */
   overlap: boolean;
 }
@@ -62,25 +69,28 @@ class Completion {
  */
 export class WholeGradient implements GradientReducer {
   readonly accumulatesLocally = true;
-  readonly lossScale: number;
   readonly buffers: readonly NativeBuffer[];
   readonly #options: ReducerOptions;
   readonly #gradient: NativeBuffer;
   readonly #completion: Completion;
-  readonly #scatter: boolean;
+  readonly #wire: Wire;
   #works: Work[] = [];
 
-  constructor(options: ReducerOptions, scatter: boolean) {
+  constructor(options: ReducerOptions) {
     this.#options = options;
-    this.#scatter = scatter;
-    this.lossScale = options.lossScale;
     this.#completion = new Completion(options);
+    const shared = options.worldSize > 1;
     this.#gradient = options.engine.allocate(options.layout.total * bytesPerElement, {
       category: 'gradients',
-      shared: options.worldSize > 1,
+      shared,
       name: 'gradients',
     });
+    this.#wire = createWire(options.engine, this.#gradient, options.gradientType, shared);
     this.buffers = [this.#gradient];
+  }
+
+  get lossScale(): number {
+    return this.#options.lossScale();
   }
 
   location(parameter: string): Location {
@@ -95,15 +105,16 @@ export class WholeGradient implements GradientReducer {
   }
 
   produced(event: SegmentWorkEvent): void {
-    if (!isBoundary(event.plan) || this.#options.worldSize === 1) return;
+    const stays = this.#options.worldSize === 1 && !this.#wire.narrows;
+    if (!isBoundary(event.plan) || stays) return;
     this.#completion.after(event, (bucket, after) => this.#reduce(bucket, after));
   }
 
   #reduce(bucket: Bucket, after: Work): void {
-    const { engine, layout, rank } = this.#options;
-    const region = this.#region(bucket);
-    if (!this.#scatter) {
-      this.#works.push(engine.allReduce(region, 'sum', [after]));
+    const { engine, layout, rank, reduceScatter } = this.#options;
+    const sent = this.#wire.send(bucket.offset, bucket.count, [after]);
+    if (!reduceScatter) {
+      this.#works.push(engine.allReduce(sent.region, 'sum', sent.after));
       return;
     }
     const shards = bucketShards(bucket, layout);
@@ -112,16 +123,18 @@ export class WholeGradient implements GradientReducer {
       own.count === 0
         ? null
         : this.#region({ offset: bucket.offset + own.offset, count: own.count });
-    this.#works.push(engine.reduceScatter(region, shards, target, {}, [after]));
+    this.#works.push(engine.reduceScatter(sent.region, shards, target, {}, sent.after));
   }
 
   reduced(): ReducedGradient {
-    const { layout, rank } = this.#options;
+    const { engine, layout, rank, reduceScatter } = this.#options;
     const after = this.#works;
     this.#works = [];
     const shard = this.#region(layout.shards[rank]!);
-    if (this.#scatter) return { shard, after };
-    return { shard, whole: this.#region({ offset: 0, count: layout.total }), after };
+    if (reduceScatter) return { shard, after };
+    const whole = this.#region({ offset: 0, count: layout.total });
+    if (!this.#wire.narrows) return { shard, whole, after };
+    return { shard, whole, after: [engine.copy(this.#wire.region(0, layout.total), whole, after)] };
   }
 
   #region({ offset, count }: Shard): Region {
@@ -134,26 +147,33 @@ export class WholeGradient implements GradientReducer {
   }
 }
 
+interface Pending {
+  readonly bucket: Bucket;
+  readonly reduction: Work;
+  readonly accumulate: boolean;
+}
+
 /**
  * Stage 2: every micro batch's buckets are reduced to their owners, who add them to their shard; the
  * windows are used again as soon as a reduction has ended.
  */
 export class ShardedGradient implements GradientReducer {
   readonly accumulatesLocally = false;
-  readonly lossScale: number;
   readonly buffers: readonly NativeBuffer[];
   readonly #options: ReducerOptions;
   readonly #windows: WindowPlan;
   readonly #window: NativeBuffer;
+  readonly #wire: Wire;
   readonly #shard: NativeBuffer;
   readonly #completion: Completion;
   readonly #bucketOf = new Map<string, Bucket>();
   /** The last reduction of each bucket: its memory is free when that has ended. */
   readonly #reductions: (Work | undefined)[];
+  /** All-reduced buckets that have not been added to the shard. */
+  #pending: Pending[] = [];
 
   constructor(options: ReducerOptions) {
     this.#options = options;
-    this.lossScale = options.lossScale;
     this.#completion = new Completion(options);
     // Without overlap all buckets wait for the end of backward, so none can share a place.
     this.#windows = planWindows(options.buckets, options.overlap ? 1 : options.segmentCount);
@@ -161,16 +181,22 @@ export class ShardedGradient implements GradientReducer {
     for (const bucket of options.buckets) {
       for (const name of bucket.parameters) this.#bucketOf.set(name, bucket);
     }
+    const shared = options.worldSize > 1;
     this.#window = options.engine.allocate(this.#windows.size * bytesPerElement, {
       category: 'window',
-      shared: options.worldSize > 1,
+      shared,
       name: 'gradient windows',
     });
+    this.#wire = createWire(options.engine, this.#window, options.gradientType, shared);
     this.#shard = options.engine.allocate(
       options.layout.shards[options.rank]!.count * bytesPerElement,
       { category: 'gradients', name: 'gradient shard' },
     );
     this.buffers = [this.#window, this.#shard];
+  }
+
+  get lossScale(): number {
+    return this.#options.lossScale();
   }
 
   location(parameter: string): Location {
@@ -185,39 +211,89 @@ export class ShardedGradient implements GradientReducer {
     const works = new Set<Work>();
     for (const bucket of this.#options.buckets) {
       if (bucket.firstPosition !== position) continue;
-      for (const other of this.#windows.overlaps[bucket.index]!) {
-        const reduction = this.#reductions[other];
-        if (reduction !== undefined) works.add(reduction);
-      }
+      this.#collect((pending) => this.#overlap(pending, bucket));
+      // Backward writes fp32 windows; where the wire has its own memory, they are free by now.
+      if (!this.#wire.narrows) for (const work of this.#busy(bucket)) works.add(work);
     }
     return [...works];
   }
 
   produced(event: SegmentWorkEvent): void {
-    const { engine, layout, rank } = this.#options;
     this.#completion.after(event, (bucket, after) => {
-      const shards = bucketShards(bucket, layout);
-      const own = shards[rank]!;
-      const shardStart = bucket.offset + own.offset - layout.shards[rank]!.offset;
-      this.#reductions[bucket.index] = engine.reduceScatter(
-        {
-          buffer: this.#window,
-          byteOffset: this.#windows.offsets[bucket.index]! * bytesPerElement,
-          count: bucket.count,
-          dtype: 'float32',
-        },
-        shards,
-        own.count === 0
-          ? null
-          : {
-              buffer: this.#shard,
-              byteOffset: shardStart * bytesPerElement,
-              count: own.count,
-              dtype: 'float32',
-            },
-        { accumulate: event.plan.microBatch > 0 },
-        [after],
+      this.#collect((pending) => this.#overlap(pending, bucket));
+      const before = this.#wire.narrows ? [after, ...this.#busy(bucket)] : [after];
+      const sent = this.#wire.send(this.#windows.offsets[bucket.index]!, bucket.count, before);
+      const accumulate = event.plan.microBatch > 0;
+      this.#reductions[bucket.index] = this.#options.reduceScatter
+        ? this.#scatter(bucket, sent, accumulate)
+        : this.#reduceWhole(bucket, sent, accumulate);
+    });
+    if (event.segment === 0) this.#collect(() => true);
+  }
+
+  #scatter(bucket: Bucket, { region, after }: Sent, accumulate: boolean): Work {
+    const { engine, layout, rank } = this.#options;
+    const shards = bucketShards(bucket, layout);
+    const target = this.#target(bucket, shards[rank]!);
+    return engine.reduceScatter(region, shards, target, { accumulate }, after);
+  }
+
+  /** reduce_scatter false: every rank gets the sum of the bucket and keeps its part. */
+  #reduceWhole(bucket: Bucket, { region, after }: Sent, accumulate: boolean): Work {
+    const reduction = this.#options.engine.allReduce(region, 'sum', after);
+    this.#pending.push({ bucket, reduction, accumulate });
+    return reduction;
+  }
+
+  /**
+   * Adds all-reduced buckets to the shard. It runs on the compute queue and waits there, so it is
+   * enqueued as late as may be: before their memory is used again, or after the last backward.
+   */
+  #collect(due: (bucket: Bucket) => boolean): void {
+    const { engine, layout, rank } = this.#options;
+    const kept: Pending[] = [];
+    for (const pending of this.#pending) {
+      const { bucket, reduction, accumulate } = pending;
+      if (!due(bucket)) {
+        kept.push(pending);
+        continue;
+      }
+      const own = bucketShards(bucket, layout)[rank]!;
+      const target = this.#target(bucket, own);
+      if (!target) continue;
+      const source = this.#wire.region(
+        this.#windows.offsets[bucket.index]! + own.offset,
+        own.count,
       );
+      this.#reductions[bucket.index] = engine.axpby(source, target, 1, accumulate ? 1 : 0, [
+        reduction,
+      ]);
+    }
+    this.#pending = kept;
+  }
+
+  /** This rank's part of a bucket in its shard of the gradient; null when it owns nothing there. */
+  #target(bucket: Bucket, own: Shard): Region | null {
+    if (own.count === 0) return null;
+    const { layout, rank } = this.#options;
+    const start = bucket.offset + own.offset - layout.shards[rank]!.offset;
+    return {
+      buffer: this.#shard,
+      byteOffset: start * bytesPerElement,
+      count: own.count,
+      dtype: 'float32',
+    };
+  }
+
+  #overlap(one: Bucket, other: Bucket): boolean {
+    return this.#windows.overlaps[one.index]!.includes(other.index);
+  }
+
+  /** Reductions that still use the memory of a bucket. */
+  #busy(bucket: Bucket): Work[] {
+    return this.#windows.overlaps[bucket.index]!.flatMap((other) => {
+      const reduction = this.#reductions[other];
+      return reduction === undefined ? [] : [reduction];
     });
   }
 

@@ -1,3 +1,4 @@
+import { applyLossScale } from '../precision/loss-scale.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
@@ -13,8 +14,8 @@ export interface ZeroOptions {
   overlap: boolean;
   /** False: stage 1 and 2 reduce whole buckets on every rank, as DeepSpeed does then. */
   reduceScatter: boolean;
-  /** What gradients are multiplied by while they are summed. */
-  lossScale: number;
+  /** What gradients are multiplied by while they are summed, fp16's scale aside. */
+  averaging: number;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
@@ -29,9 +30,10 @@ export interface ZeroState {
  * shard of the gradient, too.
  */
 export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroState {
-  const { host, engine, communicator, layout, claims, lifecycle, parameters } = context;
+  const { host, engine, communicator, layout, claims, lifecycle, parameters, precision } = context;
   const { rank, size: worldSize } = communicator;
   const segmentCount = host.segments.length;
+  const lossScale = applyLossScale(context, options.stage);
   const reducer = {
     engine,
     layout,
@@ -40,12 +42,12 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     segmentCount,
     buckets: planBuckets(host.parameters, layout, segmentCount, options.reduceBucketSize),
     overlap: options.overlap,
-    lossScale: options.lossScale,
+    reduceScatter: options.stage > 0 && options.reduceScatter,
+    gradientType: precision.gradientType,
+    lossScale: () => options.averaging * lossScale.value,
   };
   const gradients: GradientReducer =
-    options.stage === 2
-      ? new ShardedGradient(reducer)
-      : new WholeGradient(reducer, options.stage === 1 && options.reduceScatter);
+    options.stage === 2 ? new ShardedGradient(reducer) : new WholeGradient(reducer);
   claims.claim('gradients', 'zero', gradients);
   const optimizer = new PartitionedOptimizer({
     engine,
@@ -57,10 +59,16 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     recipe: context.optimizer,
     partitioned: options.stage >= 1,
     allgatherBucketSize: options.allgatherBucketSize,
-    gradientScale: 1 / options.lossScale,
+    lossScale,
+    storage: precision.storage,
+    skipsOverflow: precision.skipsOverflow,
   });
   claims.claim('optimizerStep', 'zero', optimizer);
-  const action = options.stage === 0 ? 'zero.allReduce' : 'zero.reduceScatter';
+  lifecycle.tap('parametersWritten', 'acquire', 'zero.adopt', async () => {
+    const adopted = optimizer.weights.adopt();
+    if (adopted !== null) await engine.wait(adopted);
+  });
+  const action = !reducer.reduceScatter ? 'zero.allReduce' : 'zero.reduceScatter';
   lifecycle.tap('backward', 'reduce', action, (event) => gradients.produced(event));
   return { stage: options.stage, optimizer };
 }

@@ -12,7 +12,9 @@ import type {
   Region,
   Work,
 } from '../../native/contract.ts';
-import { type FlatLayout, groupRanges, intersect, type Shard } from '../../layout.ts';
+import { type FlatLayout, groupRanges, type Shard } from '../../layout.ts';
+import { createWeights, type Weights } from '../precision/weights.ts';
+import type { StorageType } from '../precision/precision.ts';
 import type { GradientReducer } from './gradients.ts';
 
 const bytesPerElement = 4;
@@ -44,7 +46,7 @@ export interface PartitionedOptimizerOptions {
   layout: FlatLayout;
   rank: number;
   worldSize: number;
-  /** The flat parameter buffer, fp32. */
+  /** The flat parameter buffer that the model reads, fp32. */
   parameters: NativeBuffer;
   gradients: GradientReducer;
   recipe: OptimizerRecipe;
@@ -52,8 +54,11 @@ export interface PartitionedOptimizerOptions {
   partitioned: boolean;
   /** Elements of one all-gather of updated parameters. */
   allgatherBucketSize: number;
-  /** Multiplies every reduced gradient. */
-  gradientScale: number;
+  /** fp16's; its inverse and that of `gradients.lossScale` are not the same. */
+  lossScale: { readonly value: number };
+  storage: StorageType;
+  /** A step with gradients that are not finite is skipped, not an error. */
+  skipsOverflow: boolean;
 }
 
 /**
@@ -69,8 +74,9 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
   readonly #updateRanges: OptimizerRange[];
   /** Optimizer states of `updated`, fp32; fewer than two for some kinds. */
   readonly states: readonly NativeBuffer[];
+  readonly weights: Weights;
   #step = 0;
-  #enqueued = 0;
+  #enqueued = { step: 0, lossScale: 1, gradientScale: 1 };
 
   constructor(options: PartitionedOptimizerOptions) {
     this.#options = options;
@@ -79,6 +85,11 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     this.#ownRanges = groupRanges(layout, own);
     this.#updated = partitioned ? own : { offset: 0, count: layout.total };
     this.#updateRanges = partitioned ? this.#ownRanges : groupRanges(layout, this.#updated);
+    this.weights = createWeights({
+      ...options,
+      updated: this.#updated,
+      gatherSize: partitioned ? options.allgatherBucketSize : null,
+    });
     this.#norm = engine.allocate(64, { category: 'optimizer', name: 'gradient norm' });
     this.states = Array.from({ length: stateCount(recipe) }, (_, index) =>
       engine.allocate(this.#updated.count * bytesPerElement, {
@@ -104,8 +115,7 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
   }
 
   enqueue(context: OptimizerStepContext): Work {
-    const { engine, recipe, gradients, worldSize, gradientScale, parameters, partitioned } =
-      this.#options;
+    const { engine, recipe, gradients, worldSize, lossScale, partitioned } = this.#options;
     const { shard, whole, after } = gradients.reduced();
     const pair = { buffer: this.#norm, byteOffset: 0 };
     const pieces = this.#ownRanges.map((range) => within(shard, range));
@@ -115,17 +125,14 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     }
     const [state1, state2] = this.states.map((buffer) => this.#region(buffer));
     const step = this.#step + 1;
-    this.#enqueued = step;
+    const gradientScale = 1 / gradients.lossScale;
+    this.#enqueued = { step, lossScale: lossScale.value, gradientScale };
     const updated = engine.optimizerStep(
       {
         kind: recipe.kind,
         step,
-        master: {
-          buffer: parameters,
-          byteOffset: this.#updated.offset * bytesPerElement,
-          count: this.#updated.count,
-          dtype: 'float32',
-        },
+        master: this.weights.master,
+        ...(this.weights.copy16 && { copy16: this.weights.copy16 }),
         gradient: partitioned ? shard : whole!,
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
@@ -141,42 +148,19 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
       },
       [ready],
     );
-    return this.#gather(updated);
+    return this.weights.publish(updated);
   }
 
   outcome(): OptimizerOutcome {
     const [squares, overflows] = new Float64Array(this.#norm.view(), 0, 2);
-    if (overflows === 0) this.#step = this.#enqueued;
+    const { step, lossScale, gradientScale } = this.#enqueued;
+    if (overflows === 0) this.#step = step;
     return {
-      gradientNorm: Math.sqrt(squares!) * this.#options.gradientScale,
+      gradientNorm: overflows === 0 ? Math.sqrt(squares!) * gradientScale : Number.NaN,
       overflows: overflows!,
+      skipped: overflows! > 0 && this.#options.skipsOverflow,
+      lossScale,
     };
-  }
-
-  /** Updated shards go to every rank, `allgatherBucketSize` elements a collective. */
-  #gather(updated: Work): Work {
-    const { engine, layout, worldSize, partitioned, parameters, allgatherBucketSize } =
-      this.#options;
-    if (!partitioned || worldSize === 1) return updated;
-    let last = updated;
-    for (let offset = 0; offset < layout.total; offset += allgatherBucketSize) {
-      const bucket = { offset, count: Math.min(allgatherBucketSize, layout.total - offset) };
-      const shards = layout.shards.map((shard) => {
-        const part = intersect(bucket, shard);
-        return { offset: part.count === 0 ? 0 : part.offset - offset, count: part.count };
-      });
-      last = engine.allGather(
-        {
-          buffer: parameters,
-          byteOffset: offset * bytesPerElement,
-          count: bucket.count,
-          dtype: 'float32',
-        },
-        shards,
-        [updated],
-      );
-    }
-    return last;
   }
 
   #region(buffer: NativeBuffer): Region {

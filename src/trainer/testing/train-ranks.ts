@@ -1,0 +1,88 @@
+/** For tests: a small GPT-2 trained by ranks that are threads of this process. */
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import type { StepMetrics } from '../../hooks/index.ts';
+import type { CommStats, MemoryAccount } from '../../native/index.ts';
+import type { TrainingArgumentsInput } from '../arguments.ts';
+import type { TrainerState } from '../callbacks.ts';
+
+export interface RankTask {
+  args: Omit<TrainingArgumentsInput, 'outputDir'> & { outputDir?: string };
+  worldSize?: number;
+  /** Samples of the dataset; default 64. */
+  samples?: number;
+  resumeFromCheckpoint?: string;
+  /** Saves one checkpoint at the end under the tag of this rank's place. */
+  saveAs?: string[];
+  logSummary?: boolean;
+}
+
+/** What a rank has seen. */
+export interface RankResult {
+  parameters: Map<string, Float32Array>;
+  metrics: StepMetrics[];
+  state: TrainerState;
+  memory: MemoryAccount;
+  stats: CommStats[];
+  /** What it printed. */
+  lines: string[];
+  /** Warnings of the process, by text. */
+  warnings: string[];
+  /** Largest gradient element in local memory right before it is reduced, by step. */
+  gradientPeaks: number[];
+  error?: { code: string; message: string };
+}
+
+// Node 20 reads no TypeScript, and workers do not inherit vitest's own loader.
+const loadTypeScript = `import('tsx/esm/api').then(({ tsImport }) => tsImport(${JSON.stringify(
+  new URL('./rank.fixture.ts', import.meta.url).href,
+)}, ${JSON.stringify(import.meta.url)}))`;
+
+const folders: string[] = [];
+
+/** A folder of its own, gone after `removeFolders`. */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-'));
+  folders.push(folder);
+  return folder;
+}
+
+export function removeFolders(): void {
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+}
+
+/** Trains and returns what every rank saw. A rank's error is in its result. */
+export async function trainRanks(task: RankTask): Promise<RankResult[]> {
+  const worldSize = task.worldSize ?? 1;
+  const outputDir = task.args.outputDir ?? temporaryFolder();
+  const key = randomUUID();
+  return Promise.all(
+    Array.from(
+      { length: worldSize },
+      (_, rank) =>
+        new Promise<RankResult>((resolve, reject) => {
+          const worker = new Worker(loadTypeScript, {
+            eval: true,
+            workerData: {
+              ...task,
+              args: { ...task.args, outputDir },
+              world: { key, rank, worldSize },
+            },
+          });
+          worker.once('message', resolve);
+          worker.once('error', reject);
+          worker.once('exit', () => reject(new Error(`rank ${rank} ended without a result`)));
+        }),
+    ),
+  );
+}
+
+/** The result of a run that must succeed, as rank 0 saw it. */
+export async function train(task: RankTask): Promise<RankResult> {
+  const [first] = await trainRanks(task);
+  if (first!.error) throw new Error(`${first!.error.code}: ${first!.error.message}`);
+  return first!;
+}
