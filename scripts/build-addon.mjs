@@ -26,6 +26,19 @@ function tool(name, hint) {
   return probe.stdout;
 }
 
+/** Headers of Node's C API come from npm: they are development dependencies of this package. */
+function includeFolder(name) {
+  try {
+    // node-addon-api gives its folder relative to the working directory; cmake would take it as
+    // relative to addon/.
+    return resolve(require(name).include_dir.replaceAll('"', ''));
+  } catch {
+    return fail(
+      `building the native engine needs the npm package ${name}.\n  fix: npm install --no-save node-api-headers node-addon-api`,
+    );
+  }
+}
+
 const upToDate =
   !force && existsSync(output) && existsSync(stamp) && readFileSync(stamp, 'utf8') === id;
 
@@ -34,7 +47,7 @@ if (!upToDate) build();
 function build() {
   const mac = process.platform === 'darwin';
   tool('cmake', mac ? 'brew install cmake' : 'apt-get install cmake   (Fedora: dnf install cmake)');
-  const compiler = process.env.CXX ?? 'c++';
+  const compiler = process.env.CXX || 'c++';
   tool(
     compiler,
     mac
@@ -44,11 +57,7 @@ function build() {
   const generator = spawnSync('ninja', ['--version']).status === 0 ? 'Ninja' : 'Unix Makefiles';
   if (generator !== 'Ninja') tool('make', mac ? 'xcode-select --install' : 'apt-get install make');
 
-  // node-addon-api gives its folder relative to the working directory; cmake would take it as
-  // relative to addon/.
-  const includes = ['node-api-headers', 'node-addon-api'].map((name) =>
-    resolve(require(name).include_dir.replaceAll('"', '')),
-  );
+  const includes = ['node-api-headers', 'node-addon-api'].map(includeFolder);
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   const folder = join(
     root,

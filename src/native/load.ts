@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DeepSpeedError } from '../errors.ts';
 import type { NativeAddon } from './contract.ts';
@@ -35,7 +35,14 @@ function currentEnvironment(): LoadEnvironment {
   };
 }
 
-const buildCommand = 'npm run build:addon   (needs cmake and a C++20 compiler)';
+/** In a clone, and for a package that was installed without a prebuild for this machine. */
+function buildCommand(packageRoot: string): string {
+  const installed = packageRoot.split(sep).includes('node_modules');
+  const command = installed
+    ? 'npm install --no-save node-api-headers node-addon-api && npm explore deepspeed-js -- npm run build:addon'
+    : 'npm run build:addon';
+  return `${command}   (needs cmake and a C++20 compiler)`;
+}
 
 let loaded: NativeAddon | undefined;
 
@@ -59,7 +66,7 @@ export function loadAddonFrom(environment: LoadEnvironment): NativeAddon {
       {
         fix: environment.override
           ? 'Correct DEEPSPEED_JS_ADDON, or unset it.'
-          : `Run: ${buildCommand}`,
+          : `Run: ${buildCommand(environment.packageRoot)}`,
         data: { path },
       },
     );
