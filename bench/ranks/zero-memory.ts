@@ -1,0 +1,62 @@
+/**
+ * zero-memory.ts SHAPE STAGE BUCKET: answers any request with what three training steps took (JSON): rank 0's
+ * account by category, the model's elements, and over all ranks the sum of the accounts and the growth
+ * of resident memory since everything was imported.
+ */
+import 'onnxruntime-node';
+import { readFileSync } from 'node:fs';
+import { loadAddon, type MemoryAccount } from '../../src/native/index.ts';
+import { gatherJson } from '../../src/strategies/agree.ts';
+import { trainStep } from '../../src/trainer/step.ts';
+import { globalBatches, type Gpt2Shape, setUpGpt2 } from './gpt2.ts';
+import { serve } from './serve.ts';
+
+export interface MemoryReport {
+  elements: number;
+  account: MemoryAccount;
+  /** Bytes, summed over ranks. */
+  accounted: number;
+  resident: number;
+}
+
+/** A page that several processes map counts in parts, so that a sum over ranks counts it once. */
+function residentBytes(): number {
+  const line = /^Pss:\s+(\d+) kB/m.exec(readFileSync('/proc/self/smaps_rollup', 'utf8'));
+  if (!line) throw new Error('the system does not tell proportional resident memory');
+  return Number(line[1]) * 1024;
+}
+
+loadAddon();
+const baseline = residentBytes();
+const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;
+const training = await setUpGpt2(shape, {
+  strategy: 'deepspeed',
+  deepspeed: {
+    train_micro_batch_size_per_gpu: shape.rows,
+    zero_optimization: {
+      stage: Number(process.argv[3]),
+      reduce_bucket_size: Number(process.argv[4]),
+    },
+  },
+});
+const { engine, communicator } = training.runtime;
+const batches = globalBatches(training);
+for (let step = 0; step < 3; step += 1) {
+  const { value } = await batches.next();
+  await trainStep(training, step, value!);
+}
+await serve(communicator, () => {
+  const account = engine.memory();
+  const all = gatherJson(communicator, {
+    accounted: account.total,
+    resident: residentBytes() - baseline,
+  });
+  const sum = (key: 'accounted' | 'resident') => all.reduce((total, rank) => total + rank[key], 0);
+  return JSON.stringify({
+    elements: training.session.layout.parameterCount,
+    account,
+    accounted: sum('accounted'),
+    resident: sum('resident'),
+  } satisfies MemoryReport);
+});
+training.runtime.close();
