@@ -42,12 +42,12 @@ const trainer = new Trainer({
   evalDataset: tokenBlocks(held, 128),
   args: {
     outputDir: out,
-    maxSteps: Number(process.env.MAX_STEPS ?? 250),
-    perDeviceTrainBatchSize: 4,
+    maxSteps: Number(process.env.MAX_STEPS ?? 500),
+    perDeviceTrainBatchSize: 2,
     gradientAccumulationSteps: 2,
     evalStrategy: 'steps',
-    evalSteps: 50,
-    saveSteps: 50,
+    evalSteps: 100,
+    saveSteps: 100,
     saveTotalLimit: 2,
   },
 });
