@@ -1,5 +1,6 @@
 // Builds the native engine with cmake into prebuilds/<platform>-<arch>/deepspeed.node. Incremental: a
-// prebuild whose build id matches the sources is left alone.
+// prebuild whose build id matches the sources is left alone. With --tests it builds the C++ tests in the
+// same folder instead, and prints that folder as its last line.
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -13,6 +14,7 @@ const target = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
 const output = join(target, 'deepspeed.node');
 const stamp = join(target, 'build-id');
 const force = process.argv.includes('--force');
+const tests = process.argv.includes('--tests');
 
 function fail(message) {
   console.error(`deepspeed-js: ${message}`);
@@ -42,7 +44,7 @@ function includeFolder(name) {
 const upToDate =
   !force && existsSync(output) && existsSync(stamp) && readFileSync(stamp, 'utf8') === id;
 
-if (!upToDate) build();
+if (tests || !upToDate) build();
 
 function build() {
   const mac = process.platform === 'darwin';
@@ -76,7 +78,7 @@ function build() {
     }
   }
 
-  console.log('deepspeed-js: building the native engine');
+  console.log(`deepspeed-js: building the native engine${tests ? "'s tests" : ''}`);
   run([
     '-S',
     'addon',
@@ -88,8 +90,11 @@ function build() {
     `-DDSJS_NAPI_INCLUDE=${includes.join(';')}`,
     `-DDSJS_BUILD_ID=${id}`,
     `-DDSJS_VERSION=${version}`,
+    `-DDSJS_TESTS=${tests ? 'ON' : 'OFF'}`,
   ]);
-  run(['--build', folder, '--target', 'deepspeed', '--parallel', String(availableParallelism())]);
+  const targets = tests ? 'all' : 'deepspeed';
+  run(['--build', folder, '--target', targets, '--parallel', String(availableParallelism())]);
+  if (tests) return console.log(folder);
   mkdirSync(target, { recursive: true });
   // Never overwrite a library that a running process has mapped: write beside it, then rename.
   cpSync(join(folder, 'deepspeed.node'), `${output}.new`);

@@ -1,0 +1,28 @@
+/** The C++ tests of the native engine: programs that end with 0 when everything holds. */
+import { existsSync, readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, it } from 'vitest';
+import { mustRun } from './run-command.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const addon = join(root, 'addon');
+const programs = readdirSync(addon, { recursive: true, encoding: 'utf8' })
+  .filter((path) => path.endsWith('_test.cc'))
+  .map((path) => basename(path, '.cc'))
+  .sort();
+
+describe('the native engine', () => {
+  let folder: string;
+
+  beforeAll(async () => {
+    const script = join(root, 'scripts', 'build-addon.mjs');
+    const output = await mustRun(process.execPath, [script, '--tests'], { cwd: root });
+    folder = output.trimEnd().split('\n').at(-1)!;
+    if (!existsSync(folder)) throw new Error(`the build printed no folder:\n${output}`);
+  }, 900_000);
+
+  it.each(programs)('%s', async (program) => {
+    await mustRun(join(folder, program), [], { cwd: root });
+  });
+});
