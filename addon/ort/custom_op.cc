@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "ort/allocator.h"
 #include "ort/library.h"
 
 namespace dsjs::ort {
@@ -164,14 +165,11 @@ void* Call::output_memory(size_t index) {
   return memory;
 }
 
+// The runtime's own scratch buffers are never freed on a processor: it leaves that to streams.
 void* Call::scratch_memory(size_t bytes) {
-  static OrtMemoryInfo* const cpu = [] {
-    OrtMemoryInfo* info = nullptr;
-    check(api::CreateMemoryInfo("Cpu", 0, 0, 0, &info), "create memory info");
-    return info;
-  }();
-  void* memory = nullptr;
-  check(api::KernelContext_GetScratchBuffer(context_, cpu, bytes, &memory), "take scratch memory");
+  void* memory = workspace_allocator()->Alloc(nullptr, bytes);
+  if (!memory) throw EngineError("OUT_OF_MEMORY", "no memory for the operator's scratch");
+  scratch_.emplace_back(memory, &WorkspacePool::give_back);
   return memory;
 }
 

@@ -67,7 +67,7 @@ class Call {
   T* output(size_t index) {
     return static_cast<T*>(output_memory(index));
   }
-  // Memory for this call only, from the session's allocator.
+  // Memory for this call only, from the workspace of the engine that runs it.
   template <class T>
   T* scratch(size_t count) {
     return static_cast<T*>(scratch_memory(count * sizeof(T)));
@@ -113,6 +113,7 @@ class Call {
   std::vector<void*> inputs_;
   std::vector<Shape> shapes_;
   std::vector<Shape> output_shapes_;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> scratch_;
 };
 
 using Kernel = std::function<void(Call&)>;

@@ -184,8 +184,6 @@ inline constexpr Status<91, OrtKernelContext*, size_t, const int64_t*, size_t, O
 inline constexpr Status<274, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t,
                         void*>
     KernelContext_ParallelFor;
-inline constexpr Status<277, const OrtKernelContext*, const OrtMemoryInfo*, size_t, void**>
-    KernelContext_GetScratchBuffer;
 inline constexpr Status<267, const OrtShapeInferContext*, size_t*> ShapeInferContext_GetInputCount;
 inline constexpr Status<268, const OrtShapeInferContext*, size_t, OrtTensorTypeAndShapeInfo**>
     ShapeInferContext_GetInputTypeShape;

@@ -424,6 +424,26 @@ test('shapes that do not fit are refused by name', async () => {
   ).rejects.toThrow(/\[2, 3\].*\[3, 2\]/s);
 });
 
+test('an operator that needs scratch memory gives it back', async () => {
+  const [rows, D] = [64, 48];
+  const backward = await run(
+    'LayerNormalizationGrad',
+    {
+      dY: random([rows, D], 1),
+      X: random([rows, D], 2),
+      gamma: random([D], 3),
+      mean: random([rows], 4),
+      rstd: random([rows], 5, 0.5, 2),
+    },
+    { dX: { dims: [rows, D] }, dGamma: { dims: [D] }, dBeta: { dims: [D] } },
+  );
+  const first = engine.memory();
+  for (let step = 0; step < 3; step++) await backward.run();
+  expect(engine.memory().allocations).toBe(first.allocations);
+  expect(engine.memory().total).toBe(first.total);
+  backward.dispose();
+});
+
 describe('in place', () => {
   test.each([[[7]], [[0]], [[513, 129]]])('Accumulate %s', async (dims) => {
     const grad = random(dims, 11);
