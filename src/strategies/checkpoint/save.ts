@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon, NativeCommunicator, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero } from '../agree.ts';
 import type { FlatLayout } from '../../layout.ts';
@@ -111,8 +112,16 @@ function manifest(
 
 /** Proves that a checkpoint directory can be written before hours of training depend on it. */
 export async function checkWritable(directory: string): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  const probe = join(directory, `.writable-${randomBytes(4).toString('hex')}`);
-  await writeFile(probe, '');
-  await rm(probe);
+  try {
+    await mkdir(directory, { recursive: true });
+    const probe = join(directory, `.writable-${randomBytes(4).toString('hex')}`);
+    await writeFile(probe, '');
+    await rm(probe);
+  } catch (cause) {
+    throw new DeepSpeedError(
+      'OUTPUT_NOT_WRITABLE',
+      `the folder ${directory} cannot be written: ${(cause as Error).message}`,
+      { cause, data: { directory } },
+    );
+  }
 }
