@@ -91,6 +91,10 @@ export const errorCodes = {
     title: 'The config asks for something that this trainer cannot do',
     fix: 'Remove the key named, or use a host that has the capability.',
   },
+  GRAPH_NOT_TRAINABLE: {
+    title: 'A graph was exported for inference only',
+    fix: 'Export the model in float32, without quantisation, key/value cache inputs and control flow.',
+  },
   GRAPH_INVALID: {
     title: 'A graph breaks a rule of ONNX',
     fix: 'Check the named node; `python -m onnx.checker MODEL` finds most such faults in an exported model.',

@@ -10,17 +10,24 @@ export {
 } from './trainer/callbacks.ts';
 export {
   type Dataset,
+  type AnySample,
   type MapDataset,
   type Sample,
+  type TensorSample,
   tokenBlocks,
   unigramEntropy,
 } from './trainer/dataset.ts';
 export type { EvaluationMetrics, Prediction } from './trainer/evaluation.ts';
+export type { Batch, CollateOptions, Feed } from './hosts/onnx/batch.ts';
+export { AutoModelForCausalLM } from './hosts/onnx/causal-lm.ts';
+export type { ParameterInfo, TrainableModel } from './hosts/onnx/model.ts';
+export type { LossOption } from './hosts/onnx/onnx-loss.ts';
 export {
-  AutoModelForCausalLM,
-  type ParameterInfo,
-  type TrainableModel,
-} from './hosts/onnx/model.ts';
+  type OnnxInputOptions,
+  OnnxModel,
+  type OnnxModelOptions,
+} from './hosts/onnx/onnx-model.ts';
+export type { SampleValue } from './hosts/onnx/sample.ts';
 export type { TrainOutput } from './trainer/train-loop.ts';
 export { Trainer, type TrainerOptions } from './trainer/trainer.ts';
 export {

@@ -1,5 +1,5 @@
 /** A GPT-2 in training on random tokens, as the Trainer sets it up. */
-import { AutoModelForCausalLM } from '../../src/hosts/onnx/model.ts';
+import { AutoModelForCausalLM } from '../../src/hosts/onnx/causal-lm.ts';
 import { parseArguments, type TrainingArgumentsInput } from '../../src/trainer/arguments.ts';
 import type { MicroBatch } from '../../src/trainer/batch-source.ts';
 import { setUpTraining, type Training } from '../../src/trainer/setup.ts';

@@ -12,3 +12,4 @@ export { type InferOptions, inferNode, inferTypes } from './shapes/infer.ts';
 export { mergeEqual, removeDead, removeNoOps, type SimplifyOptions, simplify } from './simplify.ts';
 export * from './tensor.ts';
 export * from './topology.ts';
+export { upgradeOpset } from './upgrade.ts';

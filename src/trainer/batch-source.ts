@@ -1,10 +1,10 @@
 import { DeepSpeedError } from '../errors.ts';
-import { checkSample, type Dataset, fetchSamples, isMapDataset, type Sample } from './dataset.ts';
+import { type AnySample, type Dataset, fetchSamples, isMapDataset } from './dataset.ts';
 import { DistributedSampler, type SamplerOptions } from './sampler.ts';
 
 /** One rank's samples of one micro batch; empty when the last global batch runs out. */
 export interface MicroBatch {
-  samples: Sample[];
+  samples: AnySample[];
   indices: number[];
 }
 
@@ -20,7 +20,7 @@ export type BatchSourceOptions = Omit<SamplerOptions, 'length'>;
 
 export function createBatchSource(dataset: Dataset, options: BatchSourceOptions): BatchSource {
   if (isMapDataset(dataset)) return mapSource(dataset, options);
-  const stream = dataset as AsyncIterable<Sample> & Iterable<Sample>;
+  const stream = dataset as AsyncIterable<AnySample> & Iterable<AnySample>;
   if (stream?.[Symbol.asyncIterator] || stream?.[Symbol.iterator]) {
     return streamSource(stream, options);
   }
@@ -55,7 +55,7 @@ function mapSource(
  * put index i. It is not shuffled.
  */
 function streamSource(
-  stream: AsyncIterable<Sample> | Iterable<Sample>,
+  stream: AsyncIterable<AnySample> | Iterable<AnySample>,
   options: BatchSourceOptions,
 ): BatchSource {
   const { microBatchSize, microBatches, rank, worldSize, dropLast } = options;
@@ -72,7 +72,7 @@ function streamSource(
         const slot = Math.floor((index % globalBatchSize) / microBatchSize);
         if (step >= skip && slot % worldSize === rank) {
           const part = parts[Math.floor(slot / worldSize)]!;
-          part.samples.push(checkSample(sample, index));
+          part.samples.push(sample);
           part.indices.push(index);
         }
         index += 1;

@@ -1,17 +1,18 @@
 import { DeepSpeedError } from '../errors.ts';
-import type { Sample } from '../hosts/onnx/sample.ts';
+import type { AnySample, Sample, TensorSample } from '../hosts/onnx/sample.ts';
 
-export type { Sample };
+export type { AnySample, Sample, TensorSample };
 
 /** A dataset with random access. `get` may be asynchronous. */
-export interface MapDataset {
+export interface MapDataset<S extends AnySample = AnySample> {
   readonly length: number;
-  get(index: number): Sample | Promise<Sample>;
+  get(index: number): S | Promise<S>;
 }
 
 /** Samples by index, or in one order. Evaluation and prediction need them by index. */
-export type Dataset = MapDataset | AsyncIterable<Sample> | Iterable<Sample>;
+export type Dataset = MapDataset | AsyncIterable<AnySample> | Iterable<AnySample>;
 
+/** True for samples by index. */
 export function isMapDataset(dataset: Dataset): dataset is MapDataset {
   const candidate = dataset as Partial<MapDataset>;
   return typeof candidate.get === 'function' && typeof candidate.length === 'number';
@@ -21,7 +22,7 @@ export function isMapDataset(dataset: Dataset): dataset is MapDataset {
  * Cuts one long token stream into samples of `blockSize` tokens: the usual pre-training dataset. The
  * rest at the end that does not fill a block is left out.
  */
-export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDataset {
+export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDataset<Sample> {
   if (!Number.isInteger(blockSize) || blockSize < 2) {
     throw new DeepSpeedError('DATASET_INVALID', `blockSize is ${blockSize}; it must be at least 2`);
   }
@@ -38,33 +39,10 @@ export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDa
 export async function fetchSamples(
   dataset: MapDataset,
   indices: readonly number[],
-): Promise<Sample[]> {
-  const samples: Sample[] = [];
-  for (const index of indices) samples.push(checkSample(await dataset.get(index), index));
+): Promise<AnySample[]> {
+  const samples: AnySample[] = [];
+  for (const index of indices) samples.push(await dataset.get(index));
   return samples;
-}
-
-/** Throws, naming the sample, for what a model cannot take. */
-export function checkSample(sample: Sample, index: number): Sample {
-  const length = sample?.input_ids?.length;
-  if (typeof length !== 'number' || length === 0) {
-    throw new DeepSpeedError(
-      'DATASET_INVALID',
-      `sample ${index} has no input_ids: a sample is { input_ids: number[], labels?, attention_mask? }`,
-      { data: { index } },
-    );
-  }
-  for (const key of ['labels', 'attention_mask'] as const) {
-    const other = sample[key];
-    if (other && other.length !== length) {
-      throw new DeepSpeedError(
-        'DATASET_INVALID',
-        `sample ${index}: ${key} has ${other.length} entries, input_ids ${length}`,
-        { data: { index } },
-      );
-    }
-  }
-  return sample;
 }
 
 /**

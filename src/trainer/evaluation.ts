@@ -1,18 +1,19 @@
 import { fetchSamples, isMapDataset, type Dataset, type MapDataset } from './dataset.ts';
 import { DeepSpeedError } from '../errors.ts';
 import type { MicroBatch } from './batch-source.ts';
+import { elementCount } from '../hooks/index.ts';
+import type { OutputView } from '../hosts/onnx/host.ts';
 import type { Training } from './setup.ts';
 
-/** Loss in nats per target token, over all ranks. */
+/** Mean loss per target, over all ranks; for language models `eval_perplexity`, too. */
 export interface EvaluationMetrics extends Record<string, number> {
   eval_loss: number;
-  eval_perplexity: number;
   eval_samples: number;
   eval_tokens: number;
 }
 
 /**
- * Mean loss per target token over a dataset, dropout off. Rank r takes rows [N·r/W, N·(r+1)/W); sums
+ * Mean loss per target over a dataset, dropout off. Rank r takes rows [N·r/W, N·(r+1)/W); sums
  * are reduced over ranks, so the result does not depend on their number.
  */
 export async function evaluate(
@@ -34,9 +35,9 @@ export async function evaluate(
     number,
   ];
   const mean = lossSum / tokenSum;
-  const metrics = {
+  const metrics: EvaluationMetrics = {
     eval_loss: mean,
-    eval_perplexity: Math.exp(mean),
+    ...(training.model.target === 'token' && { eval_perplexity: Math.exp(mean) }),
     eval_samples: sampleSum,
     eval_tokens: tokenSum,
   };
@@ -44,36 +45,45 @@ export async function evaluate(
   return metrics;
 }
 
-/** What the model says after every token of one sample. */
+/** What the model says to one sample. */
 export interface Prediction {
   /** Index in the dataset. */
   index: number;
-  /** Row-major [tokens, vocabulary]. */
-  logits: Float32Array;
-  tokens: number;
+  /**
+   * The model's outputs without the rows' axis, row-major: of a causal language model `logits`
+   * [tokens, vocabulary], padding left out.
+   */
+  outputs: Record<string, { data: Float32Array; dims: readonly number[] }>;
 }
 
-/** Logits of this rank's rows, one sample at a time: they are large, so nothing is gathered. */
+/** Outputs for this rank's rows, one sample at a time: they are large, so nothing is gathered. */
 export async function* predict(
   training: Training,
   dataset: Dataset,
   step: number,
 ): AsyncGenerator<Prediction> {
+  const { model, host, args } = training;
   const map = requireMap(dataset, 'prediction');
   for await (const part of ownRows(training, map)) {
-    const batch = training.collate(part, training.args.perDeviceEvalBatchSize);
-    const { output } = await training.host.evaluate(batch, step, 'logits');
-    const [, length, vocabulary] = output!.dims as [number, number, number];
-    for (const [row, sample] of part.samples.entries()) {
-      const start = row * length * vocabulary;
-      const tokens = sample.input_ids.length;
-      yield {
-        index: part.indices[row]!,
-        logits: output!.data.slice(start, start + tokens * vocabulary),
-        tokens,
-      };
+    const batch = training.collate(part, args.perDeviceEvalBatchSize);
+    const { outputs } = await host.evaluate(batch, step, model.outputs);
+    const copies = part.samples.map((sample, row) =>
+      [...outputs].map(
+        ([name, view]) => [name, rowOf(view, row, model.positions?.(sample))] as const,
+      ),
+    );
+    // Copied before anything is given away: the views last until the next batch.
+    for (const [row, copy] of copies.entries()) {
+      yield { index: part.indices[row]!, outputs: Object.fromEntries(copy) };
     }
   }
+}
+
+/** A copy of one row, of its first `positions` entries where that is given. */
+function rowOf({ data, dims }: OutputView, row: number, positions = dims[1] ?? 1) {
+  const own = dims.length > 1 ? [positions, ...dims.slice(2)] : [];
+  const start = row * elementCount(dims.slice(1));
+  return { data: data.slice(start, start + elementCount(own)), dims: own };
 }
 
 function requireMap(dataset: Dataset, what: string): MapDataset {

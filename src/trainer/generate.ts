@@ -22,9 +22,10 @@ export async function generateGreedy(
     padded.set(tokens);
     const sample = { input_ids: padded, labels: new Int32Array(end).fill(-100) };
     const batch = training.collate({ samples: [sample], indices: [-1] }, 1);
-    const { output } = await training.host.evaluate(batch, step, 'logits');
-    const vocabulary = output!.dims[2]!;
-    const row = output!.data.subarray((tokens.length - 1) * vocabulary, tokens.length * vocabulary);
+    const { outputs } = await training.host.evaluate(batch, step, ['logits']);
+    const { data, dims } = outputs.get('logits')!;
+    const vocabulary = dims[2]!;
+    const row = data.subarray((tokens.length - 1) * vocabulary, tokens.length * vocabulary);
     const next = argmax(row);
     tokens.push(next);
     if (next === eosTokenId) break;

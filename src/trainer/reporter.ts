@@ -64,9 +64,9 @@ export class Reporter {
   }
 
   evaluation(metrics: Record<string, number>, state: TrainerState): void {
-    this.log(
-      `step ${state.step}: eval loss ${metrics.eval_loss!.toFixed(4)}, perplexity ${metrics.eval_perplexity!.toFixed(2)}`,
-    );
+    const { eval_loss: loss, eval_perplexity: perplexity } = metrics;
+    const inWords = perplexity === undefined ? '' : `, perplexity ${perplexity.toFixed(2)}`;
+    this.log(`step ${state.step}: eval loss ${loss!.toFixed(4)}${inWords}`);
     this.#monitor.writeEvents([
       { name: 'Eval/Samples/eval_loss', value: metrics.eval_loss!, step: state.samplesSeen },
     ]);

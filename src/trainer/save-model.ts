@@ -1,8 +1,6 @@
 import { copyFile, mkdir } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DeepSpeedError } from '../errors.ts';
-import { arraySource, exportOnnx, saveModelConfig, saveParameters } from '../models/index.ts';
 import { agree } from '../strategies/agree.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
 import type { Training } from './setup.ts';
@@ -20,20 +18,8 @@ export async function saveTrainedModel(
   await runtime.engine.idle();
   await agree(runtime.communicator, async () => {
     if (runtime.rank !== 0) return;
-    const { config } = model;
-    if (!config) {
-      throw new DeepSpeedError(
-        'NOT_AVAILABLE_YET',
-        'saveModel needs a model made from a config.json; a bare graph cannot be exported yet',
-      );
-    }
-    const parameters = new Map(
-      model.parameters.map(({ name, shape }) => [name, arraySource(shape, host.parameter(name))]),
-    );
     await mkdir(folder, { recursive: true });
-    await saveModelConfig(folder, config);
-    await saveParameters(folder, config, parameters);
-    await exportOnnx(config, parameters, folder);
+    await model.save(folder, (name) => host.parameter(name));
     for (const file of tokenizer === undefined ? [] : tokenizerFiles) {
       const source = join(tokenizer!, file);
       if (existsSync(source)) await copyFile(source, join(folder, file));

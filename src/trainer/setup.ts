@@ -7,7 +7,7 @@ import { chooseStrategy } from '../strategies/registry.ts';
 import type { StrategyPlugin } from '../strategies/plugin.ts';
 import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
 import { type BatchSource, createBatchSource, type MicroBatch } from './batch-source.ts';
-import { type Batch, collate } from '../hosts/onnx/collate.ts';
+import type { Batch } from '../hosts/onnx/batch.ts';
 import type { Dataset } from './dataset.ts';
 import { isMapDataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
@@ -19,6 +19,7 @@ import { ScalarSum } from './scalars.ts';
 /** Everything that `train`, `evaluate`, `predict` and saving work with; made once, on first use. */
 export interface Training {
   readonly args: TrainingArguments;
+  readonly model: TrainableModel;
   readonly runtime: Runtime;
   readonly recipe: Recipe;
   readonly host: OnnxHost;
@@ -64,20 +65,14 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       given,
       args,
       worldSize,
-      hiddenSize: model.config?.width,
+      hiddenSize: model.width,
       totalSteps: (size, count) => totalSteps(args, trainDataset, sampling(size, count)),
     });
     const source = trainDataset
       ? createBatchSource(trainDataset, sampling(recipe.microBatchSize, recipe.microBatches))
       : null;
     const collateRows = ({ samples, indices }: MicroBatch, rows: number) =>
-      collate(samples, indices, {
-        rows,
-        padTokenId: model.padTokenId,
-        padToMultipleOf: args.padToMultipleOf,
-        maxLength: model.maxLength,
-        vocabSize: model.vocabSize,
-      });
+      model.collate(samples, indices, { rows, padToMultipleOf: args.padToMultipleOf });
     const first = await firstBatch(source, model);
     const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize));
     const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
@@ -94,6 +89,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
     await host.bind(session, gradients);
     return {
       args,
+      model,
       runtime,
       recipe,
       host,
@@ -116,7 +112,7 @@ async function firstBatch(source: BatchSource | null, model: TrainableModel): Pr
   if (source) {
     for await (const [part] of source.epoch(0, 0)) if (part!.samples.length > 0) return part!;
   }
-  return { samples: [{ input_ids: new Int32Array(Math.min(8, model.maxLength)) }], indices: [-1] };
+  return { samples: [...model.example()], indices: [-1] };
 }
 
 function totalSteps(

@@ -90,14 +90,14 @@ export class Trainer {
     });
   }
 
-  /** Mean loss per target token and perplexity over a dataset. */
+  /** Mean loss per target over a dataset, and for language models the perplexity. */
   async evaluate(dataset = this.#options.evalDataset): Promise<EvaluationMetrics> {
     if (!dataset) throw missing('evaluate()', 'evalDataset');
     const training = await this.#open();
     return this.#guard(training, () => evaluate(training, dataset, this.state.step));
   }
 
-  /** Logits of this rank's share of the dataset, sample by sample. */
+  /** The model's outputs for this rank's share of the dataset, sample by sample. */
   async *predict(dataset: Dataset): AsyncGenerator<Prediction> {
     yield* predict(await this.#open(), dataset, this.state.step);
   }
@@ -110,6 +110,13 @@ export class Trainer {
     const training = await this.#open();
     const { maxNewTokens = 20, eosTokenId } = options;
     const { maxLength } = this.#options.model;
+    if (maxLength === undefined) {
+      throw new DeepSpeedError(
+        'ARGUMENTS_INVALID',
+        'generate() needs a causal language model made by AutoModelForCausalLM',
+        { fix: 'For a graph of your own, read the outputs with predict().' },
+      );
+    }
     return this.#guard(training, () =>
       generateGreedy(training, prompt, { maxNewTokens, eosTokenId }, this.state.step, maxLength),
     );
@@ -117,7 +124,8 @@ export class Trainer {
 
   /**
    * Writes a folder that transformers.js loads: `config.json`, the tokenizer, `model.safetensors` and
-   * `onnx/model.onnx` with key and value cache. Rank 0 writes; all ranks must call it.
+   * `onnx/model.onnx` with key and value cache; for an OnnxModel `model.onnx`, the graph as it was read
+   * with the trained values. Rank 0 writes; all ranks must call it.
    */
   async saveModel(folder: string): Promise<void> {
     const training = await this.#open();
@@ -154,7 +162,7 @@ export class Trainer {
   async logSummary(): Promise<string[]> {
     const { recipe, runtime } = await this.#open();
     const { prof_all = true, prof_ops = [] } = recipe.config?.comms_logger ?? {};
-    const lines = renderCommsTable(runtime.communicator.stats(), {
+    const lines = renderCommsTable(runtime.engine.commStats(), {
       worldSize: runtime.worldSize,
       ...(!prof_all && { operations: prof_ops }),
     });

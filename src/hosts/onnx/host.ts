@@ -1,5 +1,4 @@
 import { DeepSpeedError } from '../../errors.ts';
-import type { Graph } from '../../graph/index.ts';
 import { planTraining, type TrainingPlan } from '../../graph/plan.ts';
 import {
   type Capability,
@@ -15,8 +14,8 @@ import type { NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import type { Session } from '../../session.ts';
 import { alignUp, type FlatLayout, slotAlignment } from '../../layout.ts';
-import type { Batch } from './collate.ts';
-import type { TrainableModel } from './model.ts';
+import type { Batch } from './batch.ts';
+import { lossSum, type TrainableModel } from './model.ts';
 import { Program, type ProgramKind, SessionCache } from './program.ts';
 
 /** Biases and norms get no weight decay, as everywhere in the field. */
@@ -30,8 +29,11 @@ export interface OnnxHostOptions {
   programs?: number;
 }
 
-/** The sum of the losses over positions: what backward starts from. */
-const lossOutput = 'loss_sum';
+/** A graph output in engine memory, row-major. */
+export interface OutputView {
+  data: Float32Array;
+  dims: readonly number[];
+}
 
 /**
  * The `onnx` host: forward and backward of a model's differentiated graph, segment by segment, on the
@@ -69,7 +71,7 @@ export class OnnxHost implements Host {
     const plan = this.#plan(first);
     this.segments = plan.segments.map((segment) => segment.name);
     this.parameters = orderParameters(model, plan);
-    this.frozen = model.parameters.filter(({ name }) => !model.isTrainable(name));
+    this.frozen = plan.parameters.filter(({ trainable }) => !trainable);
   }
 
   /** Lines that say what the graph passes replaced. */
@@ -127,7 +129,7 @@ export class OnnxHost implements Host {
     const program = this.#program(batch, 'training');
     program.feed(withRandomness(batch, { seed: random, step: plan.step, training: true }));
     this.#setFlags(plan.microBatch === 0 || !gradients.accumulatesLocally);
-    const seed = program.place(`grad.${lossOutput}`);
+    const seed = program.place(`grad.${lossSum}`);
     new Float32Array(seed.buffer.view(), seed.byteOffset, 1)[0] = scale;
     let last = this.#enqueueForward(program, lifecycle, plan);
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
@@ -140,19 +142,19 @@ export class OnnxHost implements Host {
       lifecycle.fire('release', event);
     }
     await engine.wait(last);
-    return program.read(lossOutput)[0]!;
+    return program.read(lossSum)[0]!;
   }
 
   /**
    * Forward only, with dropout off.
    *
-   * @returns the sum of the losses, and, where asked for, the named output: valid until the next call
+   * @returns the sum of the losses, and the outputs asked for: valid until the next call
    */
   async evaluate(
     batch: Batch,
     step: number,
-    output?: string,
-  ): Promise<{ loss: number; output?: { data: Float32Array; dims: readonly number[] } }> {
+    outputs: readonly string[] = [],
+  ): Promise<{ loss: number; outputs: ReadonlyMap<string, OutputView> }> {
     const { session } = this.#required();
     const program = this.#program(batch, 'inference');
     program.feed(withRandomness(batch, { seed: 0, step, training: false }));
@@ -165,8 +167,10 @@ export class OnnxHost implements Host {
     const last = this.#enqueueForward(program, session.lifecycle, plan);
     await this.#runtime.engine.wait(last);
     return {
-      loss: program.read(lossOutput)[0]!,
-      ...(output && { output: { data: program.read(output), dims: program.shape(output) } }),
+      loss: program.read(lossSum)[0]!,
+      outputs: new Map(
+        outputs.map((name) => [name, { data: program.read(name), dims: program.shape(name) }]),
+      ),
     };
   }
 
@@ -199,16 +203,18 @@ export class OnnxHost implements Host {
     const key = shapeKey(batch);
     let plan = this.#plans.get(key);
     if (!plan) {
-      const [rows, length] = batch.feeds.input_ids!.dims as [number, number];
-      const graph = sumOfLosses(this.#model.graph({ rows, length, masked: batch.masked }));
+      const graph = this.#model.graph(batch);
       plan = planTraining(graph, {
         inputShapes: Object.fromEntries(
-          graph.inputs.map((input) => [input.name, [...(input.shape as number[])]]),
+          graph.inputs.map(({ name, shape }) => [
+            name,
+            batch.feeds[name]?.dims ?? (shape as readonly number[]),
+          ]),
         ),
         trainable: (name) => this.#known.has(name) && this.#model.isTrainable(name),
         bound: (name) => this.#known.has(name),
-        lossOutput,
-        keepOutputs: ['logits'],
+        lossOutput: lossSum,
+        keepOutputs: this.#model.outputs,
         fuse: this.#options.fuse,
       });
       this.#plans.set(key, plan);
@@ -265,7 +271,7 @@ const againFlag = 64;
 
 function shapeKey(batch: Batch): string {
   const shapes = Object.entries(batch.feeds).map(([name, { dims }]) => `${name}:${dims.join('x')}`);
-  return `${batch.masked ? 'masked ' : ''}${shapes.join(' ')}`;
+  return `${batch.variant ?? ''} ${shapes.join(' ')}`;
 }
 
 /** Adds what `deepspeed.Dropout` reads: the counters of its generator. */
@@ -281,26 +287,6 @@ function withRandomness(
       rng: { dtype: 'int64', dims: [counters.length], data: BigInt64Array.from(counters, BigInt) },
       training: { dtype: 'bool', dims: [1], data: Uint8Array.of(training ? 1 : 0) },
     },
-  };
-}
-
-/** Appends the sum over positions: one number to start backward from. */
-function sumOfLosses(graph: Graph): Graph {
-  return {
-    ...graph,
-    nodes: [
-      ...graph.nodes,
-      {
-        name: lossOutput,
-        opType: 'ReduceSum',
-        domain: '',
-        inputs: ['loss'],
-        outputs: [lossOutput],
-        attributes: { keepdims: { type: 'int', value: 0 } },
-        metadata: { segment: graph.nodes.at(-1)?.metadata?.segment ?? 'head' },
-      },
-    ],
-    outputs: [{ name: lossOutput, dtype: 'float32', shape: [] }, ...graph.outputs],
   };
 }
 

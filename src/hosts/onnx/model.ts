@@ -1,106 +1,49 @@
 import type { Graph } from '../../graph/index.ts';
-import {
-  buildTrainingGraph,
-  initialSource,
-  loadPretrained,
-  type ModelConfig,
-  modelParameters,
-  type ParameterSource,
-  parseModelConfig,
-} from '../../models/index.ts';
+import type { ParameterSource } from '../../models/index.ts';
+import type { Batch, CollateOptions } from './batch.ts';
+import type { AnySample } from './sample.ts';
 
-/** Name and shape of one parameter, as model.safetensors has them. */
+/** A tensor that training may change. */
 export interface ParameterInfo {
   readonly name: string;
   readonly shape: readonly number[];
 }
 
-/** What the host asks of a model. */
+/** The output of every model's graph that backward starts from: float32, no dimensions. */
+export const lossSum = 'loss_sum';
+
+/** What the host and the Trainer ask of a model. */
 export interface TrainableModel {
   readonly parameters: readonly ParameterInfo[];
-  /** Longest sequence; rows longer than this are refused. */
-  readonly maxLength: number;
-  readonly vocabSize: number;
-  readonly padTokenId: number;
-  /** Null for a model that is only a graph. */
-  readonly config: ModelConfig | null;
-  /** The training graph for one batch shape; parameters are initializers whose values do not matter. */
-  graph(shape: { rows: number; length: number; masked: boolean }): Graph;
+  /** Width of the hidden layers, for "auto" values of a config; undefined where nobody knows. */
+  readonly width?: number | undefined;
+  /** Longest sequence that generate() may make; undefined for a model that is no language model. */
+  readonly maxLength?: number | undefined;
+  /** What a target of the loss is: evaluation reports perplexity for tokens only. */
+  readonly target: 'token' | 'sample';
+  /** Graph outputs, float32, that predict() gives: their first dimension is the rows'. */
+  readonly outputs: readonly string[];
+  /**
+   * The training graph of a batch's shapes. It has the model's outputs and `loss_sum`, the sum of the
+   * losses over the batch's targets. Parameters are initializers whose values do not matter.
+   */
+  graph(batch: Batch): Graph;
+  /**
+   * @param indices of the samples in the dataset, for error messages and for dropout
+   * @throws DATASET_INVALID naming the sample that does not fit
+   */
+  collate(
+    samples: readonly AnySample[],
+    indices: readonly number[],
+    options: CollateOptions,
+  ): Batch;
+  /** Samples to compile for where there is no training dataset. */
+  example(): readonly AnySample[];
+  /** Positions of a sample, where outputs have one entry for each and padding comes after them. */
+  positions?(sample: AnySample): number;
   /** A parameter's initial value. */
   initial(name: string): ParameterSource;
   isTrainable(name: string): boolean;
-}
-
-/**
- * A causal language model made from a Hugging Face `config.json`, with fresh or stored weights.
- *
- * @example
- * const model = AutoModelForCausalLM.fromConfig({ model_type: 'gpt2', n_layer: 4, n_embd: 256 });
- * const other = await AutoModelForCausalLM.fromPretrained('./my-model');
- */
-export class AutoModelForCausalLM implements TrainableModel {
-  readonly config: ModelConfig;
-  readonly parameters: readonly ParameterInfo[];
-  readonly initial: (name: string) => ParameterSource;
-  #frozen: (name: string) => boolean = () => false;
-
-  private constructor(config: ModelConfig, initial: (name: string) => ParameterSource) {
-    this.config = config;
-    this.parameters = modelParameters(config).map(({ name, shape }) => ({ name, shape }));
-    this.initial = initial;
-  }
-
-  /**
-   * A new model with the architecture's standard initialisation.
-   *
-   * @param config a parsed Hugging Face config.json; `model_type` is gpt2 or llama
-   */
-  static fromConfig(
-    config: Record<string, unknown>,
-    { seed = 42 }: { seed?: number } = {},
-  ): AutoModelForCausalLM {
-    const parsed = parseModelConfig(config as never, 'the model config');
-    const specs = new Map(modelParameters(parsed).map((spec) => [spec.name, spec]));
-    return new AutoModelForCausalLM(parsed, (name) => initialSource(specs.get(name)!, seed));
-  }
-
-  /** Reads `config.json` and the weights (`model.safetensors`, or its sharded index) of a folder. */
-  static async fromPretrained(folder: string): Promise<AutoModelForCausalLM> {
-    const { config, parameters } = await loadPretrained(folder);
-    return new AutoModelForCausalLM(config, (name) => parameters.get(name)!);
-  }
-
-  /**
-   * Parameters for which the predicate holds keep their values.
-   *
-   * @example model.freeze((name) => name.startsWith('transformer.wte'))
-   */
-  freeze(predicate: (name: string) => boolean): this {
-    this.#frozen = predicate;
-    return this;
-  }
-
-  isTrainable(name: string): boolean {
-    return !this.#frozen(name);
-  }
-
-  get maxLength(): number {
-    return this.config.maxPositions;
-  }
-
-  get vocabSize(): number {
-    return this.config.vocabSize;
-  }
-
-  get padTokenId(): number {
-    return 0;
-  }
-
-  graph({ rows, length, masked }: { rows: number; length: number; masked: boolean }): Graph {
-    return buildTrainingGraph(this.config, {
-      batchSize: rows,
-      sequenceLength: length,
-      attentionMask: masked,
-    });
-  }
+  /** Writes the model into a folder that exists. */
+  save(folder: string, value: (parameter: string) => Float32Array): Promise<void>;
 }

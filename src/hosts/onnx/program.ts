@@ -10,7 +10,7 @@ import type {
   SessionId,
 } from '../../native/index.ts';
 import { LifetimeRecorder, planArena } from './arena.ts';
-import type { Batch } from './collate.ts';
+import type { Batch } from './batch.ts';
 
 /** Where the host keeps what a program is bound to. */
 export interface ProgramStorage {

@@ -1,52 +1,33 @@
 import { DeepSpeedError } from '../../errors.ts';
-import type { DataType } from '../../graph/index.ts';
-import type { Sample } from './sample.ts';
+import type { Batch, CollateOptions } from './batch.ts';
+import type { AnySample, Sample } from './sample.ts';
 
+/** The label that counts for nothing. */
 export const ignoreIndex = -100;
 
-/** One input of the model for one micro batch. */
-export interface Feed {
-  dtype: DataType;
-  dims: readonly number[];
-  data: BigInt64Array | Float32Array | Int32Array | Uint8Array;
-}
-
-/** A micro batch, ready to be copied into the model's inputs. */
-export interface Batch {
-  /** By graph input. */
-  feeds: Record<string, Feed>;
-  /** Rows that came from the dataset; the others are filler that adds nothing. */
-  samples: number;
-  /** What the loss is a sum over: target tokens, or samples for a model with one loss a sample. */
-  targets: number;
-  /** True when a token before a row's last real one is masked: causality alone does not hide it. */
-  masked: boolean;
-  /** Index of each row's sample in the dataset, -1 for filler: what dropout's counters use. */
-  sampleIndices: readonly number[];
-}
-
-export interface CollateOptions {
+/** What of a causal language model its batches depend on. */
+export interface TokenLimits {
   /** Token that fills what is shorter; its positions are never targets. */
   padTokenId: number;
-  /** Lengths are rounded up to a multiple of this, so that few shapes are compiled. */
-  padToMultipleOf: number;
   /** Longest sequence the model takes; a longer sample is an error. */
   maxLength: number;
-  /** Rows of the batch; missing ones become filler, so that the shape stays the compiled one. */
-  rows: number;
   vocabSize: number;
 }
+
+/** A batch in which a token before a row's last real one is masked: causality alone does not hide it. */
+export const maskedVariant = 'masked';
 
 /**
  * A causal language model's batch: samples padded on the right to one shape, labels shifted by one
  * position. Feeds are int64 [rows, length].
  */
-export function collate(
-  samples: readonly Sample[],
+export function collateTokens(
+  given: readonly AnySample[],
   indices: readonly number[],
-  options: CollateOptions,
+  { rows, padToMultipleOf }: CollateOptions,
+  { padTokenId, maxLength, vocabSize }: TokenLimits,
 ): Batch {
-  const { rows, padTokenId, padToMultipleOf, maxLength } = options;
+  const samples = given.map((sample, row) => checkSample(sample, indices[row] ?? row));
   const longest = Math.max(1, ...samples.map((sample) => sample.input_ids.length));
   if (longest > maxLength) {
     throw new DeepSpeedError(
@@ -66,7 +47,7 @@ export function collate(
     const start = row * length;
     let hidden = false;
     for (let position = 0; position < ids.length; position += 1) {
-      inputIds[start + position] = BigInt(checkToken(ids[position]!, options.vocabSize));
+      inputIds[start + position] = BigInt(checkToken(ids[position]!, vocabSize));
       const visible = (mask?.[position] ?? 1) !== 0;
       attentionMask[start + position] = visible ? 1n : 0n;
       if (visible && hidden) masked = true;
@@ -74,7 +55,7 @@ export function collate(
       if (position === 0) continue;
       const label = labels[position]!;
       if (label === ignoreIndex || !visible) continue;
-      targets[start + position - 1] = BigInt(checkToken(label, options.vocabSize));
+      targets[start + position - 1] = BigInt(checkToken(label, vocabSize));
       targetTokens += 1;
     }
   }
@@ -89,9 +70,33 @@ export function collate(
     },
     samples: samples.length,
     targets: targetTokens,
-    masked,
+    ...(masked && { variant: maskedVariant }),
     sampleIndices: Array.from({ length: rows }, (_, row) => indices[row] ?? -1),
   };
+}
+
+/** Throws, naming the sample, for what a language model cannot take. */
+export function checkSample(given: AnySample, index: number): Sample {
+  const sample = given as Sample;
+  const length = sample?.input_ids?.length;
+  if (typeof length !== 'number' || length === 0) {
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      `sample ${index} has no input_ids: a sample is { input_ids: number[], labels?, attention_mask? }`,
+      { data: { index } },
+    );
+  }
+  for (const key of ['labels', 'attention_mask'] as const) {
+    const other = sample[key];
+    if (other && other.length !== length) {
+      throw new DeepSpeedError(
+        'DATASET_INVALID',
+        `sample ${index}: ${key} has ${other.length} entries, input_ids ${length}`,
+        { data: { index } },
+      );
+    }
+  }
+  return sample;
 }
 
 function checkToken(token: number, vocabSize: number): number {
