@@ -13,7 +13,8 @@ import {
 /** 12 rows a step, four steps an epoch, so that step 5 lies within the second one. */
 const samples = raggedSamples(43);
 const folder = temporaryFolder();
-const checkpoint = (stage: number, worldSize: number) => join(folder, `${stage}-${worldSize}`);
+const checkpoint = ([stage, worldSize]: readonly [number, number]) =>
+  join(folder, `${stage}-${worldSize}`);
 
 interface Run {
   stage: number;
@@ -52,7 +53,7 @@ it.each([
 ])(
   'stage %i at %i ranks: five steps and five more are ten, to the bit',
   async (stage, worldSize) => {
-    const outputDir = checkpoint(stage, worldSize);
+    const outputDir = checkpoint([stage, worldSize]);
     const straight = await train({ stage, worldSize, outputDir });
     const resumed = await train({
       stage,
@@ -79,7 +80,7 @@ describe('a checkpoint goes on at another world size and stage', () => {
       stage,
       worldSize,
       outputDir: temporaryFolder(),
-      resumeFrom: join(checkpoint(...from), 'global_step5'),
+      resumeFrom: join(checkpoint(from), 'global_step5'),
     });
     expect(resumed!.losses).toHaveLength(10);
     for (const [name, expected] of Object.entries(straight[0]!.parameters)) {

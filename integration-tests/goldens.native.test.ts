@@ -20,9 +20,10 @@ function samplesOf(inputs: Tensor, targets: Tensor, mask?: Tensor): Sample[] {
   };
   const labels = rows(targets);
   const visible = mask && rows(mask);
+  const counted = (row: number, at: number) => visible === undefined || visible[row]![at] !== 0;
   return rows(inputs).map((ids, row) => ({
     input_ids: [...ids, 0],
-    labels: [-100, ...labels[row]!.map((label, at) => (visible?.[row]![at] === 0 ? -100 : label))],
+    labels: [-100, ...labels[row]!.map((label, at) => (counted(row, at) ? label : -100))],
     ...(visible && { attention_mask: [...visible[row]!, 1] }),
   }));
 }
