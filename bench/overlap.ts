@@ -3,7 +3,7 @@
  * ranks of one thread, ZeRO 1, the comm queue throttled so that it needs 30% of the compute time.
  * hidden = 1 − (overlapped − compute) / (serial − compute).
  */
-import { type Bench, type BenchOptions, measure, median, rankPeer, type Report } from './lib.ts';
+import { type Bench, type BenchOptions, measure, median, type Report, rankPeer } from './lib.ts';
 import type { Gpt2Shape } from './ranks/gpt2.ts';
 
 const shape: Gpt2Shape = { width: 768, layers: 12, vocabulary: 4096, length: 128, rows: 1 };

@@ -9,8 +9,8 @@ import {
   measure,
   type Peer,
   pythonPeer,
-  rankPeer,
   type Report,
+  rankPeer,
 } from './lib.ts';
 import type { Gpt2Shape } from './ranks/gpt2.ts';
 

@@ -4,7 +4,7 @@
  * parameters, gradients and states take 1 GB: growth of resident memory, shared pages counted once,
  * against the engines' accounts.
  */
-import { type Bench, type BenchOptions, rankPeer, type Report } from './lib.ts';
+import { type Bench, type BenchOptions, type Report, rankPeer } from './lib.ts';
 import type { Gpt2Shape } from './ranks/gpt2.ts';
 import type { MemoryReport } from './ranks/zero-memory.ts';
 

@@ -4,7 +4,7 @@
  * `throttle N` lets the comm queue move N bytes a second.
  */
 import { timed } from '../lib.ts';
-import { globalBatches, type Gpt2Shape, setUpGpt2 } from './gpt2.ts';
+import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
 import { serve } from './serve.ts';
 
 const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;

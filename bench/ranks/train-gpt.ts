@@ -1,7 +1,7 @@
 /** train-gpt.ts SHAPE (JSON): answers each request with the seconds of one whole step, data parallel. */
 import { trainStep } from '../../src/trainer/step.ts';
 import { timed } from '../lib.ts';
-import { globalBatches, type Gpt2Shape, setUpGpt2 } from './gpt2.ts';
+import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
 import { serve } from './serve.ts';
 
 const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;

@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { loadAddon, type MemoryAccount } from '../../src/native/index.ts';
 import { gatherJson } from '../../src/strategies/agree.ts';
 import { trainStep } from '../../src/trainer/step.ts';
-import { globalBatches, type Gpt2Shape, setUpGpt2 } from './gpt2.ts';
+import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
 import { serve } from './serve.ts';
 
 export interface MemoryReport {
