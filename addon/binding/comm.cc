@@ -125,21 +125,7 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {
-    const Napi::Env env = info.Env();
-    return guarded(env, [&]() -> Napi::Value {
-      const std::vector<CommStat> cells = open().stats();
-      Napi::Array list = Napi::Array::New(env, cells.size());
-      for (uint32_t index = 0; index < cells.size(); ++index) {
-        Napi::Object entry = Napi::Object::New(env);
-        entry["operation"] = cells[index].operation;
-        entry["bytes"] = Napi::Number::New(env, static_cast<double>(cells[index].bytes));
-        entry["calls"] = Napi::Number::New(env, static_cast<double>(cells[index].calls));
-        entry["totalNs"] = Napi::Number::New(env, static_cast<double>(cells[index].total_ns));
-        entry["waitNs"] = Napi::Number::New(env, static_cast<double>(cells[index].wait_ns));
-        list[index] = entry;
-      }
-      return list;
-    });
+    return guarded(info.Env(), [&] { return stats_value(info.Env(), open().stats()); });
   }
 
   void dispose(const Napi::CallbackInfo&) { communicator_.reset(); }
@@ -179,6 +165,20 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+Napi::Value stats_value(Napi::Env env, const std::vector<CommStat>& cells) {
+  Napi::Array list = Napi::Array::New(env, cells.size());
+  for (uint32_t index = 0; index < cells.size(); ++index) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry["operation"] = cells[index].operation;
+    entry["bytes"] = Napi::Number::New(env, static_cast<double>(cells[index].bytes));
+    entry["calls"] = Napi::Number::New(env, static_cast<double>(cells[index].calls));
+    entry["totalNs"] = Napi::Number::New(env, static_cast<double>(cells[index].total_ns));
+    entry["waitNs"] = Napi::Number::New(env, static_cast<double>(cells[index].wait_ns));
+    list[index] = entry;
+  }
+  return list;
+}
 
 std::shared_ptr<Communicator> unwrap_communicator(const Napi::Value& value) {
   if (!has_tag(value, kCommunicatorTag))

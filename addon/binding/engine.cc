@@ -151,6 +151,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
                            InstanceMethod<&EngineHandle::broadcast>("broadcast"),
                            InstanceMethod<&EngineHandle::barrier>("barrier"),
                            InstanceMethod<&EngineHandle::throttle_comm>("throttleComm"),
+                           InstanceMethod<&EngineHandle::comm_stats>("commStats"),
                            InstanceMethod<&EngineHandle::wait>("wait"),
                            InstanceMethod<&EngineHandle::wait_sync>("waitSync"),
                            InstanceMethod<&EngineHandle::idle>("idle"),
@@ -375,6 +376,11 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       return settler_->promise(
           info.Env(), [&](Settler::Done done) { engine_->queues().on_idle(std::move(done)); });
     });
+  }
+
+  Napi::Value comm_stats(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(),
+                   [&] { return stats_value(info.Env(), engine_->comm_stats()); });
   }
 
   void set_tracing(const Napi::CallbackInfo& info) {

@@ -94,4 +94,7 @@ RegionArg region_arg(const Napi::Value& value, const char* name);
 // INVALID_ARGUMENT for another object, DISPOSED for a disposed communicator.
 std::shared_ptr<Communicator> unwrap_communicator(const Napi::Value& value);
 
+// CommStats[] of contract.ts.
+Napi::Value stats_value(Napi::Env env, const std::vector<CommStat>& cells);
+
 }  // namespace dsjs::binding

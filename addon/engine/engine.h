@@ -60,6 +60,7 @@ class Engine {
   WorkId broadcast(Region region, int root, std::vector<WorkId> after);
   WorkId barrier(std::vector<WorkId> after);
   void throttle_comm(double bytes_per_second);
+  std::vector<CommStat> comm_stats() const { return communicator_->stats(); }
 
   // Ends runs, leaves collectives, joins threads, frees sessions. Idempotent.
   void dispose();

@@ -267,6 +267,8 @@ export interface NativeEngine {
   barrier(after?: Work[]): Work;
   /** For benches: bytes per second that the comm queue may move; 0 = unlimited. */
   throttleComm(bytesPerSecond: number): void;
+  /** Collectives of the comm queue since the engine was made; the communicator counts its own apart. */
+  commStats(): CommStats[];
 
   /** Resolves when the work has ended, rejects with its NativeError. The JS thread stays free. */
   wait(work: Work): Promise<void>;

@@ -1,6 +1,7 @@
 import type { DeepSpeedConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { applyCheckpoint } from './checkpoint/index.ts';
+import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
 import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
 
@@ -21,6 +22,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     averaging: averagingOf(config, context.communicator.size),
   });
   applyCheckpoint(context, zero);
+  if (config.dump_state) applyDumpState(context, config);
 }
 
 /** Plain data parallelism: everything on every rank, gradients averaged while backward runs. */

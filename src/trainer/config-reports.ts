@@ -54,7 +54,7 @@ export class ConfigReports {
 
   /** The table of collectives, if asked for. */
   atEnd(): string[] {
-    return this.#diagnostics?.atEnd(this.#training.runtime.communicator.stats()) ?? [];
+    return this.#diagnostics?.atEnd(this.#training.runtime.engine.commStats()) ?? [];
   }
 
   /** Also after a failure. */

@@ -17,6 +17,10 @@ import {
 
 const storage = oneOf('fp16', 'bf16', 'fp32');
 
+/** A type that can be named, but not chosen yet. */
+const fp32Only = (meaning: string, note: string) =>
+  key('accepted', storage, null, meaning, { note, later: ['fp16', 'bf16'] });
+
 export const precisionKeys = {
   fp16: section('Half-precision storage with loss scaling.', {
     enabled: available(flag, false, 'Train in fp16 with fp32 master weights.', {
@@ -81,15 +85,9 @@ export const precisionKeys = {
     'Apex is a PyTorch extension; use bf16 or fp16',
   ),
   data_types: section('Types of stored tensors.', {
-    grad_accum_dtype: available(storage, null, 'Type in which gradients accumulate; null: fp32.', {
-      later: ['fp16', 'bf16'],
-    }),
-    param_dtype: available(storage, null, 'Type of parameters; null: as fp16 and bf16 say.', {
-      later: ['fp16', 'bf16'],
-    }),
-    buffer_dtype: available(storage, null, 'Type of buffers; null: as fp16 and bf16 say.', {
-      later: ['fp16', 'bf16'],
-    }),
+    grad_accum_dtype: fp32Only('Type in which gradients accumulate.', 'they accumulate in fp32'),
+    param_dtype: fp32Only('Type of parameters.', 'fp16.enabled and bf16.enabled decide'),
+    buffer_dtype: fp32Only('Type of buffers.', 'buffers are fp32'),
     keep_in_fp32_modules: accepted(
       texts,
       null,

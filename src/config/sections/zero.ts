@@ -77,11 +77,12 @@ export const zeroKeys = {
       'Spread gradient copies over ranks when offloading.',
       'there are no such copies here',
     ),
-    load_from_fp32_weights: available(
+    load_from_fp32_weights: key(
+      'accepted',
       flag,
       true,
       'Restore fp32 master weights from the checkpoint, not from 16-bit weights.',
-      { later: [false] },
+      { note: 'checkpoints hold the fp32 weights', later: [false] },
     ),
     elastic_checkpoint: accepted(
       flag,
@@ -89,9 +90,16 @@ export const zeroKeys = {
       'Write checkpoints that load on another number of ranks.',
       'every checkpoint here does',
     ),
-    ignore_unused_parameters: available(flag, true, 'Allow parameters that receive no gradient.', {
-      later: [false],
-    }),
+    ignore_unused_parameters: key(
+      'accepted',
+      flag,
+      true,
+      'Allow parameters that receive no gradient.',
+      {
+        note: 'the graph says which parameters it uses; the others keep their values',
+        later: [false],
+      },
+    ),
     compute_grad_norm: accepted(
       flag,
       true,

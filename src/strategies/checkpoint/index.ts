@@ -4,6 +4,7 @@ import type { ZeroState } from '../zero/index.ts';
 import { locate } from './folder.ts';
 import { checkSameModel, type LoadTarget, openCheckpoint, readFlat } from './load.ts';
 import { saveCheckpoint } from './save.ts';
+import { agreeOnTag } from './tag-validation.ts';
 
 export { latestTag, locate } from './folder.ts';
 export { checkWritable } from './save.ts';
@@ -17,12 +18,15 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
   const { stored } = zero.optimizer.weights;
   const stateNames = zero.optimizer.states.map((_, index) => `state${index + 1}`);
 
+  const validation = context.config?.checkpoint.tag_validation ?? 'Warn';
+
   async function save(event: CheckpointEvent): Promise<void> {
     await engine.idle();
+    const tag = agreeOnTag(communicator, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
     // Replicated states are saved by shards, too: the files do not depend on the stage.
     const stateStart = shard.offset - zero.optimizer.updated.offset;
-    event.written = await saveCheckpoint(addon, communicator, event.directory, event.tag, {
+    event.written = await saveCheckpoint(addon, communicator, event.directory, tag, {
       layout,
       zeroStage: zero.stage,
       step: Number(event.state.step ?? 0),

@@ -1,8 +1,8 @@
 /** One rank of `trainRanks`: a worker thread. */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { StepMetrics } from '../../hooks/index.ts';
-import { AutoModelForCausalLM } from '../../hosts/onnx/model.ts';
 import type { CommStats, MemoryAccount } from '../../native/index.ts';
+import { AutoModelForCausalLM } from '../../transformers.ts';
 import { applyDeepSpeed } from '../../strategies/deepspeed.ts';
 import type { StrategyContext } from '../../strategies/plugin.ts';
 import { Trainer } from '../trainer.ts';
@@ -38,14 +38,24 @@ const dataset = Array.from({ length: samples ?? 64 }, (_, row) => ({
 let context: StrategyContext | undefined;
 const gradientPeaks: number[] = [];
 
-/** The strategy under test, watched: what lies in gradient memory when backward has written it. */
+/** The strategy under test, watched. */
 const watched = {
   name: 'deepspeed',
   apply(given: StrategyContext) {
     context = given;
     applyDeepSpeed(given);
+    given.lifecycle.tap('metrics', 'observe', 'test.gradientPeak', () => {
+      gradientPeaks.push(Math.max(...model.parameters.map(({ name }) => gradientPeak(name))));
+    });
   },
 };
+
+function gradientPeak(parameter: string): number {
+  const { buffer, byteOffset } = context!.claims.owner('gradients')!.location(parameter);
+  const { count } = context!.layout.byName.get(parameter)!;
+  const gradient = new Float32Array(buffer.view(), byteOffset, count);
+  return gradient.reduce((peak, value) => Math.max(peak, Math.abs(value)), 0);
+}
 
 const metrics: StepMetrics[] = [];
 const trainer = new Trainer({
@@ -80,7 +90,7 @@ try {
     parameters.set(name, (await trainer.parameter(name)).slice());
   }
   memory = await trainer.memory();
-  stats = context?.communicator.stats() ?? [];
+  stats = context?.engine.commStats() ?? [];
 } catch (thrown) {
   const { code, message } = thrown as { code?: string; message: string };
   error = { code: code ?? 'none', message };

@@ -15,8 +15,9 @@ export interface RankTask {
   /** Samples of the dataset; default 64. */
   samples?: number;
   resumeFromCheckpoint?: string;
-  /** Saves one checkpoint at the end under the tag of this rank's place. */
+  /** Saves a checkpoint at the end; each rank asks for the tag at its place. */
   saveAs?: string[];
+  /** Calls `trainer.logSummary()` at the end. */
   logSummary?: boolean;
 }
 
@@ -31,7 +32,7 @@ export interface RankResult {
   lines: string[];
   /** Warnings of the process, by text. */
   warnings: string[];
-  /** Largest gradient element in local memory right before it is reduced, by step. */
+  /** Largest element of the gradient as the reduction left it, by step; means something at stage 0. */
   gradientPeaks: number[];
   error?: { code: string; message: string };
 }
