@@ -12,6 +12,7 @@ import { graphKey } from './canonical.ts';
 import type { Program } from './compile.ts';
 import { Emitter } from './emitter.ts';
 import { activeValues, gradientName } from './gradient/index.ts';
+import { requireGradientRules } from './gradient/missing-rule.ts';
 import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { DataType, Graph } from './ir.ts';
 import { makeConcrete } from './passes/concrete.ts';
@@ -125,6 +126,7 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const typed: TypedGraph = { graph: fused.graph, types: fused.types };
   const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
   if (!active.has(loss)) throw nothingToTrain(loss);
+  requireGradientRules(typed.graph, active, [...trainable]);
 
   const emit = new Emitter(typed.types, 'plan/');
   const division = separateRandomness(divide(typed, concrete.parameters, loss), emit);

@@ -3,12 +3,12 @@
  * per operator emits it, gradients of a value that is read several times are summed, and what backward
  * reads of forward is saved or computed again.
  */
-import { DeepSpeedError } from '../../errors.ts';
 import { Emitter, isFloat } from '../emitter.ts';
-import type { Graph, Node, ValueInfo, ValueType } from '../ir.ts';
+import type { Graph, ValueInfo, ValueType } from '../ir.ts';
 import { operatorKey } from '../operator-key.ts';
 import type { TypedGraph } from '../passes/rewrite.ts';
 import { readsOf, valuesLeadingTo, writesOf } from '../topology.ts';
+import { missingRule } from './missing-rule.ts';
 import { ParameterGradients } from './parameters.ts';
 import { planRecomputation, type RecomputePolicy, recomputeCheap } from './recompute.ts';
 import { type Gradient, RuleContext } from './rule.ts';
@@ -200,23 +200,4 @@ function withDropoutMasks(graph: Graph, types: Map<string, ValueType>): Graph {
     return { ...node, outputs: [node.outputs[0]!, mask] };
   });
   return { ...graph, nodes };
-}
-
-function missingRule(graph: Graph, node: Node, parameters: readonly string[]): DeepSpeedError {
-  const before = valuesLeadingTo(graph, node.inputs);
-  const reaching = parameters.filter((parameter) => before.has(parameter));
-  const shown = reaching.slice(0, 3).map((name) => `'${name}'`);
-  const more = reaching.length > 3 ? ` and ${reaching.length - 3} more` : '';
-  const operator = operatorKey(node);
-  return new DeepSpeedError(
-    'GRADIENT_MISSING',
-    `operator ${operator} of node '${node.name}' has no gradient rule, and the loss depends on ` +
-      `trainable parameters through it`,
-    {
-      fix:
-        `Freeze the parameters before it (${shown.join(', ')}${more}), for example ` +
-        '`trainable: (name) => !frozen.has(name)`, or export the model without this operator.',
-      data: { node: node.name, op: operator, parameters: reaching },
-    },
-  );
 }
