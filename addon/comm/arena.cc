@@ -51,6 +51,7 @@ std::shared_ptr<Buffer> Arena::allocate(size_t bytes, Category category,
   const size_t length = pages(bytes);
   const size_t offset = take(length, bytes >= kHugePage ? kHugePage : kSharedPage);
   try {
+    std::lock_guard lock(grow_mutex_);
     commit_shared_memory(fd_, base_, offset, length);
   } catch (...) {
     give_back(offset, length);

@@ -36,6 +36,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   int fd_;
   size_t reserve_;
   char* base_;
+  // Held while the file grows: two threads that set its size from what they found would cut it.
+  std::mutex grow_mutex_;
   std::mutex mutex_;
   // Free stretches below end_, offset → bytes, never touching each other.
   std::map<size_t, size_t> free_;

@@ -124,6 +124,10 @@ void Channel::begin(Operation operation, DType type, uint64_t count, uint64_t de
       sequence_, static_cast<int32_t>(operation), static_cast<int32_t>(type), count, detail,
       location};
   own.begun.store(sequence_);
+  check_ended();
+}
+
+void Channel::check_ended() {
   if (interrupted_.load()) fail("DISPOSED", "the engine was disposed during " + current(), -1);
   if (auto abort = world_->control().aborted()) fail("COMM_ABORTED", abort->message, -1);
 }
@@ -155,7 +159,7 @@ void Channel::begin_message(Operation operation, int peer, uint64_t bytes) {
   message_peer_ = peer;
   message_operation_ = operation;
   message_bytes_ = bytes;
-  if (auto abort = world_->control().aborted()) fail("COMM_ABORTED", abort->message, -1);
+  check_ended();
 }
 
 void Channel::wait_opened(int peer) {
@@ -204,7 +208,7 @@ bool Channel::arrived(const Want& want, int member) const {
 // Why does it take so long? Everything is read before the last look at the awaited word: a peer
 // that published and then left has done its part.
 void Channel::look_around(const Want& want, uint64_t since_ns) {
-  if (auto abort = world_->control().aborted()) fail("COMM_ABORTED", abort->message, -1);
+  check_ended();
   const uint64_t waited = monotonic_ns() - since_ns;
   for (int other = 0; other < members(); ++other) {
     if (other == member_ || (want.peer >= 0 && other != want.peer)) continue;

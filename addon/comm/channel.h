@@ -98,6 +98,8 @@ class Channel {
 
  private:
   struct Want;
+  // Throws DISPOSED after interrupt(), COMM_ABORTED after the run's abort.
+  void check_ended();
   void wait(const Want& want);
   void look_around(const Want& want, uint64_t since_ns);
   bool arrived(const Want& want, int member) const;

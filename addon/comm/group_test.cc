@@ -1,5 +1,7 @@
 // The communicator over ranks that are threads: every result is compared, bit for bit, with a plain
 // loop over all ranks' inputs in rank order.
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -10,6 +12,7 @@
 
 #include "comm/backends.h"
 #include "comm/channel.h"
+#include "comm/run_control.h"
 #include "core/half.h"
 #include "core/testing.h"
 
@@ -458,6 +461,72 @@ void test_arena() {
   });
 }
 
+// A rank's engine takes memory from the JavaScript thread and from its comm thread: neither may cut
+// off what the other has just added to the arena.
+void test_arena_grows_from_many_threads() {
+  run_ranks(1, [](Communicator& world) {
+    std::vector<std::thread> threads;
+    for (char mark = 1; mark <= 3; ++mark)
+      threads.emplace_back([&world, mark] {
+        std::vector<std::shared_ptr<Buffer>> taken;
+        const std::string error = thrown_by([&] {
+          for (int round = 0; round < 2000; ++round) {
+            taken.push_back(world.allocate_shared(4096, Category::kGradients, nullptr));
+            std::memset(taken.back()->data(), mark, 4096);
+          }
+        });
+        CHECK_MESSAGE(error == "nothing", error);
+        bool kept = true;
+        for (const auto& buffer : taken) kept &= static_cast<char*>(buffer->data())[4095] == mark;
+        CHECK(kept);
+      });
+    for (std::thread& thread : threads) thread.join();
+  });
+}
+
+void test_interrupt() {
+  run_ranks(2, [](Communicator& world) {
+    auto own = world.split(0, world.rank());
+    if (world.rank() == 1) return world.barrier();
+    std::string error;
+    std::thread waiting([&] { error = thrown_by([&] { own->barrier(); }); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    own->interrupt();
+    waiting.join();
+    CHECK_MESSAGE(contains(error, "DISPOSED"), error);
+    world.barrier();
+  }, 5'000);
+}
+
+// The second communicator of a process that has disposed of its first one: nothing of the first is
+// taken for an answer, and memory that outlived it is not handed out again.
+void test_a_run_is_joined_again() {
+  const RunFds fds = create_run_fds(2);
+  const auto rank = [&](int me) {
+    const auto join = [&] { return make_shm(me, fds.control_fd, fds.arena_fds, 60'000); };
+    auto first = join();
+    auto kept = first->allocate_shared(5000, Category::kMaster, nullptr);
+    std::memset(kept->data(), 7, kept->bytes());
+    for (int round = 0; round < 3; ++round) first->barrier();
+    first.reset();
+    for (int round = 0; round < 20; ++round) {
+      auto again = join();
+      if (me == round % 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      int32_t value = me + round;
+      again->all_reduce(&value, 1, DType::kInt32, ReduceOp::kSum);
+      CHECK(value == 2 * round + 1);
+      auto fresh = again->allocate_shared(5000, Category::kMaster, nullptr);
+      CHECK(static_cast<char*>(fresh->data())[0] == 0 && static_cast<char*>(kept->data())[0] == 7);
+    }
+  };
+  std::thread other([&] { CHECK_MESSAGE(thrown_by([&] { rank(1); }) == "nothing", "rank 1"); });
+  const std::string error = thrown_by([&] { rank(0); });
+  CHECK_MESSAGE(error == "nothing", error);
+  other.join();
+  close(fds.control_fd);
+  for (int fd : fds.arena_fds) close(fd);
+}
+
 }  // namespace
 
 int main() {
@@ -473,5 +542,8 @@ int main() {
   test_mismatch();
   test_absent();
   test_arena();
+  test_arena_grows_from_many_threads();
+  test_interrupt();
+  test_a_run_is_joined_again();
   return dsjs::testing::summary();
 }

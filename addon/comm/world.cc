@@ -29,7 +29,10 @@ int duplicate(int fd) {
 
 struct Registry {
   std::mutex mutex;
-  std::map<std::string, std::weak_ptr<World>> inherited, inprocess;
+  // An inherited run lasts as long as the process. Joined anew, its channels would still show what
+  // their last users published, and its arena would hand out memory that buffers still occupy.
+  std::map<std::string, std::shared_ptr<World>> inherited;
+  std::map<std::string, std::weak_ptr<World>> inprocess;
 };
 
 Registry& registry() {
@@ -61,7 +64,8 @@ std::shared_ptr<World> World::inherited(int control_fd, const std::vector<int>& 
   const std::string key = std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) +
                           ":" + std::to_string(rank);
   std::lock_guard lock(registry().mutex);
-  if (auto existing = registry().inherited[key].lock()) return existing;
+  if (auto existing = registry().inherited.find(key); existing != registry().inherited.end())
+    return existing->second;
   const int size = static_cast<int>(arena_fds.size());
   std::shared_ptr<World> world(new World(control_fd, size, true));
   for (int fd : arena_fds) world->arenas_.push_back(std::make_shared<Arena>(duplicate(fd)));
