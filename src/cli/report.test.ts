@@ -96,6 +96,16 @@ describe('--config', () => {
     expect(printed).toMatch(/optimizer\.params\.lr +0\.00005 +auto/);
   });
 
+  it('explains the config of the example', async () => {
+    const example = fileURLToPath(
+      new URL('../../examples/pretrain-gpt/ds_config.json', import.meta.url),
+    );
+    await report(['--config', example, '--model', model, '--num_procs', '2']);
+    expect(printed).toMatch(/scheduler\.params\.total_num_steps +1,000 +auto/);
+    expect(printed).toMatch(/zero_optimization\.stage +2 +file/);
+    expect(printed).toContain('warning: the default of zero_optimization.allgather_bucket_size');
+  });
+
   it('warns of defaults that exceed the model', async () => {
     const path = writeConfig({ train_batch_size: 8, zero_optimization: { stage: 2 } });
     await report(['--config', path, '--model', model, '--num_procs', '2']);

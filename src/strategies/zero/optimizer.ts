@@ -54,7 +54,7 @@ export interface PartitionedOptimizerOptions {
   partitioned: boolean;
   /** Elements of one all-gather of updated parameters. */
   allgatherBucketSize: number;
-  /** fp16's; its inverse and that of `gradients.lossScale` are not the same. */
+  /** fp16's factor alone, for reports; `gradients.lossScale` is what gradients are divided by. */
   lossScale: { readonly value: number };
   storage: StorageType;
   /** A step with gradients that are not finite is skipped, not an error. */
