@@ -219,3 +219,31 @@ describe('which initializers are parameters', () => {
     expect(model.parameters.map(({ name }) => name)).toEqual(['w', 'first', 'second']);
   });
 });
+
+/** The plan of a golden for a sample that the model makes up itself, as it does without a dataset. */
+async function planned(file: string, options: OnnxModelOptions) {
+  const path = fileURLToPath(new URL(`../../../goldens/onnx/${file}`, import.meta.url));
+  const model = await OnnxModel.fromFile(path, options);
+  const batch = model.collate(model.example(), [-1], { rows: 2, padToMultipleOf: 1 });
+  const graph = model.graph(batch);
+  const inputShapes = Object.fromEntries(
+    graph.inputs.map(({ name }) => [name, batch.feeds[name]!.dims]),
+  );
+  const trainable = (name: string) => model.isTrainable(name);
+  return { model, plan: planTraining(graph, { inputShapes, trainable, lossOutput: lossSum }) };
+}
+
+describe('exported by torch.onnx', () => {
+  it.each(['gpt2', 'llama', 'bert'])('%s of opset 17: every parameter is planned', async (name) => {
+    const { model, plan } = await planned(`${name}-export.onnx`, squares);
+    const names = plan.parameters.map((parameter) => parameter.name);
+    expect(names.sort()).toEqual(model.parameters.map((parameter) => parameter.name).sort());
+  });
+
+  it('GPT-2 of two layers is cut at its layers', async () => {
+    const { plan } = await planned('own-gpt2.onnx', { loss: { type: 'crossEntropy' } });
+    const layers = plan.segments.filter(({ name }) => name.startsWith('layer.'));
+    expect(layers.length).toBeGreaterThanOrEqual(2);
+    expect(new Set(layers.map(({ program }) => program)).size).toBe(1);
+  });
+});
