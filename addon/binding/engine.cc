@@ -379,8 +379,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
   }
 
   Napi::Value comm_stats(const Napi::CallbackInfo& info) {
-    return guarded(info.Env(),
-                   [&] { return stats_value(info.Env(), engine_->comm_stats()); });
+    return guarded(info.Env(), [&] { return stats_value(info.Env(), engine_->comm_stats()); });
   }
 
   void set_tracing(const Napi::CallbackInfo& info) {

@@ -83,7 +83,8 @@ Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks
 Channel::~Channel() {
   Slot& own = slot(member_);
   const uint64_t start = monotonic_ns();
-  // Also after a failure or `leave`: a slower peer may still read what this rank gave to the last call.
+  // Also after a failure or `leave`: a slower peer may still read what this rank gave to the last
+  // call.
   for (int other = 0; other < members(); ++other) {
     const Slot& peer = slot(other);
     while (peer.completed.load() < sequence_ && peer.closed.load() == 0 &&

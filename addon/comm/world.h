@@ -13,8 +13,8 @@ namespace dsjs {
 class World {
  public:
   // The run whose descriptors this process inherited; they stay the caller's. Calls with the same
-  // control page share one World, which is kept until the process ends, so that all communicators of
-  // a rank allocate from one arena and none takes another's channel.
+  // control page share one World, which is kept until the process ends, so that all communicators
+  // of a rank allocate from one arena and none takes another's channel.
   static std::shared_ptr<World> inherited(int control_fd, const std::vector<int>& arena_fds,
                                           int rank);
   // The run that threads of this process form under one key. It ends with its last communicator; a

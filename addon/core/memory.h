@@ -51,8 +51,8 @@ class MemoryAccount {
 };
 
 // A block of memory with one owner. Movable is not needed: it lives behind shared_ptr, which every
-// queued work that touches it holds, so that disposing in JavaScript never pulls memory from under a
-// running kernel.
+// queued work that touches it holds, so that disposing in JavaScript never pulls memory from under
+// a running kernel.
 class Buffer {
  public:
   virtual ~Buffer() = default;

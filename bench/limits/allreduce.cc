@@ -1,6 +1,6 @@
-// The memory traffic of an all-reduce over two ranks whose arrays both can reach: each of two threads
-// reads its half of both arrays and writes the sum into both. Answers `shared BYTES` with the seconds
-// of one, the mean of as many as the ranks do.
+// The memory traffic of an all-reduce over two ranks whose arrays both can reach: each of two
+// threads reads its half of both arrays and writes the sum into both. Answers `shared BYTES` with
+// the seconds of one, the mean of as many as the ranks do.
 #include <sys/mman.h>
 
 #include <algorithm>

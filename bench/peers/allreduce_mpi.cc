@@ -1,6 +1,6 @@
-// MPI_Allreduce in place, under `mpirun -np 2`: answers `shared BYTES` with the seconds of one, the mean
-// of as many as the ranks do. A rank that waits for a request sleeps on a semaphore: in MPI_Bcast it
-// would spin, and take a core from the others that are measured.
+// MPI_Allreduce in place, under `mpirun -np 2`: answers `shared BYTES` with the seconds of one, the
+// mean of as many as the ranks do. A rank that waits for a request sleeps on a semaphore: in
+// MPI_Bcast it would spin, and take a core from the others that are measured.
 #include <mpi.h>
 #include <semaphore.h>
 
