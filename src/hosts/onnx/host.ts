@@ -71,7 +71,9 @@ export class OnnxHost implements Host {
     const plan = this.#plan(first);
     this.segments = plan.segments.map((segment) => segment.name);
     this.parameters = orderParameters(model, plan);
-    this.frozen = plan.parameters.filter(({ trainable }) => !trainable);
+    const trained = new Set(this.parameters.map(({ name }) => name));
+    this.frozen = model.parameters.filter(({ name }) => !trained.has(name));
+    warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
   }
 
   /** Lines that say what the graph passes replaced. */
@@ -290,9 +292,20 @@ function withRandomness(
   };
 }
 
+/** A parameter without a gradient keeps its value, weight decay included, as in PyTorch. */
+function warnAboutUnused(unused: readonly { name: string }[]): void {
+  if (unused.length === 0) return;
+  const names = unused.slice(0, 5).map(({ name }) => name);
+  const more = unused.length > names.length ? ` and ${unused.length - names.length} more` : '';
+  process.emitWarning(
+    `the loss does not depend on ${names.join(', ')}${more}: nothing changes them`,
+    { code: 'DEEPSPEED_JS_UNUSED_PARAMETERS' },
+  );
+}
+
 /**
- * Trainable parameters in the order in which backward completes them; within a segment those with weight
- * decay first, so that the optimizer walks long stretches.
+ * Parameters that backward writes a gradient for, in the order in which it completes them; within a
+ * segment those with weight decay first, so that the optimizer walks long stretches.
  */
 function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParameter[] {
   const users = new Map<string, number[]>();
@@ -303,8 +316,15 @@ function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParamet
       users.set(name, list);
     }
   });
+  const written = new Set(
+    plan.segments.flatMap(({ backward }) =>
+      (backward?.inputs ?? [])
+        .filter(({ kind }) => kind === 'first')
+        .map(({ parameter }) => parameter!),
+    ),
+  );
   return model.parameters
-    .filter(({ name }) => model.isTrainable(name) && users.has(name))
+    .filter(({ name }) => written.has(name))
     .map(({ name, shape }) => ({
       name,
       shape,
