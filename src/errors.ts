@@ -200,8 +200,8 @@ export const errorCodes = {
     fix: 'Use bf16, a lower learning rate or gradient clipping; look for NaN in the data.',
   },
   RANKS_DIFFER: {
-    title: 'The ranks do not train the same model',
-    fix: 'Build the model from the same config, files and seed on every rank.',
+    title: 'The ranks do not train the same model in the same way',
+    fix: 'Give every rank the same model (config, files and seed), arguments and dataset.',
   },
   STRATEGY_CONFLICT: {
     title: 'The strategy and the config contradict each other',

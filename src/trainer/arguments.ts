@@ -51,6 +51,7 @@ export const trainingArgumentsSchema = z.strictObject({
   /** Sequence lengths are rounded up to a multiple of this. */
   padToMultipleOf: positiveInt.default(8),
   loadBestModelAtEnd: z.boolean().default(false),
+  /** A metric of `evaluate()`; `eval_` may be left out. */
   metricForBestModel: z.string().default('eval_loss'),
   greaterIsBetter: z.boolean().default(false),
   /** Event files that are written under outputDir. */
@@ -71,12 +72,22 @@ export function parseArguments(input: TrainingArgumentsInput): TrainingArguments
   if (args?.evalStrategy === 'steps' && args.evalSteps === undefined) {
     args.evalSteps = args.loggingSteps;
   }
-  if (args && args.loadBestModelAtEnd && args.evalStrategy === 'no') {
+  if (args?.loadBestModelAtEnd && args.evalStrategy === 'no') {
     problems.push('loadBestModelAtEnd needs evalStrategy "steps" or "epoch"');
   }
-  if (args && args.loadBestModelAtEnd && args.saveStrategy !== args.evalStrategy) {
+  if (args?.loadBestModelAtEnd && args.saveStrategy !== args.evalStrategy) {
     problems.push(
       `loadBestModelAtEnd needs the same saveStrategy and evalStrategy, got "${args.saveStrategy}" and "${args.evalStrategy}"`,
+    );
+  }
+  if (
+    args?.loadBestModelAtEnd &&
+    args.saveStrategy === 'steps' &&
+    args.evalStrategy === 'steps' &&
+    args.saveSteps % args.evalSteps! !== 0
+  ) {
+    problems.push(
+      `loadBestModelAtEnd needs saveSteps to be a multiple of evalSteps, got ${args.saveSteps} and ${args.evalSteps}: only an evaluated checkpoint can be the best`,
     );
   }
   if (args?.bf16 && args.fp16) problems.push('bf16 and fp16 exclude each other');

@@ -1,3 +1,4 @@
+import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
 import type { TrainingArguments } from './arguments.ts';
 
@@ -21,7 +22,9 @@ export interface TrainerState {
   samplesSeen: number;
   tokensSeen: number;
   logHistory: LogEntry[];
+  /** The best `metricForBestModel` of all evaluations. */
   bestMetric: number | null;
+  /** Tag of the checkpoint with the best evaluation at its step. */
   bestCheckpoint: string | null;
 }
 
@@ -42,7 +45,7 @@ export interface CallbackContext {
 
 /**
  * Hugging Face's callback events in camelCase. Callbacks run on every rank with equal state; what they
- * ask for through `control` on one rank happens on all.
+ * ask for through `control` on one rank happens on all. Ranks may have different callbacks.
  */
 export interface TrainerCallback {
   onTrainBegin?(context: CallbackContext): void | Promise<void>;
@@ -54,6 +57,36 @@ export interface TrainerCallback {
   onSave?(context: CallbackContext & { folder: string }): void | Promise<void>;
   onEpochEnd?(context: CallbackContext): void | Promise<void>;
   onTrainEnd?(context: CallbackContext): void | Promise<void>;
+}
+
+export const callbackEvents = [
+  'onTrainBegin',
+  'onEpochBegin',
+  'onStepBegin',
+  'onStepEnd',
+  'onLog',
+  'onEvaluate',
+  'onSave',
+  'onEpochEnd',
+  'onTrainEnd',
+] as const satisfies readonly (keyof TrainerCallback)[];
+
+/**
+ * What `metricForBestModel` names among the metrics of an evaluation; `eval_` may be left out, as in
+ * Hugging Face.
+ */
+export function metricForBest(
+  { metricForBestModel: name }: TrainingArguments,
+  metrics: Readonly<Record<string, number>>,
+): number {
+  const value = metrics[name] ?? metrics[`eval_${name}`];
+  if (value !== undefined) return value;
+  const known = Object.keys(metrics).filter((key) => key.startsWith('eval_'));
+  throw new DeepSpeedError(
+    'ARGUMENTS_INVALID',
+    `metricForBestModel is "${name}", and evaluation gives ${known.join(', ')}`,
+    { fix: 'Name one of these, or leave it out: eval_loss.' },
+  );
 }
 
 /**
@@ -70,8 +103,7 @@ export function earlyStopping(
   let waited = 0;
   return {
     onEvaluate({ args, control, metrics }) {
-      const value = metrics[args.metricForBestModel];
-      if (value === undefined) return;
+      const value = metricForBest(args, metrics);
       const gain =
         best === undefined
           ? Number.POSITIVE_INFINITY

@@ -1,4 +1,4 @@
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { agree } from '../strategies/agree.ts';
@@ -20,7 +20,12 @@ export interface Position {
   samplesInEpoch: number;
 }
 
-const tagPattern = /^global_step(\d+)$/;
+/** The folder of the checkpoint after `step` optimizer steps, below outputDir. */
+export function checkpointTag(step: number): string {
+  return `global_step${step}`;
+}
+
+const tagPattern = /^global_step\d+$/;
 
 /** Writes `outputDir/global_step<N>`; every rank must call it. */
 export async function saveTrainerCheckpoint(
@@ -29,7 +34,7 @@ export async function saveTrainerCheckpoint(
   position: Position,
 ): Promise<string> {
   const { args, session, runtime } = training;
-  const tag = `global_step${state.step}`;
+  const tag = checkpointTag(state.step);
   const stored: HostState = { trainer: state, ...position, seed: args.seed };
   const event = {
     directory: args.outputDir,
@@ -81,9 +86,12 @@ async function rotate(
   state: TrainerState,
 ): Promise<void> {
   if (limit === undefined) return;
-  const tags = (await readdir(directory))
-    .filter((name) => tagPattern.test(name))
-    .sort((a, b) => Number(tagPattern.exec(a)![1]) - Number(tagPattern.exec(b)![1]));
+  const names = (await readdir(directory)).filter((name) => tagPattern.test(name));
+  // By age and not by step: an earlier run may have left higher numbers here.
+  const aged = await Promise.all(
+    names.map(async (name) => ({ name, time: (await stat(join(directory, name))).mtimeMs })),
+  );
+  const tags = aged.sort((a, b) => a.time - b.time).map(({ name }) => name);
   const removable = tags.filter((tag) => tag !== newest && tag !== state.bestCheckpoint);
   const excess = tags.length - Math.max(limit, tags.length - removable.length);
   for (const tag of removable.slice(0, excess)) {

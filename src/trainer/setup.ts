@@ -1,8 +1,10 @@
 import { DeepSpeedError } from '../errors.ts';
 import { type GradientOwner, type OptimizerStepOwner, Tracer } from '../hooks/index.ts';
+import type { NativeCommunicator } from '../native/index.ts';
 import { findOrtLibrary } from '../native/ort-library.ts';
 import { openRuntime, type Runtime, type RuntimeOptions } from '../runtime.ts';
 import { composeSession, requireOwner, type Session } from '../session.ts';
+import { gatherJson } from '../strategies/agree.ts';
 import { chooseStrategy } from '../strategies/registry.ts';
 import type { StrategyPlugin } from '../strategies/plugin.ts';
 import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
@@ -46,6 +48,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
   const runtime = openRuntime({ ortLibrary: findOrtLibrary().path, ...request.runtime });
   try {
     const { rank, worldSize, run } = runtime;
+    requireSameRequest(runtime.communicator, args, trainDataset);
     const { plugin, raw } = chooseStrategy({
       strategy: args.strategy as string | StrategyPlugin | undefined,
       deepspeed: args.deepspeed,
@@ -104,6 +107,38 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
   } catch (error) {
     runtime.close(error instanceof Error ? error.message : String(error));
     throw error;
+  }
+}
+
+/**
+ * Ranks that differ in what decides their steps would wait for each other in vain, or write one
+ * checkpoint into several folders: compare before anything is shared.
+ */
+function requireSameRequest(
+  communicator: NativeCommunicator,
+  args: TrainingArguments,
+  dataset: Dataset | undefined,
+): void {
+  const own: Record<string, unknown> = {
+    ...args,
+    strategy:
+      typeof args.strategy === 'object' ? (args.strategy as StrategyPlugin).name : args.strategy,
+    'trainDataset.length': dataset && isMapDataset(dataset) ? dataset.length : null,
+  };
+  const all = gatherJson(communicator, own);
+  for (const [rank, theirs] of all.entries()) {
+    for (const key of Object.keys({ ...all[0], ...theirs })) {
+      const [first, other] = [JSON.stringify(all[0]![key]), JSON.stringify(theirs[key])];
+      if (first === other) continue;
+      throw new DeepSpeedError(
+        'RANKS_DIFFER',
+        `the ranks were given different ${key}: ${first} on rank 0, ${other} on rank ${rank}`,
+        {
+          fix: 'Give every rank the same arguments and the whole dataset; each rank takes its own rows. Make no names from the time or a random number.',
+          data: { key, ranks: [0, rank] },
+        },
+      );
+    }
   }
 }
 

@@ -16,6 +16,7 @@ export class StepTrace {
   readonly #records: WorkRecord[] = [];
   #stop: (() => void) | undefined;
   #left: number;
+  #traced = 0;
 
   constructor(training: Training, source: WorkRecords) {
     this.#training = training;
@@ -31,7 +32,18 @@ export class StepTrace {
   async afterStep(): Promise<string[]> {
     if (this.#left === 0) return [];
     this.#left -= 1;
-    if (this.#left > 0) return [];
+    this.#traced += 1;
+    return this.#left > 0 ? [] : this.#write();
+  }
+
+  /** A run that ends before `traceSteps` steps leaves what there is. */
+  async finish(): Promise<string[]> {
+    if (this.#left === 0 || this.#traced === 0) return [];
+    this.#left = 0;
+    return this.#write();
+  }
+
+  async #write(): Promise<string[]> {
     const { runtime, tracer, args } = this.#training;
     await runtime.engine.idle();
     this.#source.drain();
@@ -46,7 +58,7 @@ export class StepTrace {
     await mkdir(args.outputDir, { recursive: true });
     const files = [join(args.outputDir, 'trace.json'), join(args.outputDir, 'timeline.svg')];
     await writeFile(files[0]!, JSON.stringify(renderPerfetto(traces)));
-    await writeFile(files[1]!, renderTimeline(traces, `First ${args.traceSteps} steps`));
+    await writeFile(files[1]!, renderTimeline(traces, `First ${this.#traced} steps`));
     return files;
   }
 }

@@ -1,12 +1,19 @@
 import type { StepMetrics } from '../hooks/index.ts';
-import type {
-  CallbackContext,
-  LogEntry,
-  TrainerCallback,
-  TrainerControl,
-  TrainerState,
+import {
+  type CallbackContext,
+  callbackEvents,
+  type LogEntry,
+  metricForBest,
+  type TrainerCallback,
+  type TrainerControl,
+  type TrainerState,
 } from './callbacks.ts';
-import { loadTrainerCheckpoint, type Position, saveTrainerCheckpoint } from './checkpoints.ts';
+import {
+  checkpointTag,
+  loadTrainerCheckpoint,
+  type Position,
+  saveTrainerCheckpoint,
+} from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
 import { Reporter } from './reporter.ts';
@@ -36,6 +43,8 @@ export class TrainLoop {
     shouldSave: false,
     shouldLog: false,
   };
+  /** Events for which any rank has a callback. */
+  #heard: ReadonlySet<keyof TrainerCallback> = new Set();
   #position: Position = { epoch: 0, samplesInEpoch: 0 };
   #reporter!: Reporter;
   #trace!: StepTrace;
@@ -69,6 +78,7 @@ export class TrainLoop {
     const startTokens = this.state.tokensSeen;
     try {
       if (resumed) this.#reporter.log(`resumed from ${resumed.folder}`);
+      await this.#agreeOnEvents();
       await this.#call('onTrainBegin');
       await this.#epochs();
       await this.#finish();
@@ -98,6 +108,7 @@ export class TrainLoop {
       const { epoch, samplesInEpoch } = this.#position;
       // Another global batch size than the checkpoint's: go on with the first batch not seen at all.
       let step = Math.ceil(samplesInEpoch / globalBatch);
+      let whole = true;
       for await (const parts of source!.epoch(epoch, step)) {
         await this.#call('onStepBegin');
         const metrics = await trainStep(
@@ -112,9 +123,12 @@ export class TrainLoop {
         for (const file of await this.#trace.afterStep()) this.#reporter.wrote(file);
         await this.#call('onStepEnd', { metrics });
         await this.#afterStep();
-        if (this.state.step >= recipe.totalSteps || this.#control.shouldTrainingStop) break;
+        if (this.state.step < recipe.totalSteps && !this.#control.shouldTrainingStop) continue;
+        // Of a stream nobody knows whether this was its end: a resumed run finds out.
+        whole = step === source!.stepsPerEpoch;
+        break;
       }
-      if (step < (source!.stepsPerEpoch ?? step)) break;
+      if (!whole) break;
       this.#position = { epoch: epoch + 1, samplesInEpoch: 0 };
       await this.#epochEnd();
     }
@@ -157,7 +171,6 @@ export class TrainLoop {
 
   /** Does what schedules or callbacks asked for; evaluation first, so that a checkpoint knows its score. */
   async #afterStep(): Promise<void> {
-    await this.#agreeOnControl();
     const control = this.#control;
     if (control.shouldLog) await this.#log();
     if (control.shouldEvaluate && this.#evalDataset) await this.#evaluate();
@@ -165,9 +178,15 @@ export class TrainLoop {
     control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
   }
 
+  /** A callback may exist on one rank only; all must know after which events its wishes are shared. */
+  async #agreeOnEvents(): Promise<void> {
+    const own = callbackEvents.map((event) => this.#callbacks.some((callback) => callback[event]));
+    const listeners = await this.#training.scalars.sum(own.map(Number));
+    this.#heard = new Set(callbackEvents.filter((_, index) => listeners[index]! > 0));
+  }
+
   /** What one rank's callback asked for happens on all: nobody waits alone in a collective. */
   async #agreeOnControl(): Promise<void> {
-    if (this.#callbacks.length === 0) return;
     const control = this.#control;
     const keys = Object.keys(control) as (keyof TrainerControl)[];
     const votes = await this.#training.scalars.sum(keys.map((key) => (control[key] ? 1 : 0)));
@@ -195,21 +214,35 @@ export class TrainLoop {
     const metrics = await evaluate(this.#training, this.#evalDataset!, this.state.step);
     this.state.logHistory.push({ step: this.state.step, epoch: this.state.epoch, ...metrics });
     this.#reporter.evaluation(metrics, this.state);
-    const value = metrics[args.metricForBestModel];
-    const best = this.state.bestMetric;
-    if (
-      value !== undefined &&
-      (best === null || (args.greaterIsBetter ? value > best : value < best))
-    ) {
-      this.state.bestMetric = value;
-      this.state.bestCheckpoint = `global_step${this.state.step}`;
-    }
+    const value = metricForBest(args, metrics);
+    if (this.#better(value, this.state.bestMetric)) this.state.bestMetric = value;
     await this.#call('onEvaluate', { metrics });
-    await this.#agreeOnControl();
+  }
+
+  #better(value: number, best: number | null): boolean {
+    if (Number.isNaN(value)) return false;
+    return best === null || (this.#training.args.greaterIsBetter ? value > best : value < best);
+  }
+
+  /** The best checkpoint is the best of those that exist, not of all evaluations. */
+  #noteBestCheckpoint(): void {
+    const { state } = this;
+    const scoreOf = (tag: string) => {
+      const entry = state.logHistory.findLast(
+        ({ step, eval_loss: loss }) => loss !== undefined && checkpointTag(step) === tag,
+      );
+      return entry ? metricForBest(this.#training.args, entry) : null;
+    };
+    const tag = checkpointTag(state.step);
+    const score = scoreOf(tag);
+    if (score === null) return;
+    const best = state.bestCheckpoint === null ? null : scoreOf(state.bestCheckpoint);
+    if (this.#better(score, best)) state.bestCheckpoint = tag;
   }
 
   async #save(): Promise<void> {
     this.#reporter.flush();
+    this.#noteBestCheckpoint();
     const folder = await saveTrainerCheckpoint(this.#training, this.state, this.#position);
     this.#lastSaved = this.state.step;
     this.#reporter.wrote(folder);
@@ -220,6 +253,7 @@ export class TrainLoop {
 
   async #finish(): Promise<void> {
     const { args } = this.#training;
+    for (const file of await this.#trace.finish()) this.#reporter.wrote(file);
     if (this.#evalDataset && args.evalStrategy !== 'no' && this.#lossOfRun.steps > 0) {
       const last = this.state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
       if (last?.step !== this.state.step) await this.#evaluate();
@@ -233,14 +267,16 @@ export class TrainLoop {
       await this.#save();
     }
     const { bestCheckpoint, step } = this.state;
-    if (args.loadBestModelAtEnd && bestCheckpoint && bestCheckpoint !== `global_step${step}`) {
+    if (args.loadBestModelAtEnd && bestCheckpoint && bestCheckpoint !== checkpointTag(step)) {
       await loadTrainerCheckpoint(this.#training, `${args.outputDir}/${bestCheckpoint}`);
       this.#reporter.log(`loaded the best checkpoint, ${bestCheckpoint}`);
     }
     await this.#call('onTrainEnd');
   }
 
+  /** After it `#control` is the same on all ranks. */
   async #call<E extends keyof TrainerCallback>(event: E, extra: object = {}): Promise<void> {
+    if (!this.#heard.has(event)) return;
     const context: CallbackContext = {
       args: this.#training.args,
       state: this.state,
@@ -252,5 +288,6 @@ export class TrainLoop {
         ...extra,
       });
     }
+    await this.#agreeOnControl();
   }
 }

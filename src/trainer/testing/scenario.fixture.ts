@@ -1,0 +1,158 @@
+/** One rank of a scenario of train-loop.test.ts: a worker thread. */
+import { join } from 'node:path';
+import { parentPort, workerData } from 'node:worker_threads';
+import { fromNumbers, GraphBuilder, saveModel } from '../../graph/index.ts';
+import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
+import { OnnxModel } from '../../hosts/onnx/onnx-model.ts';
+import type { TrainingArgumentsInput } from '../arguments.ts';
+import type { CallbackContext, TrainerCallback, TrainerControl } from '../callbacks.ts';
+import { Trainer, type TrainerOptions } from '../trainer.ts';
+import type { RankThread } from './run-ranks.ts';
+
+export interface ScenarioTask {
+  scenario: keyof typeof scenarios;
+  outputDir: string;
+}
+
+export interface ScenarioResult {
+  /** Steps at which this rank saw a log, an evaluation, a checkpoint. */
+  logged: number[];
+  evaluated: number[];
+  saved: number[];
+  step: number;
+  parameters: Map<string, Float32Array>;
+  error?: { code: string; message: string };
+}
+
+const { task, world } = workerData as RankThread<ScenarioTask>;
+const { rank } = world;
+const seen = { logged: [] as number[], evaluated: [] as number[], saved: [] as number[] };
+
+const samples = Array.from({ length: 32 }, (_, row) => ({
+  input_ids: Array.from({ length: 8 }, (_, i) => (row * 7 + i * 5) % 31),
+}));
+const data = { length: samples.length, get: (index: number) => samples[index]! };
+
+const languageModel = () =>
+  AutoModelForCausalLM.fromConfig({
+    model_type: 'gpt2',
+    vocab_size: 31,
+    n_positions: 8,
+    n_embd: 8,
+    n_layer: 1,
+    n_head: 1,
+  });
+
+/** y = x·used decides the loss; aux = x·spare is an output that the loss does not see. */
+async function modelWithSpareHead() {
+  const b = new GraphBuilder('heads');
+  const x = b.input('x', 'float32', ['batch', 16]);
+  const weight = (name: string) =>
+    b.initializer(name, fromNumbers('float32', [16, 16], Array(256).fill(0.5)));
+  const hidden = b.op('Tanh', [b.op('MatMul', [x, weight('trunk')])]);
+  b.output(b.op('MatMul', [hidden, weight('used')], {}, { output: 'y' }), 'float32', ['batch', 16]);
+  const spare = b.op('MatMul', [hidden, weight('spare')], {}, { output: 'aux' });
+  b.output(spare, 'float32', ['batch', 16]);
+  const path = join(task.outputDir, `model-${rank}.onnx`);
+  const opsets = new Map([['', 21]]);
+  const file = { irVersion: 10, producerName: 'test', opsets, graph: b.build() };
+  await saveModel({ ...file, metadata: new Map<string, string>() }, path);
+  return OnnxModel.fromFile(path, {
+    loss: { type: 'meanSquaredError', prediction: 'y', targets: 'target' },
+    outputs: ['y', 'aux'],
+  });
+}
+
+/** A callback of one rank alone. */
+const onlyOn = (wanted: number, callback: TrainerCallback) => (rank === wanted ? [callback] : []);
+
+const ask =
+  (wish: keyof TrainerControl) =>
+  ({ control }: CallbackContext): void => {
+    control[wish] = true;
+  };
+
+const plain: TrainingArgumentsInput = {
+  outputDir: task.outputDir,
+  maxSteps: 6,
+  perDeviceTrainBatchSize: 2,
+  saveStrategy: 'no',
+  reportTo: [],
+  disableTqdm: true,
+};
+
+const scenarios = {
+  onlyRank0Listens: async () => ({
+    model: languageModel(),
+    args: { ...plain, loggingSteps: 2 },
+    evalDataset: data,
+    callbacks: onlyOn(0, {
+      onLog({ state, control }) {
+        seen.logged.push(state.step);
+        control.shouldEvaluate = state.step === 2;
+      },
+      onEvaluate: ask('shouldSave'),
+    }),
+  }),
+  onlyRank1Stops: async () => ({
+    model: languageModel(),
+    args: { ...plain, saveStrategy: 'steps', saveSteps: 3 },
+    callbacks: onlyOn(1, { onSave: ask('shouldTrainingStop') }),
+  }),
+  stoppedBeforeTheStart: async () => ({
+    model: languageModel(),
+    args: plain,
+    callbacks: onlyOn(1, {
+      onTrainBegin: ask('shouldTrainingStop'),
+    }),
+  }),
+  differentArguments: async () => ({
+    model: languageModel(),
+    args: { ...plain, outputDir: join(task.outputDir, String(rank)), learningRate: 0.1 },
+  }),
+  differentDatasets: async () => ({
+    model: languageModel(),
+    args: plain,
+    trainDataset: { ...data, length: 32 - 8 * rank },
+  }),
+  spareHead: async () => ({
+    model: await modelWithSpareHead(),
+    args: {
+      ...plain,
+      weightDecay: 0.1,
+      learningRate: 0.01,
+      deepspeed: { zero_optimization: { stage: 2, reduce_bucket_size: 1 } },
+    },
+    trainDataset: {
+      length: 32,
+      get: (index: number) => ({
+        x: Array.from({ length: 16 }, (_, i) => Math.sin(index * 16 + i)),
+        target: Array(16).fill(index / 32),
+      }),
+    },
+  }),
+} satisfies Record<string, () => Promise<Partial<TrainerOptions>>>;
+
+const given = (await scenarios[task.scenario]()) as Omit<TrainerOptions, 'args'> & {
+  args: TrainerOptions['args'];
+};
+const trainer = new Trainer({
+  trainDataset: data,
+  ...given,
+  runtime: { world, threads: 1 },
+});
+const parameters = new Map<string, Float32Array>();
+let error: ScenarioResult['error'];
+try {
+  await trainer.train();
+  for (const { name } of given.model.parameters) {
+    parameters.set(name, (await trainer.parameter(name)).slice());
+  }
+} catch (thrown) {
+  const { code, message } = thrown as { code?: string; message: string };
+  error = { code: code ?? 'none', message };
+}
+const { step, logHistory } = trainer.state;
+seen.evaluated = logHistory.filter((entry) => 'eval_loss' in entry).map((entry) => entry.step);
+parentPort!.postMessage({ ...seen, step, parameters, ...(error && { error }) });
+await trainer.close();
