@@ -484,18 +484,41 @@ void test_arena_grows_from_many_threads() {
   });
 }
 
+// A rank that leaves at once after a call must not take back what slower ranks still read.
+void test_leaving_at_once() {
+  constexpr size_t kPart = 30'000;
+  for (int round = 0; round < 20; ++round)
+    run_ranks(4, [&](Communicator& communicator) {
+      std::vector<uint8_t> data(4 * kPart, 0);
+      std::vector<Shard> shards;
+      for (size_t rank = 0; rank < 4; ++rank) shards.push_back({rank * kPart, kPart});
+      const int me = communicator.rank();
+      std::memset(data.data() + static_cast<size_t>(me) * kPart, 1 + me, kPart);
+      communicator.all_gather(data.data(), data.size(), DType::kUint8, shards);
+      communicator.leave("done");
+      if (me % 2 == 0) return;  // gone before the others have looked
+      size_t wrong = 0;
+      for (size_t index = 0; index < data.size(); ++index)
+        wrong += data[index] != 1 + index / kPart;
+      CHECK(wrong == 0);
+    });
+}
+
 void test_interrupt() {
-  run_ranks(2, [](Communicator& world) {
-    auto own = world.split(0, world.rank());
-    if (world.rank() == 1) return world.barrier();
-    std::string error;
-    std::thread waiting([&] { error = thrown_by([&] { own->barrier(); }); });
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    own->interrupt();
-    waiting.join();
-    CHECK_MESSAGE(contains(error, "DISPOSED"), error);
-    world.barrier();
-  }, 5'000);
+  run_ranks(
+      2,
+      [](Communicator& world) {
+        auto own = world.split(0, world.rank());
+        if (world.rank() == 1) return world.barrier();
+        std::string error;
+        std::thread waiting([&] { error = thrown_by([&] { own->barrier(); }); });
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        own->interrupt();
+        waiting.join();
+        CHECK_MESSAGE(contains(error, "DISPOSED"), error);
+        world.barrier();
+      },
+      5'000);
 }
 
 // The second communicator of a process that has disposed of its first one: nothing of the first is
@@ -543,6 +566,7 @@ int main() {
   test_absent();
   test_arena();
   test_arena_grows_from_many_threads();
+  test_leaving_at_once();
   test_interrupt();
   test_a_run_is_joined_again();
   return dsjs::testing::summary();
