@@ -22,6 +22,7 @@ export interface Batch {
   sampleIndices: readonly number[];
 }
 
+/** How samples become a batch. */
 export interface CollateOptions {
   /** Rows of the batch; missing ones become filler, so that the shape stays the compiled one. */
   rows: number;

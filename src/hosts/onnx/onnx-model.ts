@@ -28,6 +28,7 @@ export interface OnnxInputOptions {
   value?: SampleValue;
 }
 
+/** What `OnnxModel` cannot read from the graph. */
 export interface OnnxModelOptions {
   /**
    * What is minimised: an output of the graph, or a loss that is appended to one. Default: the output
