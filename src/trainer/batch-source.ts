@@ -22,7 +22,7 @@ export function createBatchSource(dataset: Dataset, options: BatchSourceOptions)
   if (isMapDataset(dataset)) return mapSource(dataset, options);
   const stream = dataset as AsyncIterable<AnySample> & Iterable<AnySample>;
   if (stream?.[Symbol.asyncIterator] || stream?.[Symbol.iterator]) {
-    return streamSource(stream, options);
+    return streamSource('next' in stream ? new SinglePass(stream) : stream, options);
   }
   throw new DeepSpeedError(
     'DATASET_INVALID',
@@ -91,4 +91,45 @@ function streamSource(
       if (rest > 0 && !dropLast && Math.floor(index / globalBatchSize) >= skip) yield parts;
     },
   };
+}
+
+/**
+ * A generator, which can be read only once. Set-up looks at the first batch before training reads it:
+ * what the first reading took, the second gets again.
+ */
+class SinglePass implements AsyncIterable<AnySample> {
+  readonly #source: AsyncIterator<AnySample> | Iterator<AnySample>;
+  #seen: AnySample[] = [];
+  #readings = 0;
+
+  constructor(stream: AsyncIterable<AnySample> | Iterable<AnySample>) {
+    this.#source = stream as unknown as AsyncIterator<AnySample> | Iterator<AnySample>;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<AnySample> {
+    this.#readings += 1;
+    const looking = this.#readings === 1;
+    if (this.#readings > 2) {
+      throw new DeepSpeedError(
+        'DATASET_INVALID',
+        'the dataset is a generator, which can be read once, and training goes on to another epoch',
+        {
+          fix: 'Give an object whose [Symbol.asyncIterator]() starts anew, or { length, get(index) }; or lower maxSteps.',
+        },
+      );
+    }
+    const seen = this.#seen;
+    this.#seen = [];
+    yield* seen;
+    try {
+      for (;;) {
+        const { done, value } = await this.#source.next();
+        if (done) return;
+        if (looking) this.#seen.push(value);
+        yield value;
+      }
+    } finally {
+      if (!looking) await this.#source.return?.();
+    }
+  }
 }
