@@ -34,6 +34,12 @@ export async function evaluate(
     number,
     number,
   ];
+  if (tokenSum === 0) {
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      'the evaluation dataset has no targets; every label is -100 or padding',
+    );
+  }
   const mean = lossSum / tokenSum;
   const metrics: EvaluationMetrics = {
     eval_loss: mean,

@@ -57,3 +57,9 @@ it.each([
   for (const { error } of ranks) expect(error!.message).toMatch(message);
   expect(checkpoints()).toEqual([]);
 });
+
+it('loads and keeps the best checkpoint of those that exist', async () => {
+  const ranks = await play('bestIsNotSaved');
+  expect(ranks.map(({ error }) => error)).toEqual([undefined, undefined]);
+  expect(checkpoints().toSorted()).toEqual(['global_step3', 'global_step6']);
+});

@@ -106,6 +106,23 @@ const scenarios = {
       onTrainBegin: ask('shouldTrainingStop'),
     }),
   }),
+  bestIsNotSaved: async () => ({
+    model: languageModel(),
+    args: {
+      ...plain,
+      learningRate: 0.01,
+      evalStrategy: 'steps',
+      evalSteps: 1,
+      saveStrategy: 'steps',
+      saveSteps: 3,
+      saveTotalLimit: 1,
+      loadBestModelAtEnd: true,
+      metricForBestModel: 'loss',
+      // The loss falls: the "best" is the first evaluation, which no checkpoint has.
+      greaterIsBetter: true,
+    },
+    evalDataset: data,
+  }),
   differentArguments: async () => ({
     model: languageModel(),
     args: { ...plain, outputDir: join(task.outputDir, String(rank)), learningRate: 0.1 },
