@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,6 +58,9 @@ class Communicator {
   // Null for a negative color.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
   virtual void leave(const std::string& reason) = 0;
+  // This rank will miss a collective because of `why`, which every later call throws; peers get
+  // COMM_PEER_LEFT instead of waiting in vain.
+  virtual void withdraw(std::exception_ptr why) {}
   // From any thread: a call that waits for peers throws DISPOSED within some milliseconds.
   virtual void interrupt() {}
 

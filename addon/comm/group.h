@@ -43,6 +43,7 @@ class Group final : public Communicator {
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key) override;
   void leave(const std::string& reason) override;
+  void withdraw(std::exception_ptr why) override { channel_->withdraw(std::move(why)); }
   void interrupt() override { channel_->interrupt(); }
 
   std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,

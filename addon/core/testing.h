@@ -1,6 +1,7 @@
 // Checks for the C++ tests: a failed one prints where and what, counts, and goes on.
 // A test file is a plain main() that ends with `return dsjs::testing::summary();`.
 #pragma once
+#include <atomic>
 #include <cstdio>
 #include <string>
 
@@ -9,8 +10,8 @@
 namespace dsjs::testing {
 
 struct Tally {
-  int passed = 0;
-  int failed = 0;
+  std::atomic<int> passed = 0;
+  std::atomic<int> failed = 0;
 };
 
 inline Tally& tally() {
@@ -30,7 +31,7 @@ inline bool check(bool ok, const char* file, int line, const std::string& what) 
 
 // The exit code of main: 0 when every check held and there was at least one.
 inline int summary() {
-  std::printf("%d checks passed, %d failed\n", tally().passed, tally().failed);
+  std::printf("%d checks passed, %d failed\n", tally().passed.load(), tally().failed.load());
   return tally().failed == 0 && tally().passed > 0 ? 0 : 1;
 }
 

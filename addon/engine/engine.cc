@@ -35,6 +35,7 @@ void Engine::dispose() {
     ort::check(ort::api::RunOptionsSetTerminate(run_options_.get()), "end the runs");
   communicator_->interrupt();
   queues_.close();
+  communicator_.reset();  // peers that wait for this rank learn that it has left
   instances_.clear();
   sessions_.clear();
   workspace_->trim();
@@ -134,12 +135,22 @@ WorkId Engine::optimizer_step(OptimizerStep step, std::vector<WorkId> after) {
       [pool = pool_.get(), step = std::move(step)] { run_optimizer_step(*pool, step); });
 }
 
+// A collective that is skipped, because what it waits for failed, must not shift those behind it
+// against the peers' collectives.
+WorkId Engine::enqueue_collective(const char* name, std::vector<WorkId> after,
+                                  std::function<void(Communicator&)> body) {
+  return queues_.enqueue(
+      QueueId::kComm, name, std::move(after),
+      [comm = communicator_.get(), body = std::move(body)] { body(*comm); },
+      [comm = communicator_.get()](std::exception_ptr why) { comm->withdraw(std::move(why)); });
+}
+
 WorkId Engine::all_reduce(Region region, ReduceOp op, std::vector<WorkId> after) {
   require_open();
-  return queues_.enqueue(QueueId::kComm, "allReduce", std::move(after),
-                         [comm = communicator_, region = std::move(region), op] {
-                           comm->all_reduce(region.data(), region.count, region.dtype, op);
-                         });
+  return enqueue_collective("allReduce", std::move(after),
+                            [region = std::move(region), op](Communicator& comm) {
+                              comm.all_reduce(region.data(), region.count, region.dtype, op);
+                            });
 }
 
 void Engine::check_shards(const char* operation, const Region& region,
@@ -167,22 +178,22 @@ WorkId Engine::reduce_scatter(Region bucket, std::vector<Shard> shards, Region t
             "reduceScatter");
   if (target.buffer && target.dtype != DType::kFloat32 && target.dtype != bucket.dtype)
     invalid("target must be float32 or of the bucket's type", "reduceScatter");
-  return queues_.enqueue(QueueId::kComm, "reduceScatter", std::move(after),
-                         [comm = communicator_, bucket = std::move(bucket),
-                          shards = std::move(shards), target = std::move(target), accumulate] {
-                           comm->reduce_scatter(bucket.data(), bucket.count, bucket.dtype, shards,
-                                                target.buffer ? target.data() : nullptr,
-                                                target.dtype, accumulate);
-                         });
+  return enqueue_collective("reduceScatter", std::move(after),
+                            [bucket = std::move(bucket), shards = std::move(shards),
+                             target = std::move(target), accumulate](Communicator& comm) {
+                              comm.reduce_scatter(bucket.data(), bucket.count, bucket.dtype, shards,
+                                                  target.buffer ? target.data() : nullptr,
+                                                  target.dtype, accumulate);
+                            });
 }
 
 WorkId Engine::all_gather(Region region, std::vector<Shard> shards, std::vector<WorkId> after) {
   require_open();
   check_shards("allGather", region, shards);
-  return queues_.enqueue(
-      QueueId::kComm, "allGather", std::move(after),
-      [comm = communicator_, region = std::move(region), shards = std::move(shards)] {
-        comm->all_gather(region.data(), region.count, region.dtype, shards);
+  return enqueue_collective(
+      "allGather", std::move(after),
+      [region = std::move(region), shards = std::move(shards)](Communicator& comm) {
+        comm.all_gather(region.data(), region.count, region.dtype, shards);
       });
 }
 
@@ -190,19 +201,26 @@ WorkId Engine::broadcast(Region region, int root, std::vector<WorkId> after) {
   require_open();
   if (root < 0 || root >= communicator_->size())
     invalid("there is no rank " + std::to_string(root), "broadcast");
-  return queues_.enqueue(QueueId::kComm, "broadcast", std::move(after),
-                         [comm = communicator_, region = std::move(region), root] {
-                           comm->broadcast(region.data(), region.count * size_of(region.dtype),
-                                           root);
-                         });
+  return enqueue_collective(
+      "broadcast", std::move(after), [region = std::move(region), root](Communicator& comm) {
+        comm.broadcast(region.data(), region.count * size_of(region.dtype), root);
+      });
 }
 
 WorkId Engine::barrier(std::vector<WorkId> after) {
   require_open();
-  return queues_.enqueue(QueueId::kComm, "barrier", std::move(after),
-                         [comm = communicator_] { comm->barrier(); });
+  return enqueue_collective("barrier", std::move(after),
+                            [](Communicator& comm) { comm.barrier(); });
 }
 
-void Engine::throttle_comm(double bytes_per_second) { communicator_->throttle(bytes_per_second); }
+void Engine::throttle_comm(double bytes_per_second) {
+  require_open();
+  communicator_->throttle(bytes_per_second);
+}
+
+std::vector<CommStat> Engine::comm_stats() const {
+  require_open();
+  return communicator_->stats();
+}
 
 }  // namespace dsjs

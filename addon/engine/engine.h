@@ -1,6 +1,7 @@
 // The engine of one rank: memory, compiled graphs, and the queues that use them. C++ twin of
 // NativeEngine in src/native/contract.ts; see there for what each method means.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -60,13 +61,15 @@ class Engine {
   WorkId broadcast(Region region, int root, std::vector<WorkId> after);
   WorkId barrier(std::vector<WorkId> after);
   void throttle_comm(double bytes_per_second);
-  std::vector<CommStat> comm_stats() const { return communicator_->stats(); }
+  std::vector<CommStat> comm_stats() const;
 
-  // Ends runs, leaves collectives, joins threads, frees sessions. Idempotent.
+  // Ends runs, leaves the group, joins threads, frees sessions. Idempotent.
   void dispose();
 
  private:
   void require_open() const;
+  WorkId enqueue_collective(const char* name, std::vector<WorkId> after,
+                            std::function<void(Communicator&)> body);
   void check_shards(const char* operation, const Region& region,
                     const std::vector<Shard>& shards) const;
 

@@ -29,6 +29,7 @@ struct Item {
   std::string name;
   std::vector<WorkId> after;
   std::function<void()> fn;
+  std::function<void(std::exception_ptr)> skipped;
   std::vector<std::function<void(std::exception_ptr)>> done;
   uint64_t enqueued_ns = 0;
 };
@@ -97,12 +98,18 @@ struct Queues::State {
       std::exception_ptr error = first_error(item->after);
       const uint64_t start = now_ns();
       lock.unlock();
-      if (!error) try {
+      if (error) {
+        if (item->skipped) item->skipped(error);
+      } else {
+        try {
           item->fn();
         } catch (...) {
           error = std::current_exception();
         }
-      item->fn = nullptr;  // frees what the work held before anyone learns that it ended
+      }
+      // Frees what the work held before anyone learns that it ended.
+      item->fn = nullptr;
+      item->skipped = nullptr;
       lock.lock();
       if (tracing) {
         if (records.size() == kMaxRecords) records.pop_front();
@@ -133,10 +140,11 @@ void Queues::close() {
 }
 
 WorkId Queues::enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
-                       std::function<void()> fn) {
+                       std::function<void()> fn, std::function<void(std::exception_ptr)> skipped) {
   auto item = std::make_shared<Item>();
   item->name = std::move(name);
   item->fn = std::move(fn);
+  item->skipped = std::move(skipped);
   std::lock_guard lock(state_->mutex);
   if (state_->closing) std::rethrow_exception(disposed());
   for (WorkId work : after)

@@ -32,9 +32,11 @@ class Queues {
   Queues& operator=(const Queues&) = delete;
 
   // Throws INVALID_ARGUMENT when `after` names a work that was never enqueued, DISPOSED after
-  // close().
+  // close(). `skipped` is called on the queue's thread, in place of `fn`, with the error of a
+  // dependency; it must not throw.
   WorkId enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
-                 std::function<void()> fn);
+                 std::function<void()> fn,
+                 std::function<void(std::exception_ptr)> skipped = nullptr);
   // Calls done(error or null) on the finishing thread, or at once when the work has ended. `done`
   // must not throw and must not wait.
   void on_done(WorkId work, std::function<void(std::exception_ptr)> done);

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <tuple>
 #include <utility>
 
 #include "core/error.h"
@@ -202,8 +203,10 @@ class ChunkWriter {
 };
 
 void check_pieces(const std::string& path, std::vector<Piece>& pieces) {
-  std::sort(pieces.begin(), pieces.end(),
-            [](const Piece& a, const Piece& b) { return a.file_offset < b.file_offset; });
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
+    // Empty pieces first: they lie before the one that starts where they do.
+    return std::tie(a.file_offset, a.bytes) < std::tie(b.file_offset, b.bytes);
+  });
   for (size_t i = 1; i < pieces.size(); ++i)
     if (pieces[i - 1].file_offset + pieces[i - 1].bytes > pieces[i].file_offset)
       throw EngineError("INVALID_ARGUMENT",

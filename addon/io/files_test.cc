@@ -91,6 +91,12 @@ void test_files(const fs::path& folder) {
                     "IO_SHORT_FILE");
   CHECK_THROWS_CODE(io::read_into(folder / "none", 0, part.data(), 1), "IO_NOT_FOUND");
 
+  // Empty tensors share the offset of the one behind them, in any order.
+  io::write_file(folder / "empty.bin",
+                 {{0, data.data(), 10}, {0, nullptr, 0}, {10, data.data(), 1}});
+  CHECK(fs::file_size(folder / "empty.bin") == 11);
+  fs::remove(folder / "empty.bin");
+
   // A failure leaves the older file as it was.
   CHECK_THROWS_CODE(io::write_file(path, {{0, data.data(), 10}, {9, data.data(), 10}}),
                     "INVALID_ARGUMENT");
