@@ -1,5 +1,4 @@
 import { readdirSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Launch, startLauncher, until } from './launcher.run.ts';
@@ -7,12 +6,11 @@ import { temporaryFolder } from './training.ranks.ts';
 
 const script = fileURLToPath(new URL('fixtures/training/faulty.ts', import.meta.url));
 
-// Nothing of a run may stay: no process, no shared memory, no temporary file.
+// Nothing of a run may stay: no process, no shared memory, no temporary file (tsx keeps a cache there).
+const temporary = temporaryFolder();
 const leftovers = () =>
-  ['/dev/shm', tmpdir()].flatMap((folder) =>
-    readdirSync(folder).filter(
-      (name) => /deepspeed/i.test(name) && !/^deepspeed-js-test-/.test(name),
-    ),
+  ['/dev/shm', temporary].flatMap((folder) =>
+    readdirSync(folder).filter((name) => /deepspeed/i.test(name)),
   );
 let before: string[];
 let launch: Launch;
@@ -25,15 +23,10 @@ afterEach(async () => {
 });
 
 function start(fault: string, rank: number, flags: string[] = []): Launch {
-  launch = startLauncher([
-    '--num_procs',
-    '2',
-    ...flags,
-    script,
-    fault,
-    String(rank),
-    temporaryFolder(),
-  ]);
+  launch = startLauncher(
+    ['--num_procs', '2', ...flags, script, fault, String(rank), temporaryFolder()],
+    { env: { TMPDIR: temporary } },
+  );
   return launch;
 }
 

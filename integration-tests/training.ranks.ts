@@ -26,7 +26,7 @@ function workerOf(rank: number): Worker {
 
 async function playAll(
   worldSize: number,
-  scenario: Scenario | ((rank: number) => Scenario),
+  scenario: Scenario,
 ): Promise<{ outcome?: Outcome; error?: RankError }[]> {
   const key = randomUUID();
   return Promise.all(
@@ -34,7 +34,7 @@ async function playAll(
       const worker = workerOf(rank);
       const reply = once(worker, 'message');
       worker.postMessage({
-        scenario: typeof scenario === 'function' ? scenario(rank) : scenario,
+        scenario,
         world: { key, rank, worldSize },
       });
       return (await reply)[0] as { outcome?: Outcome; error?: RankError };
@@ -43,10 +43,7 @@ async function playAll(
 }
 
 /** Every rank's outcome; throws what any of them threw. */
-export async function playRanks(
-  worldSize: number,
-  scenario: Scenario | ((rank: number) => Scenario),
-): Promise<Outcome[]> {
+export async function playRanks(worldSize: number, scenario: Scenario): Promise<Outcome[]> {
   const replies = await playAll(worldSize, scenario);
   const errors = replies.flatMap(({ error }) => (error ? [`${error.code}: ${error.message}`] : []));
   if (errors.length > 0) throw new Error(errors.join('\n'));
@@ -54,10 +51,7 @@ export async function playRanks(
 }
 
 /** Every rank's error; throws when one has none. */
-export async function failRanks(
-  worldSize: number,
-  scenario: Scenario | ((rank: number) => Scenario),
-): Promise<RankError[]> {
+export async function failRanks(worldSize: number, scenario: Scenario): Promise<RankError[]> {
   const replies = await playAll(worldSize, scenario);
   return replies.map(({ error }, rank) => {
     if (!error) throw new Error(`rank ${rank} did not fail`);

@@ -54,7 +54,7 @@ function scenario(run: Run): Scenario {
 }
 
 async function train(run: Run): Promise<Outcome> {
-  const outcomes = await playRanks(run.worldSize, () => scenario(run));
+  const outcomes = await playRanks(run.worldSize, scenario(run));
   for (const other of outcomes.slice(1)) expectSame(other, outcomes[0]!);
   return outcomes[0]!;
 }
