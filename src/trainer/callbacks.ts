@@ -9,8 +9,15 @@ export interface LogEntry {
   [metric: string]: number;
 }
 
+/** Where in the data training is: what a resumed run goes on from. */
+export interface DataPosition {
+  epoch: number;
+  samplesInEpoch: number;
+}
+
 /** What training knows of itself; stored in checkpoints. */
 export interface TrainerState {
+  position: DataPosition;
   /** Optimizer steps, skipped ones included. */
   step: number;
   /** Steps that changed nothing, since gradients overflowed. */

@@ -9,15 +9,8 @@ import type { Training } from './setup.ts';
 /** What the host stores beside the shards. */
 interface HostState {
   trainer: TrainerState;
-  /** Position in the data. */
-  epoch: number;
-  samplesInEpoch: number;
-  seed: number;
-}
-
-export interface Position {
-  epoch: number;
-  samplesInEpoch: number;
+  /** What decides the order of samples. */
+  dataSeed: number;
 }
 
 /** The folder of the checkpoint after `step` optimizer steps, below outputDir. */
@@ -31,11 +24,10 @@ const tagPattern = /^global_step\d+$/;
 export async function saveTrainerCheckpoint(
   training: Training,
   state: TrainerState,
-  position: Position,
 ): Promise<string> {
   const { args, session, runtime } = training;
   const tag = checkpointTag(state.step);
-  const stored: HostState = { trainer: state, ...position, seed: args.seed };
+  const stored: HostState = { trainer: state, dataSeed: args.dataSeed ?? args.seed };
   const event = {
     directory: args.outputDir,
     tag,
@@ -57,7 +49,7 @@ export async function saveTrainerCheckpoint(
 export async function loadTrainerCheckpoint(
   training: Training,
   from: true | string,
-): Promise<{ state: TrainerState; position: Position; folder: string } | null> {
+): Promise<{ state: TrainerState; folder: string } | null> {
   const { args, session } = training;
   const directory = from === true || from === 'auto' ? args.outputDir : from;
   const found = await locate(directory);
@@ -71,11 +63,16 @@ export async function loadTrainerCheckpoint(
   const event = { ...found, state: {} as Record<string, unknown> };
   await session.lifecycle.run('loadCheckpoint', event);
   const host = event.state.host as HostState;
-  return {
-    state: host.trainer,
-    position: { epoch: host.epoch, samplesInEpoch: host.samplesInEpoch },
-    folder: join(found.directory, found.tag),
-  };
+  const folder = join(found.directory, found.tag);
+  const dataSeed = args.dataSeed ?? args.seed;
+  if (host.dataSeed !== dataSeed) {
+    process.emitWarning(
+      `${folder} was written with data seed ${host.dataSeed}, this run uses ${dataSeed}: ` +
+        'samples of the epoch under way may be seen twice or not at all',
+      { code: 'DEEPSPEED_JS_DATA_SEED' },
+    );
+  }
+  return { state: host.trainer, folder };
 }
 
 /** Deletes the oldest checkpoints beyond the limit; never the newest nor the best. */

@@ -8,12 +8,7 @@ import {
   type TrainerControl,
   type TrainerState,
 } from './callbacks.ts';
-import {
-  checkpointTag,
-  loadTrainerCheckpoint,
-  type Position,
-  saveTrainerCheckpoint,
-} from './checkpoints.ts';
+import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
 import { Reporter } from './reporter.ts';
@@ -45,7 +40,6 @@ export class TrainLoop {
   };
   /** Events for which any rank has a callback. */
   #heard: ReadonlySet<keyof TrainerCallback> = new Set();
-  #position: Position = { epoch: 0, samplesInEpoch: 0 };
   #reporter!: Reporter;
   #trace!: StepTrace;
   #lossSinceLog = { sum: 0, steps: 0 };
@@ -69,7 +63,6 @@ export class TrainLoop {
     const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
     if (resumed) {
       Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps });
-      this.#position = resumed.position;
     }
     const records = new WorkRecords(runtime.engine);
     this.#reporter = new Reporter(this.#training, this.state, records);
@@ -105,7 +98,7 @@ export class TrainLoop {
     const globalBatch = recipe.microBatchSize * recipe.microBatches * runtime.worldSize;
     while (this.state.step < recipe.totalSteps && !this.#control.shouldTrainingStop) {
       await this.#call('onEpochBegin');
-      const { epoch, samplesInEpoch } = this.#position;
+      const { epoch, samplesInEpoch } = this.state.position;
       // Another global batch size than the checkpoint's: go on with the first batch not seen at all.
       let step = Math.ceil(samplesInEpoch / globalBatch);
       let whole = true;
@@ -118,7 +111,7 @@ export class TrainLoop {
           this.state.skippedSteps,
         );
         step += 1;
-        this.#position = { epoch, samplesInEpoch: step * globalBatch };
+        this.state.position = { epoch, samplesInEpoch: step * globalBatch };
         this.#advance(metrics, epoch, step);
         for (const file of await this.#trace.afterStep()) this.#reporter.wrote(file);
         await this.#call('onStepEnd', { metrics });
@@ -129,7 +122,7 @@ export class TrainLoop {
         break;
       }
       if (!whole) break;
-      this.#position = { epoch: epoch + 1, samplesInEpoch: 0 };
+      this.state.position = { epoch: epoch + 1, samplesInEpoch: 0 };
       await this.#epochEnd();
     }
   }
@@ -243,7 +236,7 @@ export class TrainLoop {
   async #save(): Promise<void> {
     this.#reporter.flush();
     this.#noteBestCheckpoint();
-    const folder = await saveTrainerCheckpoint(this.#training, this.state, this.#position);
+    const folder = await saveTrainerCheckpoint(this.#training, this.state);
     this.#lastSaved = this.state.step;
     this.#reporter.wrote(folder);
     await this.#call('onSave', { folder });

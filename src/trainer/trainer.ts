@@ -48,6 +48,7 @@ export interface TrainerOptions {
 export class Trainer {
   readonly args: TrainingArguments;
   readonly state: TrainerState = {
+    position: { epoch: 0, samplesInEpoch: 0 },
     step: 0,
     skippedSteps: 0,
     epoch: 0,

@@ -234,12 +234,7 @@ export class OnnxHost implements Host {
       return known;
     }
     const { session, gradients, frozen } = this.#required();
-    if (this.#programs.size >= this.#options.programs) {
-      const [oldest, program] = this.#programs.entries().next().value!;
-      program.dispose();
-      this.#programs.delete(oldest);
-      this.#warnAboutShapes();
-    }
+    if (this.#programs.size >= this.#options.programs) this.#giveUpOldest();
     const program = new Program(this.#runtime.engine, this.#sessions, this.#plan(batch), kind, {
       parameter: (name) => {
         const slot = session.layout.byName.get(name);
@@ -251,6 +246,19 @@ export class OnnxHost implements Host {
     });
     this.#programs.set(key, program);
     return program;
+  }
+
+  #giveUpOldest(): void {
+    const [oldest, program] = this.#programs.entries().next().value!;
+    program.dispose();
+    this.#programs.delete(oldest);
+    // The first plan is what reports speak of; any other goes with its last program.
+    const [first] = this.#plans.values();
+    const used = [...this.#programs.values()].some(({ plan }) => plan === program.plan);
+    for (const [shape, plan] of this.#plans) {
+      if (plan === program.plan && plan !== first && !used) this.#plans.delete(shape);
+    }
+    this.#warnAboutShapes();
   }
 
   #evictions = 0;

@@ -22,22 +22,37 @@ export interface ProgramStorage {
   flags: { buffer: NativeBuffer; first: number; again: number };
 }
 
-/** Compiled graphs by content: layers of one model, and shapes seen before, share their sessions. */
+/**
+ * Compiled graphs by content: layers of one model, and shapes seen before, share their sessions. A
+ * session is freed when the last program that took it gives it back.
+ */
 export class SessionCache {
   readonly #engine: NativeEngine;
-  readonly #sessions = new Map<string, SessionId>();
+  readonly #sessions = new Map<string, { session: SessionId; users: number }>();
 
   constructor(engine: NativeEngine) {
     this.#engine = engine;
   }
 
-  get(key: string, graph: Graph): SessionId {
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
-      session = this.#engine.loadSession(encodeModel(modelOf(graph)), { name: graph.name });
-      this.#sessions.set(key, session);
+  /** Compiles the graph unless another program holds it already. */
+  take(key: string, graph: Graph): SessionId {
+    let entry = this.#sessions.get(key);
+    if (entry === undefined) {
+      const session = this.#engine.loadSession(encodeModel(modelOf(graph)), { name: graph.name });
+      entry = { session, users: 0 };
+      this.#sessions.set(key, entry);
     }
-    return session;
+    entry.users += 1;
+    return entry.session;
+  }
+
+  /** Gives back what `take` gave; its instances must have been released. */
+  giveBack(key: string): void {
+    const entry = this.#sessions.get(key)!;
+    entry.users -= 1;
+    if (entry.users > 0) return;
+    this.#engine.releaseSession(entry.session);
+    this.#sessions.delete(key);
   }
 
   get size(): number {
@@ -72,6 +87,8 @@ export class Program {
   readonly forward: readonly InstanceId[] = [];
   readonly backward: readonly (InstanceId | undefined)[] = [];
   readonly #engine: NativeEngine;
+  readonly #sessions: SessionCache;
+  readonly #taken: string[] = [];
   readonly #arena: NativeBuffer;
   readonly #inputs: NativeBuffer;
   readonly #places: ReadonlyMap<string, { buffer: NativeBuffer; byteOffset: number }>;
@@ -85,6 +102,7 @@ export class Program {
     storage: ProgramStorage,
   ) {
     this.#engine = engine;
+    this.#sessions = sessions;
     this.plan = plan;
     const timeline = new Timeline(plan, kind);
     this.#values = timeline.values;
@@ -119,16 +137,21 @@ export class Program {
         dtype: value.dtype,
         dims: value.shape,
       }));
+    const compile = (key: string, graph: Graph): SessionId => {
+      const session = sessions.take(key, graph);
+      this.#taken.push(key);
+      return session;
+    };
     if (plan.prologue) {
       const { graph, inputs, outputs } = plan.prologue;
-      const session = sessions.get(`${plan.key}/prologue`, graph);
+      const session = compile(`${plan.key}/prologue`, graph);
       this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
     }
     for (const segment of plan.segments) {
       const program = plan.programs.get(segment.program)!;
       const io = kind === 'training' ? segment.forward : segment.inference;
       const graph = kind === 'training' ? program.forward : program.inference;
-      const session = sessions.get(`${segment.program}/${kind}`, graph);
+      const session = compile(`${segment.program}/${kind}`, graph);
       (this.forward as InstanceId[]).push(
         engine.createInstance(session, bind(io.inputs), bind(io.outputs)),
       );
@@ -136,7 +159,7 @@ export class Program {
       (this.backward as (InstanceId | undefined)[]).push(
         program.backward && segment.backward
           ? engine.createInstance(
-              sessions.get(`${segment.program}/backward`, program.backward),
+              compile(`${segment.program}/backward`, program.backward),
               bind(segment.backward.inputs),
               bind(segment.backward.outputs),
             )
@@ -189,6 +212,7 @@ export class Program {
     for (const instance of instances) {
       if (instance !== undefined) this.#engine.releaseInstance(instance);
     }
+    for (const key of this.#taken) this.#sessions.giveBack(key);
     this.#arena.dispose();
     this.#inputs.dispose();
   }
