@@ -79,6 +79,7 @@ describe('the tarball', () => {
         'LICENSE',
         'README.md',
         'CHANGELOG.md',
+        'docs/deepspeed-keys.md',
         'dist/index.d.ts',
         'dist/ds_config.schema.json',
         'dist/build-id.json',
@@ -91,7 +92,7 @@ describe('the tarball', () => {
 
   it('holds nothing else', () => {
     const known =
-      /^(dist|prebuilds|addon|scripts)\/|^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/;
+      /^(dist|prebuilds|addon|scripts)\/|^docs\/[\w-]+\.md$|^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/;
     expect(packed.filter((path) => !known.test(path))).toEqual([]);
     // Headers of the C++ tests belong to the sources that the build id is made from.
     const tests = packed.filter((path) => /test|fixture|golden/.test(path));

@@ -122,6 +122,7 @@ describe('README', () => {
         }
         if (command === 'npx deepspeed-js --num_procs 2 train.ts') {
           expect(output).toContain('resumed from');
+          expect(output).toContain('has taken 20 of 20 steps: raise maxSteps');
         }
         if (command.includes('--enable_each_rank_log')) {
           expect(readdirSync(join(project, 'logs')).sort()).toEqual(

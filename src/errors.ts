@@ -149,7 +149,7 @@ export const errorCodes = {
   },
   MODEL_FOLDER_INVALID: {
     title: 'The model folder lacks a readable config.json',
-    fix: 'Give a folder in the layout of Hugging Face: config.json, and model.safetensors for its weights.',
+    fix: 'Give a folder in the layout of Hugging Face: config.json, and model.safetensors for its weights. Nothing is downloaded from the Hub.',
   },
   MODEL_UNSUPPORTED: {
     title: 'The model type is not one that can be built',

@@ -12,12 +12,23 @@ import type { Model } from './ir.ts';
  */
 export async function loadModel(path: string): Promise<Model> {
   const bytes = await readModelFile(path);
-  const { model, external } = decodeModelParts(bytes);
+  const { model, external } = decodeFile(path, bytes);
   for (const location of new Set(external.map((tensor) => tensor.location))) {
     const tensors = external.filter((tensor) => tensor.location === location);
     await readExternal(dirname(path), location, tensors);
   }
   return model;
+}
+
+/** The decoder sees bytes only; its fault is told with the name of the file. */
+function decodeFile(path: string, bytes: Uint8Array): ReturnType<typeof decodeModelParts> {
+  try {
+    return decodeModelParts(bytes);
+  } catch (cause) {
+    if (!(cause instanceof DeepSpeedError)) throw cause;
+    const { code, message, fix, data } = cause;
+    throw new DeepSpeedError(code, `${path}: ${message}`, { cause, fix, data });
+  }
 }
 
 async function readModelFile(path: string): Promise<Uint8Array> {

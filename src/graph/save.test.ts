@@ -60,7 +60,10 @@ describe('saveModel and loadModel', () => {
     await expect(loadModel(path)).rejects.toThrow(/cannot read external data/);
     const file = Buffer.from(encodeModel(model()));
     await writeFile(path, file.subarray(0, -5));
-    await expect(loadModel(path)).rejects.toMatchObject({ code: 'MODEL_FILE_INVALID' });
+    await expect(loadModel(path)).rejects.toMatchObject({
+      code: 'MODEL_FILE_INVALID',
+      message: expect.stringContaining(`${path}: not a valid ONNX model`),
+    });
     await expect(loadModel(join(folder, 'none.onnx'))).rejects.toMatchObject({
       code: 'MODEL_FILE_UNREADABLE',
     });

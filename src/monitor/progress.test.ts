@@ -117,6 +117,18 @@ it('sums a run up', () => {
   ]);
 });
 
+it('says nothing about speed and loss where no step was taken', () => {
+  const lines = renderSummary({
+    seconds: 1,
+    steps: 0,
+    tokens: 0,
+    trainLoss: 0,
+    peakMemory: {},
+    files: [],
+  });
+  expect(lines).toEqual(['time    0:01, 0 steps']);
+});
+
 it('writes numbers as people read them', () => {
   expect([0, 1023, 1536, 5 * 2 ** 30].map(formatBytes)).toEqual([
     '0 B',

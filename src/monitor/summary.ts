@@ -19,13 +19,19 @@ export function renderSummary(summary: RunSummary): string[] {
     .filter(([, bytes]) => bytes > 0)
     .sort(([, a], [, b]) => b - a)
     .map(([category, bytes]) => `${category} ${formatBytes(bytes)}`);
-  const loss = `train ${summary.trainLoss.toFixed(4)}`;
-  const evaluation =
-    summary.evaluationLoss === undefined ? '' : `, evaluation ${summary.evaluationLoss.toFixed(4)}`;
+  // A run that had nothing left to do has neither a speed nor a loss.
+  const losses = [
+    ...(steps === 0 ? [] : [`train ${summary.trainLoss.toFixed(4)}`]),
+    ...(summary.evaluationLoss === undefined
+      ? []
+      : [`evaluation ${summary.evaluationLoss.toFixed(4)}`]),
+  ];
   return [
     `time    ${formatDuration(seconds)}, ${steps} steps`,
-    `speed   ${formatCount(tokens / seconds)} tokens/s, ${formatCount(tokens)} tokens`,
-    `loss    ${loss}${evaluation}`,
+    ...(steps === 0
+      ? []
+      : [`speed   ${formatCount(tokens / seconds)} tokens/s, ${formatCount(tokens)} tokens`]),
+    ...(losses.length === 0 ? [] : [`loss    ${losses.join(', ')}`]),
     ...(memory.length === 0 ? [] : [`memory  ${memory.join(', ')} (peak of rank 0)`]),
     ...summary.files.map((file, index) => `${index === 0 ? 'files ' : '      '}  ${file}`),
   ];

@@ -85,7 +85,7 @@ function streamSource(
       if (index < globalBatchSize) {
         throw new DeepSpeedError(
           'DATASET_TOO_SMALL',
-          `the dataset has ${index} samples, one global batch takes ${globalBatchSize}`,
+          `the training dataset has ${index} samples, one global batch takes ${globalBatchSize}`,
         );
       }
       if (rest > 0 && !dropLast && Math.floor(index / globalBatchSize) >= skip) yield parts;

@@ -24,7 +24,11 @@ export function isMapDataset(dataset: Dataset): dataset is MapDataset {
  */
 export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDataset<Sample> {
   if (!Number.isInteger(blockSize) || blockSize < 2) {
-    throw new DeepSpeedError('DATASET_INVALID', `blockSize is ${blockSize}; it must be at least 2`);
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      `blockSize is ${blockSize}; it must be a whole number of at least 2`,
+      { fix: 'Give tokenBlocks the number of tokens that a sample shall have.' },
+    );
   }
   const source = Int32Array.from(tokens);
   return {

@@ -70,7 +70,7 @@ export class TrainLoop {
     const start = performance.now();
     const startTokens = this.state.tokensSeen;
     try {
-      if (resumed) this.#reporter.log(`resumed from ${resumed.folder}`);
+      if (resumed) this.#reporter.log(`resumed from ${resumed.folder}${this.#nothingLeft()}`);
       await this.#agreeOnEvents();
       await this.#call('onTrainBegin');
       await this.#epochs();
@@ -91,6 +91,12 @@ export class TrainLoop {
         world_size: runtime.worldSize,
       },
     };
+  }
+
+  #nothingLeft(): string {
+    const { step, maxSteps } = this.state;
+    if (step < maxSteps) return '';
+    return `, which has taken ${step} of ${maxSteps} steps: raise maxSteps or numTrainEpochs to go on`;
   }
 
   async #epochs(): Promise<void> {
