@@ -142,6 +142,16 @@ describe('README', () => {
     expect(await runTypeScript('finetune.ts')).toContain('eval_loss');
   });
 
+  it('a run names the checkpoints that it kept', async () => {
+    const train = blocks.find(({ file }) => file === 'train.ts')!.code;
+    const script = train
+      .replace("outputDir: 'out'", "outputDir: 'out/kept'")
+      .replace('maxSteps: 20', 'maxSteps: 3, saveSteps: 1, saveTotalLimit: 1');
+    await writeFile(join(project, 'train-kept.ts'), script);
+    const output = await runTypeScript('train-kept.ts');
+    expect(output.match(/out\/kept\/global_step\d/g)).toEqual(['out/kept/global_step3']);
+  });
+
   it('watched.ts is a strategy', async () => {
     const train = blocks.find(({ file }) => file === 'train.ts')!.code;
     const script = `import './watched.ts';\n${train

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { StepMetrics } from '../hooks/index.ts';
 import {
@@ -107,7 +107,8 @@ export class Reporter {
       trainLoss,
       ...(evaluation && { evaluationLoss: evaluation.eval_loss! }),
       peakMemory: runtime.engine.memory().peak,
-      files: [...this.#files, ...this.#monitor.files],
+      // Older checkpoints are gone where saveTotalLimit says so.
+      files: [...this.#files, ...this.#monitor.files].filter((path) => existsSync(path)),
     });
     for (const line of lines) console.log(line);
   }
