@@ -1,6 +1,7 @@
 #include "ort/session.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "core/error.h"
 
@@ -81,8 +82,15 @@ Session::Session(const Environment& environment, const void* model, size_t bytes
   const WorkspaceScope scope(pool_.get());
   const auto options = make_options(config_, environment);
   OrtSession* made = nullptr;
-  check(api::CreateSessionFromArray(environment.env(), model, bytes, options.get(), &made),
-        "load session " + config_.name);
+  {
+    // ONNX Runtime enters a custom domain into a table of the whole process, check first and add
+    // then: two engines that load their first sessions at once would both add it, and one would
+    // fail.
+    static std::mutex loading;
+    const std::lock_guard lock(loading);
+    check(api::CreateSessionFromArray(environment.env(), model, bytes, options.get(), &made),
+          "load session " + config_.name);
+  }
   session_.reset(made);
   inputs_ = read_ports(made, api::SessionGetInputCount, api::SessionGetInputName,
                        api::SessionGetInputTypeInfo);
