@@ -5,6 +5,7 @@
  */
 import { DeepSpeedError } from '../errors.ts';
 import { attribute, type PlainAttribute } from './attributes.ts';
+import { dataTypeNumbers } from './codec/types.ts';
 import type { DataType, Node, Tensor, ValueType } from './ir.ts';
 import { fromNumbers, numel } from './tensor.ts';
 
@@ -177,7 +178,7 @@ export class Emitter {
 
   cast(x: string, dtype: DataType): string {
     if (this.dtype(x) === dtype) return x;
-    return this.one('Cast', [x], { dtype, shape: this.shape(x) }, { to: onnxType[dtype] });
+    return this.one('Cast', [x], { dtype, shape: this.shape(x) }, { to: dataTypeNumbers[dtype] });
   }
 
   // ---- layout
@@ -292,24 +293,6 @@ export class Emitter {
     return name;
   }
 }
-
-/** TensorProto.DataType. */
-const onnxType: Record<DataType, number> = {
-  float32: 1,
-  uint8: 2,
-  int8: 3,
-  uint16: 4,
-  int16: 5,
-  int32: 6,
-  int64: 7,
-  string: 8,
-  bool: 9,
-  float16: 10,
-  float64: 11,
-  uint32: 12,
-  uint64: 13,
-  bfloat16: 16,
-};
 
 /** numpy's broadcasting: shapes are aligned at the last axis, 1 stretches. */
 export function broadcastShapes(...shapes: readonly (readonly number[])[]): number[] {

@@ -6,7 +6,7 @@
 import { floatAttribute, intAttribute } from '../attributes.ts';
 import type { Emitter } from '../emitter.ts';
 import { flattenAt } from '../emitter.ts';
-import type { GradientRule } from './rule.ts';
+import type { GradientRule, RuleContext } from './rule.ts';
 
 interface Product {
   a: string;
@@ -65,20 +65,25 @@ function vectorGradient(emit: Emitter, gradient: string, shape: readonly number[
   return emit.reshape(gradient, [...full.slice(0, -2), shape[0]!]);
 }
 
+/** The product that a FusedMatMul or Gemm node computes, and the gradient of its result. */
+function productOf(c: RuleContext): Product {
+  return {
+    a: c.input(0),
+    b: c.input(1),
+    dY: c.dY,
+    transA: intAttribute(c.node, 'transA', 0) === 1,
+    transB: intAttribute(c.node, 'transB', 0) === 1,
+    alpha: floatAttribute(c.node, 'alpha', 1),
+  };
+}
+
 export const fusedMatMul: GradientRule = (c) => {
   const { emit, node } = c;
   if (intAttribute(node, 'transBatchA', 0) || intAttribute(node, 'transBatchB', 0)) {
     throw c.refuse('transBatchA or transBatchB');
   }
   if (c.shape(0).length < 2 || c.shape(1).length < 2) throw c.refuse('a vector operand');
-  const product = {
-    a: c.input(0),
-    b: c.input(1),
-    dY: c.dY,
-    transA: intAttribute(node, 'transA', 0) === 1,
-    transB: intAttribute(node, 'transB', 0) === 1,
-    alpha: floatAttribute(node, 'alpha', 1),
-  };
+  const product = productOf(c);
   return [
     c.when(0, () => leftGradient(emit, product)),
     c.when(1, () => rightGradient(emit, product)),
@@ -88,14 +93,7 @@ export const fusedMatMul: GradientRule = (c) => {
 /** Gemm: y = α·op(a)·op(b) + β·c, c broadcast. */
 export const gemm: GradientRule = (c) => {
   const { emit, node } = c;
-  const product = {
-    a: c.input(0),
-    b: c.input(1),
-    dY: c.dY,
-    transA: intAttribute(node, 'transA', 0) === 1,
-    transB: intAttribute(node, 'transB', 0) === 1,
-    alpha: floatAttribute(node, 'alpha', 1),
-  };
+  const product = productOf(c);
   return [
     c.when(0, () => leftGradient(emit, product)),
     c.when(1, () => rightGradient(emit, product)),
