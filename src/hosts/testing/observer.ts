@@ -7,6 +7,7 @@ import {
   type HookName,
   type OptimizerStepContext,
   type OptimizerStepOwner,
+  type SegmentEvent,
   type StepMetrics,
   type StepPlan,
 } from '../../hooks/index.ts';
@@ -178,7 +179,7 @@ function tapAll(context: StrategyContext, seen: Observed, options: ObserverOptio
     return options.planStep?.(given) ?? given;
   });
   for (const hook of ['acquire', 'forward', 'backward', 'release'] as const) {
-    lifecycle.tap(hook, 'observe', `observer.${hook}`, (event) => {
+    lifecycle.tap(hook, 'observe', `observer.${hook}`, (event: SegmentEvent) => {
       const { plan, segment, pass } = event;
       note(hook, { plan, segment, pass });
       seen.plans.push(plan);
