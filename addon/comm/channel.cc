@@ -1,5 +1,6 @@
 #include "comm/channel.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -181,6 +182,10 @@ void Channel::wait(const Want& want) {
   };
   while (!here() && now - start < spin_ns_) {
     for (int turn = 0; turn < 32 && !here(); ++turn) pause_cpu();
+    if (here()) break;
+    // A peer that publish() woke is often put on this core, where it would wait until this rank
+    // falls asleep; then each would wake the other at every call, and no call find both running.
+    sched_yield();
     now = monotonic_ns();
   }
   while (!here()) {
