@@ -112,19 +112,19 @@ const badInputs: BadInput[] = [
     what: 'a token outside the vocabulary',
     samples: [...raggedSamples(3), { input_ids: [5, 61, 7] }],
     code: 'DATASET_INVALID',
-    says: [/token 61 .* vocabulary of 61/],
+    says: [/sample 3: token 61 .* vocabulary of 61/],
   },
   {
     what: 'a sample longer than the model',
     samples: [...raggedSamples(3), { input_ids: new Array(33).fill(1) }],
     code: 'DATASET_INVALID',
-    says: [/33 tokens.* at most 32/],
+    says: [/sample 3: 33 tokens.* at most 32/],
   },
   {
     what: 'labels of another length',
     samples: [...raggedSamples(3), { input_ids: [1, 2, 3], labels: [1, 2] }],
     code: 'DATASET_INVALID',
-    says: [/labels has 2 entries, input_ids 3/],
+    says: [/sample 3: labels has 2 entries, input_ids 3/],
   },
   {
     what: 'a loss that becomes NaN',

@@ -1,5 +1,5 @@
 /** The Trainer over transformers.js models: `deepspeed-js/transformers`. */
-export type { TrainingArguments, TrainingArgumentsInput } from './trainer/arguments.ts';
+export type { ResolvedArguments, TrainingArguments } from './trainer/arguments.ts';
 export {
   type CallbackContext,
   earlyStopping,

@@ -1,6 +1,6 @@
 /** A GPT-2 in training on random tokens, as the Trainer sets it up. */
 import { AutoModelForCausalLM } from '../../src/hosts/onnx/causal-lm.ts';
-import { parseArguments, type TrainingArgumentsInput } from '../../src/trainer/arguments.ts';
+import { parseArguments, type TrainingArguments } from '../../src/trainer/arguments.ts';
 import type { MicroBatch } from '../../src/trainer/batch-source.ts';
 import { setUpTraining, type Training } from '../../src/trainer/setup.ts';
 
@@ -17,7 +17,7 @@ export interface Gpt2Shape {
 /** Heads of 64, dropout off, no clipping: what the peers do too. */
 export function setUpGpt2(
   shape: Gpt2Shape,
-  args: Omit<TrainingArgumentsInput, 'outputDir'>,
+  args: Omit<TrainingArguments, 'outputDir'>,
 ): Promise<Training> {
   const model = AutoModelForCausalLM.fromConfig({
     model_type: 'gpt2',
@@ -30,7 +30,7 @@ export function setUpGpt2(
     attn_pdrop: 0,
     resid_pdrop: 0,
   });
-  const given: TrainingArgumentsInput = {
+  const given: TrainingArguments = {
     outputDir: 'unused', // nothing is saved
     perDeviceTrainBatchSize: shape.rows,
     maxSteps: 1_000_000,

@@ -21,7 +21,7 @@ function recorder(isTTY: boolean) {
 const update = (step: number) => ({
   step,
   loss: 5 / step,
-  tokensPerSecond: 1234,
+  perSecond: 1234,
   learningRate: 3e-4,
 });
 
@@ -35,7 +35,14 @@ describe('without a terminal', () => {
   it('prints a line at most every interval, the first and the last step always', () => {
     const { stream, text } = recorder(false);
     const { time, now } = clock();
-    const progress = createProgress({ rank: 0, totalSteps: 10, stream, now, intervalMs: 5000 });
+    const progress = createProgress({
+      rank: 0,
+      unit: 'tokens',
+      totalSteps: 10,
+      stream,
+      now,
+      intervalMs: 5000,
+    });
     for (let step = 1; step <= 10; step++) {
       time.ms += 2000;
       progress.update(update(step));
@@ -50,7 +57,14 @@ describe('without a terminal', () => {
   it('shows loss, speed, rate and the time that is left', () => {
     const { stream, text } = recorder(false);
     const { time, now } = clock();
-    const progress = createProgress({ rank: 0, totalSteps: 110, startStep: 100, stream, now });
+    const progress = createProgress({
+      rank: 0,
+      unit: 'tokens',
+      totalSteps: 110,
+      startStep: 100,
+      stream,
+      now,
+    });
     time.ms = 60_000;
     progress.update(update(104)); // 15 s a step, 6 steps to go
     expect(text()).toBe('step 104/110 · loss 0.0481 · 1.23k tokens/s · lr 3.00e-4 · 1:30 left\n');
@@ -59,7 +73,13 @@ describe('without a terminal', () => {
 
 it('draws a bar on a terminal, with lines above it', () => {
   const { stream, text } = recorder(true);
-  const progress = createProgress({ rank: 0, totalSteps: 4, stream, interactive: true });
+  const progress = createProgress({
+    rank: 0,
+    unit: 'tokens',
+    totalSteps: 4,
+    stream,
+    interactive: true,
+  });
   progress.update(update(1));
   progress.log('evaluation 3.21');
   progress.update(update(4));
@@ -78,7 +98,7 @@ it('chooses plain lines where CI or NO_COLOR is set, even on a terminal', () => 
     delete process.env.NO_COLOR;
     process.env[name] = '1';
     try {
-      createProgress({ rank: 0, totalSteps: 2, stream }).update(update(1));
+      createProgress({ rank: 0, unit: 'tokens', totalSteps: 2, stream }).update(update(1));
     } finally {
       delete process.env[name];
       for (const [key, value] of Object.entries(saved))
@@ -90,18 +110,40 @@ it('chooses plain lines where CI or NO_COLOR is set, even on a terminal', () => 
 
 it('is silent on other ranks', () => {
   const { stream, text } = recorder(false);
-  const progress = createProgress({ rank: 1, totalSteps: 2, stream });
+  const progress = createProgress({ rank: 1, unit: 'tokens', totalSteps: 2, stream });
   progress.update(update(1));
   progress.log('line');
   progress.stop();
   expect(text()).toBe('');
 });
 
+it('prints only lines of their own where steps are not to be shown', () => {
+  const { stream, text } = recorder(true);
+  const options = { rank: 0, unit: 'samples', totalSteps: 2, stream } as const;
+  const progress = createProgress({ ...options, showSteps: false, interactive: true });
+  progress.update(update(1));
+  progress.log('evaluation 3.21');
+  progress.update(update(2));
+  progress.stop();
+  expect(text()).toBe('evaluation 3.21\n');
+});
+
+it('counts speed in the unit that it is told', () => {
+  const { stream, text } = recorder(false);
+  createProgress({ rank: 0, unit: 'samples', totalSteps: 2, stream }).update(update(1));
+  expect(text()).toContain('1.23k samples/s');
+  const summary = { seconds: 2, steps: 1, amount: 64, trainLoss: 1, peakMemory: {}, files: [] };
+  expect(renderSummary({ ...summary, unit: 'samples' })).toContain(
+    'speed   32 samples/s, 64 samples',
+  );
+});
+
 it('sums a run up', () => {
   const lines = renderSummary({
     seconds: 90,
     steps: 300,
-    tokens: 1_800_000,
+    amount: 1_800_000,
+    unit: 'tokens',
     trainLoss: 4.5,
     evaluationLoss: 4.75,
     peakMemory: { parameters: 4096, gradients: 8192, io: 0 },
@@ -121,7 +163,8 @@ it('says nothing about speed and loss where no step was taken', () => {
   const lines = renderSummary({
     seconds: 1,
     steps: 0,
-    tokens: 0,
+    amount: 0,
+    unit: 'samples',
     trainLoss: 0,
     peakMemory: {},
     files: [],

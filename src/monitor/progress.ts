@@ -9,7 +9,8 @@ export interface ProgressUpdate {
   /** Optimizer steps done. */
   step: number;
   loss: number;
-  tokensPerSecond: number;
+  /** Tokens or samples, as the unit says. */
+  perSecond: number;
   learningRate: number;
 }
 
@@ -23,6 +24,10 @@ export interface Progress {
 
 export interface ProgressOptions {
   rank: number;
+  /** What speed is counted in. */
+  unit: 'tokens' | 'samples';
+  /** False: neither bar nor lines about steps; `log` prints all the same. */
+  showSteps?: boolean;
   totalSteps: number;
   /** Steps done before this run; time left counts only what this run has measured. */
   startStep?: number;
@@ -39,6 +44,9 @@ export function createProgress(options: ProgressOptions): Progress {
   if (options.rank !== 0) return { update: () => {}, log: () => {}, stop: () => {} };
   const stream = options.stream ?? process.stderr;
   const { CI, NO_COLOR } = process.env;
+  if (options.showSteps === false) {
+    return { update: () => {}, log: (line) => stream.write(`${line}\n`), stop: () => {} };
+  }
   const interactive = options.interactive ?? (stream.isTTY === true && !CI && !NO_COLOR);
   return interactive ? barProgress(options, stream) : plainProgress(options, stream);
 }
@@ -48,12 +56,12 @@ function describeProgress(options: ProgressOptions): (update: ProgressUpdate) =>
   const now = options.now ?? Date.now;
   const startStep = options.startStep ?? 0;
   const startMs = now();
-  return ({ step, loss, tokensPerSecond, learningRate }) => {
+  return ({ step, loss, perSecond, learningRate }) => {
     const seconds = (now() - startMs) / 1000;
     const left = (seconds / (step - startStep)) * (options.totalSteps - step);
     return [
       `loss ${loss.toFixed(4)}`,
-      `${formatCount(tokensPerSecond)} tokens/s`,
+      `${formatCount(perSecond)} ${options.unit}/s`,
       `lr ${learningRate.toExponential(2)}`,
       `${formatDuration(left)} left`,
     ].join(' · ');

@@ -4,8 +4,9 @@ import { formatBytes, formatCount, formatDuration } from './units.ts';
 export interface RunSummary {
   seconds: number;
   steps: number;
-  /** Target tokens over all ranks. */
-  tokens: number;
+  /** What was trained on, over all ranks: target tokens of a language model, else samples. */
+  amount: number;
+  unit: 'tokens' | 'samples';
   trainLoss: number;
   evaluationLoss?: number;
   /** Peak bytes of one rank's engine by category; 0 is left out. */
@@ -14,7 +15,7 @@ export interface RunSummary {
 }
 
 export function renderSummary(summary: RunSummary): string[] {
-  const { seconds, steps, tokens } = summary;
+  const { seconds, steps, amount, unit } = summary;
   const memory = Object.entries(summary.peakMemory)
     .filter(([, bytes]) => bytes > 0)
     .sort(([, a], [, b]) => b - a)
@@ -30,7 +31,7 @@ export function renderSummary(summary: RunSummary): string[] {
     `time    ${formatDuration(seconds)}, ${steps} steps`,
     ...(steps === 0
       ? []
-      : [`speed   ${formatCount(tokens / seconds)} tokens/s, ${formatCount(tokens)} tokens`]),
+      : [`speed   ${formatCount(amount / seconds)} ${unit}/s, ${formatCount(amount)} ${unit}`]),
     ...(losses.length === 0 ? [] : [`loss    ${losses.join(', ')}`]),
     ...(memory.length === 0 ? [] : [`memory  ${memory.join(', ')} (peak of rank 0)`]),
     ...summary.files.map((file, index) => `${index === 0 ? 'files ' : '      '}  ${file}`),

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { DeepSpeedError } from '../errors.ts';
-import { nearest } from '../nearest.ts';
+import type { StrategyPlugin } from '../strategies/plugin.ts';
+import { describeIssue } from './argument-problems.ts';
 
 const positiveInt = z.number().int().positive();
 const fraction = z.number().min(0).max(1);
@@ -11,9 +12,7 @@ export const trainingArgumentsSchema = z.strictObject({
   /** Checkpoints, logs and pictures go here. */
   outputDir: z.string().min(1),
   /** `deepspeed`, `deepspeed_stage_1`, `deepspeed_stage_2`, `ddp`, or a strategy object. */
-  strategy: z
-    .union([z.string(), z.custom<object>((v) => typeof v === 'object' && v !== null)])
-    .optional(),
+  strategy: z.union([z.string(), z.custom<StrategyPlugin>(isStrategy)]).optional(),
   /** Path of a ds_config.json, or its content. */
   deepspeed: z.union([z.string(), z.record(z.string(), z.unknown())]).optional(),
   perDeviceTrainBatchSize: positiveInt.default(8),
@@ -61,16 +60,25 @@ export const trainingArgumentsSchema = z.strictObject({
   traceSteps: z.number().int().nonnegative().default(0),
 });
 
-export type TrainingArgumentsInput = z.input<typeof trainingArgumentsSchema>;
-export type TrainingArguments = z.output<typeof trainingArgumentsSchema>;
+/** The Trainer's arguments as one writes them: only `outputDir` is needed. */
+export type TrainingArguments = z.input<typeof trainingArgumentsSchema>;
+
+/** The arguments with every default filled in, as `trainer.args` and callbacks have them. */
+export type ResolvedArguments = z.output<typeof trainingArgumentsSchema>;
 
 /** Validates arguments; every problem is reported at once, with the nearest name for a misspelt one. */
-export function parseArguments(input: TrainingArgumentsInput): TrainingArguments {
+export function parseArguments(input: TrainingArguments): ResolvedArguments {
   const parsed = trainingArgumentsSchema.safeParse(input);
-  const problems = parsed.success ? [] : parsed.error.issues.flatMap(describe);
+  const names = Object.keys(trainingArgumentsSchema.shape);
+  const problems = parsed.success
+    ? []
+    : parsed.error.issues.flatMap((issue) => describeIssue(issue, input, names));
   const args = parsed.data;
   if (args?.evalStrategy === 'steps' && args.evalSteps === undefined) {
     args.evalSteps = args.loggingSteps;
+  }
+  if (args?.evalSteps !== undefined && args.evalStrategy !== 'steps') {
+    problems.push(`evalSteps needs evalStrategy "steps", got "${args.evalStrategy}"`);
   }
   if (args?.loadBestModelAtEnd && args.evalStrategy === 'no') {
     problems.push('loadBestModelAtEnd needs evalStrategy "steps" or "epoch"');
@@ -101,15 +109,7 @@ export function parseArguments(input: TrainingArgumentsInput): TrainingArguments
   return args;
 }
 
-function describe(issue: z.core.$ZodIssue): string[] {
-  if (issue.code === 'unrecognized_keys') return issue.keys.map(unknownKey);
-  return [`${issue.path.join('.')}: ${issue.message}`];
-}
-
-function unknownKey(key: string): string {
-  const camel = key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
-  const names = Object.keys(trainingArgumentsSchema.shape);
-  if (camel !== key && names.includes(camel)) return `${key}: write ${camel}`;
-  const near = nearest(camel, names);
-  return near ? `${key} is not an argument; did you mean ${near}?` : `${key} is not an argument`;
+function isStrategy(value: unknown): boolean {
+  const { name, apply } = (value ?? {}) as Partial<StrategyPlugin>;
+  return typeof name === 'string' && typeof apply === 'function';
 }

@@ -1,5 +1,5 @@
 import { DeepSpeedError } from '../errors.ts';
-import { type AnySample, type Dataset, fetchSamples, isMapDataset } from './dataset.ts';
+import { type AnySample, byIndex, type Dataset, fetchSamples, type MapDataset } from './dataset.ts';
 import { DistributedSampler, type SamplerOptions } from './sampler.ts';
 
 /** One rank's samples of one micro batch; empty when the last global batch runs out. */
@@ -19,22 +19,19 @@ export interface BatchSource {
 export type BatchSourceOptions = Omit<SamplerOptions, 'length'>;
 
 export function createBatchSource(dataset: Dataset, options: BatchSourceOptions): BatchSource {
-  if (isMapDataset(dataset)) return mapSource(dataset, options);
+  const map = byIndex(dataset);
+  if (map) return mapSource(map, options);
   const stream = dataset as AsyncIterable<AnySample> & Iterable<AnySample>;
   if (stream?.[Symbol.asyncIterator] || stream?.[Symbol.iterator]) {
     return streamSource('next' in stream ? new SinglePass(stream) : stream, options);
   }
   throw new DeepSpeedError(
     'DATASET_INVALID',
-    'a dataset is { length, get(index) }, an iterable or an async iterable of samples',
+    'a dataset is an array, { length, get(index) }, or an (async) iterable of samples',
   );
 }
 
-function mapSource(
-  dataset: Dataset & { length: number },
-  options: BatchSourceOptions,
-): BatchSource {
-  const map = dataset as Parameters<typeof fetchSamples>[0];
+function mapSource(map: MapDataset, options: BatchSourceOptions): BatchSource {
   const sampler = new DistributedSampler({ ...options, length: map.length });
   return {
     stepsPerEpoch: sampler.stepsPerEpoch,

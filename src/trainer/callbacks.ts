@@ -1,6 +1,7 @@
 import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
-import type { TrainingArguments } from './arguments.ts';
+import { refuseUnknownKeys } from '../nearest.ts';
+import type { ResolvedArguments } from './arguments.ts';
 
 /** One line of the log, as `state.logHistory` keeps it. */
 export interface LogEntry {
@@ -45,7 +46,7 @@ export interface TrainerControl {
 
 /** What every callback is given. */
 export interface CallbackContext {
-  readonly args: TrainingArguments;
+  readonly args: ResolvedArguments;
   readonly state: TrainerState;
   readonly control: TrainerControl;
 }
@@ -83,7 +84,7 @@ export const callbackEvents = [
  * Hugging Face.
  */
 export function metricForBest(
-  { metricForBestModel: name }: TrainingArguments,
+  { metricForBestModel: name }: ResolvedArguments,
   metrics: Readonly<Record<string, number>>,
 ): number {
   const value = metrics[name] ?? metrics[`eval_${name}`];
@@ -105,10 +106,18 @@ export function metricForBest(
 export function earlyStopping(
   options: { patience?: number; threshold?: number } = {},
 ): TrainerCallback {
+  refuseUnknownKeys(options, ['patience', 'threshold'], 'earlyStopping');
   const { patience = 1, threshold = 0 } = options;
   let best: number | undefined;
   let waited = 0;
   return {
+    onTrainBegin({ args }) {
+      if (args.evalStrategy !== 'no') return;
+      throw new DeepSpeedError(
+        'ARGUMENTS_INVALID',
+        'earlyStopping needs evalStrategy "steps" or "epoch"; without evaluation it never stops',
+      );
+    },
     onEvaluate({ args, control, metrics }) {
       const value = metricForBest(args, metrics);
       const gain =

@@ -34,7 +34,7 @@ export async function saveTrainerCheckpoint(
     state: { step: state.step, host: stored } as Record<string, unknown>,
   };
   await session.lifecycle.run('saveCheckpoint', event);
-  await agree(runtime.communicator, async () => {
+  await agree(runtime, async () => {
     if (runtime.rank === 0) await rotate(args.outputDir, args.saveTotalLimit, tag, state);
   });
   return join(args.outputDir, tag);

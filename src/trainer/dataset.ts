@@ -9,13 +9,26 @@ export interface MapDataset<S extends AnySample = AnySample> {
   get(index: number): S | Promise<S>;
 }
 
-/** Samples by index, or in one order. Evaluation and prediction need them by index. */
-export type Dataset = MapDataset | AsyncIterable<AnySample> | Iterable<AnySample>;
+/**
+ * Samples by index, of which an array is the simplest, or a stream of samples in one order. Samples by
+ * index are shuffled every epoch; evaluation and prediction need them.
+ */
+export type Dataset =
+  | MapDataset
+  | readonly AnySample[]
+  | AsyncIterable<AnySample>
+  | Iterable<AnySample>;
 
-/** True for samples by index. */
-export function isMapDataset(dataset: Dataset): dataset is MapDataset {
-  const candidate = dataset as Partial<MapDataset>;
-  return typeof candidate.get === 'function' && typeof candidate.length === 'number';
+/** The dataset by index; undefined for a stream. */
+export function byIndex(dataset: Dataset): MapDataset | undefined {
+  if (Array.isArray(dataset)) {
+    const samples: readonly AnySample[] = dataset;
+    return { length: samples.length, get: (index) => samples[index]! };
+  }
+  const { get, length } = dataset as Partial<MapDataset>;
+  return typeof get === 'function' && typeof length === 'number'
+    ? (dataset as MapDataset)
+    : undefined;
 }
 
 /**

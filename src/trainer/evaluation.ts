@@ -1,15 +1,14 @@
-import { fetchSamples, isMapDataset, type Dataset, type MapDataset } from './dataset.ts';
+import { byIndex, type Dataset, fetchSamples, type MapDataset } from './dataset.ts';
 import { DeepSpeedError } from '../errors.ts';
 import type { MicroBatch } from './batch-source.ts';
 import { elementCount } from '../hooks/index.ts';
 import type { OutputView } from '../hosts/onnx/host.ts';
 import type { Training } from './setup.ts';
 
-/** Mean loss per target, over all ranks; for language models `eval_perplexity`, too. */
+/** Mean loss per target, over all ranks; for language models `eval_perplexity` and `eval_tokens`, too. */
 export interface EvaluationMetrics extends Record<string, number> {
   eval_loss: number;
   eval_samples: number;
-  eval_tokens: number;
 }
 
 /**
@@ -43,9 +42,11 @@ export async function evaluate(
   const mean = lossSum / tokenSum;
   const metrics: EvaluationMetrics = {
     eval_loss: mean,
-    ...(training.model.target === 'token' && { eval_perplexity: Math.exp(mean) }),
     eval_samples: sampleSum,
-    eval_tokens: tokenSum,
+    ...(training.model.target === 'token' && {
+      eval_perplexity: Math.exp(mean),
+      eval_tokens: tokenSum,
+    }),
   };
   await training.session.lifecycle.run('evaluate', { step, metrics });
   return metrics;
@@ -93,11 +94,15 @@ function rowOf({ data, dims }: OutputView, row: number, positions = dims[1] ?? 1
 }
 
 function requireMap(dataset: Dataset, what: string): MapDataset {
-  if (isMapDataset(dataset) && dataset.length > 0) return dataset;
-  if (isMapDataset(dataset)) {
-    throw new DeepSpeedError('DATASET_EMPTY', `the ${what} dataset has no samples`);
+  const map = byIndex(dataset);
+  if (!map) {
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      `the ${what} dataset is a stream; it must be an array or { length, get(index) }`,
+    );
   }
-  throw new DeepSpeedError('DATASET_INVALID', `the ${what} dataset needs a length and get(index)`);
+  if (map.length > 0) return map;
+  throw new DeepSpeedError('DATASET_EMPTY', `the ${what} dataset has no samples`);
 }
 
 async function* ownRows(training: Training, dataset: MapDataset): AsyncGenerator<MicroBatch> {

@@ -1,3 +1,4 @@
+import { DeepSpeedError } from '../errors.ts';
 import type { Training } from './setup.ts';
 
 /**
@@ -14,6 +15,7 @@ export async function generateGreedy(
   step: number,
   maxLength: number,
 ): Promise<number[]> {
+  requireGeneration(prompt, maxNewTokens, maxLength);
   const tokens = [...prompt];
   const end = Math.min(maxLength, prompt.length + maxNewTokens);
   // One shape for the whole generation: one compilation.
@@ -31,6 +33,24 @@ export async function generateGreedy(
     if (next === eosTokenId) break;
   }
   return tokens;
+}
+
+function requireGeneration(
+  prompt: readonly number[],
+  maxNewTokens: number,
+  maxLength: number,
+): void {
+  const wrong = !(prompt?.length > 0)
+    ? 'the prompt is empty: a causal language model continues at least one token'
+    : prompt.length > maxLength
+      ? `the prompt has ${prompt.length} tokens, the model takes at most ${maxLength}`
+      : !(Number.isInteger(maxNewTokens) && maxNewTokens >= 0)
+        ? `maxNewTokens is ${maxNewTokens}, expected a whole number of at least 0`
+        : undefined;
+  if (wrong === undefined) return;
+  throw new DeepSpeedError('ARGUMENTS_INVALID', `generate(): ${wrong}`, {
+    fix: 'Give generate() 1 to n_positions token ids, such as those of tokenizer.encode(text).',
+  });
 }
 
 function argmax(values: Float32Array): number {

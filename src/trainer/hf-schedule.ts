@@ -1,11 +1,11 @@
 import type { Schedule } from '../schedules/index.ts';
-import type { TrainingArguments } from './arguments.ts';
+import type { ResolvedArguments } from './arguments.ts';
 
 /**
  * Hugging Face's `lrSchedulerType` schedules (transformers `optimization.py`): a linear warm-up from 0,
  * then linear to 0, half a cosine to 0, or constant. `at(n)` is what optimizer step n, from 0, uses.
  */
-export function trainerSchedule(args: TrainingArguments, totalSteps: number): Schedule {
+export function trainerSchedule(args: ResolvedArguments, totalSteps: number): Schedule {
   const { learningRate, lrSchedulerType: type } = args;
   const warmup =
     type === 'constant' ? 0 : args.warmupSteps || Math.ceil(args.warmupRatio * totalSteps);

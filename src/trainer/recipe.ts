@@ -11,7 +11,7 @@ import type { OptimizerHyper } from '../native/index.ts';
 import { createSchedule, type Schedule } from '../schedules/index.ts';
 import { type Precision, precisionOf } from '../strategies/precision/precision.ts';
 import type { OptimizerRecipe } from '../strategies/zero/optimizer.ts';
-import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
+import type { ResolvedArguments, TrainingArguments } from './arguments.ts';
 import { trainerSchedule } from './hf-schedule.ts';
 
 /** How a run trains, from the Trainer's arguments and the config together. */
@@ -27,8 +27,8 @@ export interface Recipe {
 
 export interface RecipeFacts {
   raw: RawConfig | null;
-  given: TrainingArgumentsInput;
-  args: TrainingArguments;
+  given: TrainingArguments;
+  args: ResolvedArguments;
   worldSize: number;
   hiddenSize?: number | undefined;
   /** Optimizer steps of the whole run for these batch sizes. */
@@ -74,7 +74,7 @@ export function makeRecipe(facts: RecipeFacts): Recipe {
 }
 
 /** DeepSpeed's batch triangle on what the file says, the arguments standing in where it is silent. */
-function batchSizes(raw: RawConfig | null, args: TrainingArguments, worldSize: number) {
+function batchSizes(raw: RawConfig | null, args: ResolvedArguments, worldSize: number) {
   const number = (key: string) => {
     const value = raw?.values[key];
     return typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : null;
@@ -106,7 +106,7 @@ function batchSizes(raw: RawConfig | null, args: TrainingArguments, worldSize: n
 }
 
 /** A config that says nothing of precision takes the Trainer's. */
-function withPrecision(raw: RawConfig, args: TrainingArguments): RawConfig {
+function withPrecision(raw: RawConfig, args: ResolvedArguments): RawConfig {
   const { values } = raw;
   const speaks = ['fp16', 'bf16', 'bfloat16'].some((section) => values[section] !== undefined);
   if (speaks || !(args.fp16 || args.bf16)) return raw;
@@ -115,13 +115,13 @@ function withPrecision(raw: RawConfig, args: TrainingArguments): RawConfig {
 }
 
 /** What the arguments mean to a strategy that takes no config, with the config's own defaults. */
-function configOfArguments(args: TrainingArguments, microBatchSize: number, worldSize: number) {
+function configOfArguments(args: ResolvedArguments, microBatchSize: number, worldSize: number) {
   const batch = readConfig({ train_micro_batch_size_per_gpu: microBatchSize });
   return resolveConfig(withPrecision(batch, args), { worldSize });
 }
 
 /** Either may ask for it; resolveConfig has refused a contradiction. */
-export function dropsLast(raw: RawConfig | null, args: TrainingArguments): boolean {
+export function dropsLast(raw: RawConfig | null, args: ResolvedArguments): boolean {
   return args.dataloaderDropLast || raw?.values.dataloader_drop_last === true;
 }
 

@@ -21,15 +21,23 @@ export class Reporter {
   readonly #monitor: Monitor;
   readonly #reports: ConfigReports;
   readonly #start = performance.now();
-  readonly #startState: { step: number; tokens: number };
+  /** Of speed: what a language model's targets are, for other models samples. */
+  readonly #unit: 'tokens' | 'samples';
+  readonly #startState: { step: number; amount: number };
   readonly #files: string[] = [];
 
   constructor(training: Training, state: TrainerState, records: WorkRecords) {
     this.#training = training;
-    this.#startState = { step: state.step, tokens: state.tokensSeen };
+    this.#unit = training.model.target === 'token' ? 'tokens' : 'samples';
+    this.#startState = { step: state.step, amount: this.#amount(state) };
     const { args, runtime } = training;
-    const rank = args.disableTqdm ? -1 : runtime.rank;
-    this.#progress = createProgress({ rank, totalSteps: state.maxSteps, startStep: state.step });
+    this.#progress = createProgress({
+      rank: runtime.rank,
+      unit: this.#unit,
+      showSteps: !args.disableTqdm,
+      totalSteps: state.maxSteps,
+      startStep: state.step,
+    });
     this.#monitor = openMonitors(training, state);
     this.#reports = new ConfigReports(training, records);
   }
@@ -39,7 +47,7 @@ export class Reporter {
     this.#progress.update({
       step: state.step,
       loss: metrics.loss,
-      tokensPerSecond: (state.tokensSeen - this.#startState.tokens) / seconds,
+      perSecond: (this.#amount(state) - this.#startState.amount) / seconds,
       learningRate: metrics.learningRate,
     });
     const values = {
@@ -60,7 +68,7 @@ export class Reporter {
         })),
       ...events,
     ]);
-    for (const line of lines) this.#print(line);
+    for (const line of lines) this.log(line);
   }
 
   evaluation(metrics: Record<string, number>, state: TrainerState): void {
@@ -72,14 +80,9 @@ export class Reporter {
     ]);
   }
 
-  /** What the config asked for is said without a progress bar, too. */
-  #print(line: string): void {
-    if (this.#training.args.disableTqdm) console.log(line);
-    else this.#progress.log(line);
-  }
-
+  /** Also without a progress bar. */
   log(line: string): void {
-    if (!this.#training.args.disableTqdm) this.#progress.log(line);
+    this.#progress.log(line);
   }
 
   /** A file or folder that the run left; named in the summary. */
@@ -94,16 +97,16 @@ export class Reporter {
   /** Ends the bar; rank 0 prints the summary. */
   finish(state: TrainerState, trainLoss: number): void {
     this.stop();
-    const { runtime, args } = this.#training;
+    const { runtime } = this.#training;
     if (runtime.rank !== 0) return;
     this.#drawLoss(state);
     for (const line of this.#reports.atEnd()) console.log(line);
-    if (args.disableTqdm) return;
     const evaluation = state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
     const lines = renderSummary({
       seconds: (performance.now() - this.#start) / 1000,
       steps: state.step - this.#startState.step,
-      tokens: state.tokensSeen - this.#startState.tokens,
+      amount: this.#amount(state) - this.#startState.amount,
+      unit: this.#unit,
       trainLoss,
       ...(evaluation && { evaluationLoss: evaluation.eval_loss! }),
       peakMemory: runtime.engine.memory().peak,
@@ -111,6 +114,10 @@ export class Reporter {
       files: [...this.#files, ...this.#monitor.files].filter((path) => existsSync(path)),
     });
     for (const line of lines) console.log(line);
+  }
+
+  #amount({ tokensSeen, samplesSeen }: TrainerState): number {
+    return this.#unit === 'tokens' ? tokensSeen : samplesSeen;
   }
 
   #drawLoss({ logHistory }: TrainerState): void {

@@ -16,7 +16,7 @@ export async function saveTrainedModel(
 ): Promise<void> {
   const { runtime, host } = training;
   await runtime.engine.idle();
-  await agree(runtime.communicator, async () => {
+  await agree(runtime, async () => {
     if (runtime.rank !== 0) return;
     await mkdir(folder, { recursive: true });
     await model.save(folder, (name) => host.parameter(name));

@@ -1,17 +1,14 @@
 import { DeepSpeedError } from '../errors.ts';
 import { type GradientOwner, type OptimizerStepOwner, Tracer } from '../hooks/index.ts';
-import type { NativeCommunicator } from '../native/index.ts';
 import { findOrtLibrary } from '../native/ort-library.ts';
 import { openRuntime, type Runtime, type RuntimeOptions } from '../runtime.ts';
 import { composeSession, requireOwner, type Session } from '../session.ts';
 import { gatherJson } from '../strategies/agree.ts';
 import { chooseStrategy } from '../strategies/registry.ts';
-import type { StrategyPlugin } from '../strategies/plugin.ts';
-import type { TrainingArguments, TrainingArgumentsInput } from './arguments.ts';
+import type { ResolvedArguments, TrainingArguments } from './arguments.ts';
 import { type BatchSource, createBatchSource, type MicroBatch } from './batch-source.ts';
 import type { Batch } from '../hosts/onnx/batch.ts';
-import type { Dataset } from './dataset.ts';
-import { isMapDataset } from './dataset.ts';
+import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
 import { dropsLast, makeRecipe, type Recipe } from './recipe.ts';
@@ -20,7 +17,7 @@ import { ScalarSum } from './scalars.ts';
 
 /** Everything that `train`, `evaluate`, `predict` and saving work with; made once, on first use. */
 export interface Training {
-  readonly args: TrainingArguments;
+  readonly args: ResolvedArguments;
   readonly model: TrainableModel;
   readonly runtime: Runtime;
   readonly recipe: Recipe;
@@ -37,8 +34,8 @@ export interface Training {
 
 export interface SetupRequest {
   model: TrainableModel;
-  given: TrainingArgumentsInput;
-  args: TrainingArguments;
+  given: TrainingArguments;
+  args: ResolvedArguments;
   trainDataset: Dataset | undefined;
   runtime: RuntimeOptions;
 }
@@ -48,9 +45,9 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
   const runtime = openRuntime({ ortLibrary: findOrtLibrary().path, ...request.runtime });
   try {
     const { rank, worldSize, run } = runtime;
-    requireSameRequest(runtime.communicator, args, trainDataset);
+    await requireSameRequest(runtime, args, trainDataset);
     const { plugin, raw } = chooseStrategy({
-      strategy: args.strategy as string | StrategyPlugin | undefined,
+      strategy: args.strategy,
       deepspeed: args.deepspeed,
       launcherConfig: run?.deepspeedConfig ?? null,
     });
@@ -114,18 +111,17 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
  * Ranks that differ in what decides their steps would wait for each other in vain, or write one
  * checkpoint into several folders: compare before anything is shared.
  */
-function requireSameRequest(
-  communicator: NativeCommunicator,
-  args: TrainingArguments,
+async function requireSameRequest(
+  runtime: Runtime,
+  args: ResolvedArguments,
   dataset: Dataset | undefined,
-): void {
+): Promise<void> {
   const own: Record<string, unknown> = {
     ...args,
-    strategy:
-      typeof args.strategy === 'object' ? (args.strategy as StrategyPlugin).name : args.strategy,
-    'trainDataset.length': dataset && isMapDataset(dataset) ? dataset.length : null,
+    strategy: typeof args.strategy === 'object' ? args.strategy.name : args.strategy,
+    'trainDataset.length': (dataset && byIndex(dataset)?.length) ?? null,
   };
-  const all = gatherJson(communicator, own);
+  const all = await gatherJson(runtime, own);
   for (const [rank, theirs] of all.entries()) {
     for (const key of Object.keys({ ...all[0], ...theirs })) {
       const [first, other] = [JSON.stringify(all[0]![key]), JSON.stringify(theirs[key])];
@@ -151,19 +147,20 @@ async function firstBatch(source: BatchSource | null, model: TrainableModel): Pr
 }
 
 function totalSteps(
-  args: TrainingArguments,
+  args: ResolvedArguments,
   dataset: Dataset | undefined,
   sampling: Omit<ConstructorParameters<typeof DistributedSampler>[0], 'length'>,
 ): number {
   if (args.maxSteps !== undefined) return args.maxSteps;
   if (!dataset) return 1;
-  if (!isMapDataset(dataset)) {
+  const map = byIndex(dataset);
+  if (!map) {
     throw new DeepSpeedError(
       'ARGUMENTS_INVALID',
       'maxSteps is needed with a dataset of unknown length: schedules and progress depend on it',
       { fix: 'Set maxSteps, or give the dataset a length and get(index).' },
     );
   }
-  const { stepsPerEpoch } = new DistributedSampler({ ...sampling, length: dataset.length });
+  const { stepsPerEpoch } = new DistributedSampler({ ...sampling, length: map.length });
   return Math.max(1, Math.ceil(stepsPerEpoch * args.numTrainEpochs));
 }

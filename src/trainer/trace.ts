@@ -53,7 +53,7 @@ export class StepTrace {
       records: this.#records.splice(0),
       spans: tracer?.take() ?? [],
     };
-    const traces = gatherJson(runtime.communicator, own);
+    const traces = await gatherJson(runtime, own);
     if (runtime.rank !== 0) return [];
     await mkdir(args.outputDir, { recursive: true });
     const files = [join(args.outputDir, 'trace.json'), join(args.outputDir, 'timeline.svg')];

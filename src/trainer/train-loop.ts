@@ -1,3 +1,4 @@
+import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
 import {
   type CallbackContext,
@@ -68,7 +69,7 @@ export class TrainLoop {
     this.#reporter = new Reporter(this.#training, this.state, records);
     this.#trace = new StepTrace(this.#training, records);
     const start = performance.now();
-    const startTokens = this.state.tokensSeen;
+    const { tokensSeen: startTokens, samplesSeen: startSamples } = this.state;
     try {
       if (resumed) this.#reporter.log(`resumed from ${resumed.folder}${this.#nothingLeft()}`);
       await this.#agreeOnEvents();
@@ -87,7 +88,10 @@ export class TrainLoop {
       metrics: {
         train_runtime: seconds,
         train_loss: trainingLoss,
-        train_tokens_per_second: (this.state.tokensSeen - startTokens) / seconds,
+        train_samples_per_second: (this.state.samplesSeen - startSamples) / seconds,
+        ...(this.#training.model.target === 'token' && {
+          train_tokens_per_second: (this.state.tokensSeen - startTokens) / seconds,
+        }),
         world_size: runtime.worldSize,
       },
     };
@@ -172,7 +176,7 @@ export class TrainLoop {
   async #afterStep(): Promise<void> {
     const control = this.#control;
     if (control.shouldLog) await this.#log();
-    if (control.shouldEvaluate && this.#evalDataset) await this.#evaluate();
+    if (control.shouldEvaluate) await this.#evaluate();
     if (control.shouldSave) await this.#save();
     control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
   }
@@ -210,7 +214,14 @@ export class TrainLoop {
 
   async #evaluate(): Promise<void> {
     const { args } = this.#training;
-    const metrics = await evaluate(this.#training, this.#evalDataset!, this.state.step);
+    if (!this.#evalDataset) {
+      throw new DeepSpeedError(
+        'ARGUMENTS_INVALID',
+        'a callback set control.shouldEvaluate, and the Trainer has no evalDataset',
+        { fix: 'Give new Trainer({ evalDataset }).' },
+      );
+    }
+    const metrics = await evaluate(this.#training, this.#evalDataset, this.state.step);
     this.state.logHistory.push({ step: this.state.step, epoch: this.state.epoch, ...metrics });
     this.#reporter.evaluation(metrics, this.state);
     const value = metricForBest(args, metrics);
@@ -253,7 +264,7 @@ export class TrainLoop {
   async #finish(): Promise<void> {
     const { args } = this.#training;
     for (const file of await this.#trace.finish()) this.#reporter.wrote(file);
-    if (this.#evalDataset && args.evalStrategy !== 'no' && this.#lossOfRun.steps > 0) {
+    if (args.evalStrategy !== 'no' && this.#lossOfRun.steps > 0) {
       const last = this.state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
       if (last?.step !== this.state.step) await this.#evaluate();
     }

@@ -1,14 +1,11 @@
 import { DeepSpeedError } from '../errors.ts';
 import { renderCommsTable } from '../monitor/index.ts';
+import { refuseUnknownKeys } from '../nearest.ts';
 import type { MemoryAccount } from '../native/index.ts';
 import type { RuntimeOptions } from '../runtime.ts';
 import { agree } from '../strategies/agree.ts';
 import { checkWritable } from '../strategies/checkpoint/index.ts';
-import {
-  parseArguments,
-  type TrainingArguments,
-  type TrainingArgumentsInput,
-} from './arguments.ts';
+import { parseArguments, type ResolvedArguments, type TrainingArguments } from './arguments.ts';
 import type { TrainerCallback, TrainerState } from './callbacks.ts';
 import { loadTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
@@ -22,7 +19,7 @@ import { TrainLoop, type TrainOutput } from './train-loop.ts';
 /** What a Trainer is made of. */
 export interface TrainerOptions {
   model: TrainableModel;
-  args: TrainingArgumentsInput;
+  args: TrainingArguments;
   trainDataset?: Dataset;
   evalDataset?: Dataset;
   /** Folder with tokenizer.json: saved beside the model. */
@@ -31,6 +28,16 @@ export interface TrainerOptions {
   /** For tests and embedding: ranks as threads, number of threads. */
   runtime?: RuntimeOptions;
 }
+
+const trainerOptions: readonly (keyof TrainerOptions)[] = [
+  'model',
+  'args',
+  'trainDataset',
+  'evalDataset',
+  'tokenizer',
+  'callbacks',
+  'runtime',
+];
 
 /**
  * Trains a model, in the shape people know from Hugging Face. Under the launcher it is one rank of many
@@ -46,7 +53,7 @@ export interface TrainerOptions {
  * await trainer.saveModel('out/model');
  */
 export class Trainer {
-  readonly args: TrainingArguments;
+  readonly args: ResolvedArguments;
   readonly state: TrainerState = {
     position: { epoch: 0, samplesInEpoch: 0 },
     step: 0,
@@ -64,6 +71,8 @@ export class Trainer {
   #closed = false;
 
   constructor(options: TrainerOptions) {
+    refuseUnknownKeys(options, trainerOptions, 'new Trainer()');
+    if (!options.model) throw missing('new Trainer()', 'model');
     this.args = parseArguments(options.args);
     this.#options = options;
   }
@@ -75,6 +84,7 @@ export class Trainer {
    *   none; 'auto': the same, from the start when there is none; or a folder
    */
   async train(options: { resumeFromCheckpoint?: boolean | string } = {}): Promise<TrainOutput> {
+    refuseUnknownKeys(options, ['resumeFromCheckpoint'], 'train()');
     const { trainDataset, evalDataset, callbacks = [] } = this.#options;
     if (!trainDataset) throw missing('train()', 'trainDataset');
     if (this.args.evalStrategy !== 'no' && !evalDataset) {
@@ -82,9 +92,9 @@ export class Trainer {
     }
     const training = await this.#open();
     return this.#guard(training, async () => {
-      const { communicator, rank } = training.runtime;
-      await agree(communicator, async () => {
-        if (rank === 0) await checkWritable(this.args.outputDir);
+      const { runtime } = training;
+      await agree(runtime, async () => {
+        if (runtime.rank === 0) await checkWritable(this.args.outputDir);
       });
       const loop = new TrainLoop(training, this.state, callbacks, evalDataset);
       return loop.run(options.resumeFromCheckpoint);
@@ -108,6 +118,7 @@ export class Trainer {
     prompt: readonly number[],
     options: { maxNewTokens?: number; eosTokenId?: number } = {},
   ): Promise<number[]> {
+    refuseUnknownKeys(options, ['maxNewTokens', 'eosTokenId'], 'generate()');
     const training = await this.#open();
     const { maxNewTokens = 20, eosTokenId } = options;
     const { maxLength } = this.#options.model;

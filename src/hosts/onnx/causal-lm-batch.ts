@@ -27,15 +27,16 @@ export function collateTokens(
   { rows, padToMultipleOf }: CollateOptions,
   { padTokenId, maxLength, vocabSize }: TokenLimits,
 ): Batch {
-  const samples = given.map((sample, row) => checkSample(sample, indices[row] ?? row));
-  const longest = Math.max(1, ...samples.map((sample) => sample.input_ids.length));
-  if (longest > maxLength) {
-    throw new DeepSpeedError(
-      'DATASET_INVALID',
-      `a sample has ${longest} tokens, the model takes at most ${maxLength}`,
-      { fix: 'Cut the text into shorter samples (tokenBlocks does), or use a longer model.' },
+  const samples = given.map((sample, row) => checkSample(sample, indices[row]!));
+  for (const [row, { input_ids: ids }] of samples.entries()) {
+    if (ids.length <= maxLength) continue;
+    throw invalid(
+      indices[row]!,
+      `${ids.length} tokens, the model takes at most ${maxLength}`,
+      'Cut the text into shorter samples (tokenBlocks does), or use a longer model.',
     );
   }
+  const longest = Math.max(1, ...samples.map((sample) => sample.input_ids.length));
   const length = Math.min(maxLength, Math.ceil(longest / padToMultipleOf) * padToMultipleOf);
   const inputIds = new BigInt64Array(rows * length).fill(BigInt(padTokenId));
   const targets = new BigInt64Array(rows * length).fill(BigInt(ignoreIndex));
@@ -45,9 +46,10 @@ export function collateTokens(
   for (const [row, sample] of samples.entries()) {
     const { input_ids: ids, labels = ids, attention_mask: mask } = sample;
     const start = row * length;
+    const token = (id: number) => BigInt(checkToken(id, vocabSize, indices[row]!));
     let hidden = false;
     for (let position = 0; position < ids.length; position += 1) {
-      inputIds[start + position] = BigInt(checkToken(ids[position]!, vocabSize));
+      inputIds[start + position] = token(ids[position]!);
       const visible = (mask?.[position] ?? 1) !== 0;
       attentionMask[start + position] = visible ? 1n : 0n;
       if (visible && hidden) masked = true;
@@ -55,7 +57,7 @@ export function collateTokens(
       if (position === 0) continue;
       const label = labels[position]!;
       if (label === ignoreIndex || !visible) continue;
-      targets[start + position - 1] = BigInt(checkToken(label, vocabSize));
+      targets[start + position - 1] = token(label);
       targetTokens += 1;
     }
   }
@@ -80,30 +82,34 @@ export function checkSample(given: AnySample, index: number): Sample {
   const sample = given as Sample;
   const length = sample?.input_ids?.length;
   if (typeof length !== 'number' || length === 0) {
-    throw new DeepSpeedError(
-      'DATASET_INVALID',
-      `sample ${index} has no input_ids: a sample is { input_ids: number[], labels?, attention_mask? }`,
-      { data: { index } },
+    throw invalid(
+      index,
+      'no input_ids; a sample is { input_ids: number[], labels?, attention_mask? }',
     );
   }
   for (const key of ['labels', 'attention_mask'] as const) {
     const other = sample[key];
     if (other && other.length !== length) {
-      throw new DeepSpeedError(
-        'DATASET_INVALID',
-        `sample ${index}: ${key} has ${other.length} entries, input_ids ${length}`,
-        { data: { index } },
-      );
+      throw invalid(index, `${key} has ${other.length} entries, input_ids ${length}`);
     }
   }
   return sample;
 }
 
-function checkToken(token: number, vocabSize: number): number {
+function checkToken(token: number, vocabSize: number, index: number): number {
   if (Number.isInteger(token) && token >= 0 && token < vocabSize) return token;
-  throw new DeepSpeedError(
-    'DATASET_INVALID',
+  throw invalid(
+    index,
     `token ${token} is not in the model's vocabulary of ${vocabSize}`,
-    { fix: 'Use the tokenizer that belongs to the model.' },
+    'Use the tokenizer that belongs to the model.',
   );
+}
+
+/** @param index in the dataset; below 0 for tokens that are no sample of one, such as a prompt */
+function invalid(index: number, what: string, fix?: string): DeepSpeedError {
+  const message = index < 0 ? what : `sample ${index}: ${what}`;
+  return new DeepSpeedError('DATASET_INVALID', message, {
+    ...(fix !== undefined && { fix }),
+    data: { index },
+  });
 }

@@ -1,5 +1,6 @@
 import { DeepSpeedError } from '../../errors.ts';
 import type { Graph } from '../../graph/index.ts';
+import { nearest, refuseUnknownKeys } from '../../nearest.ts';
 import { ignoreIndex } from './causal-lm-batch.ts';
 import type { Loss } from './loss.ts';
 import type { TensorSample } from './sample.ts';
@@ -42,10 +43,18 @@ export type LossOption =
       targets?: string;
     };
 
+/** The keys that each type of loss takes. */
+const lossKeys: { readonly [T in LossOption['type']]: readonly string[] } = {
+  output: ['type', 'output', 'reduction', 'count'],
+  crossEntropy: ['type', 'logits', 'labels', 'ignoreIndex', 'shift'],
+  meanSquaredError: ['type', 'prediction', 'targets'],
+};
+
 /**
  * Fills in the defaults from the graph's outputs.
  *
- * @throws ARGUMENTS_INVALID when the graph leaves open what is meant
+ * @throws ARGUMENTS_INVALID for a type or key that does not exist, and when the graph leaves open what
+ *   is meant
  */
 export function resolveLoss(
   graph: Graph,
@@ -54,6 +63,7 @@ export function resolveLoss(
 ): Loss {
   const given: LossOption | undefined =
     typeof option === 'string' ? { type: 'output', output: option } : option;
+  if (given) requireKnownLoss(given);
   switch (given?.type) {
     case 'crossEntropy':
       return {
@@ -75,11 +85,20 @@ export function resolveLoss(
       const reduction = given?.reduction ?? declaredReduction(graph, output, path);
       return { type: 'output', output, reduction, count: given?.count ?? (() => 1) };
     }
-    default:
-      throw open(
-        `loss type ${JSON.stringify((given as { type: unknown }).type)} is none of output, crossEntropy, meanSquaredError`,
-      );
   }
+}
+
+function requireKnownLoss(given: LossOption): void {
+  const types = Object.keys(lossKeys);
+  const { type } = given;
+  if (!types.includes(type)) {
+    const near = typeof type === 'string' ? nearest(type, types) : undefined;
+    const hint = near === undefined ? '' : `; did you mean "${near}"?`;
+    throw open(
+      `loss type ${JSON.stringify(type)} is none of output, crossEntropy, meanSquaredError${hint}`,
+    );
+  }
+  refuseUnknownKeys(given, lossKeys[type], `loss type "${type}"`);
 }
 
 /** The graph's output that the loss is, or is computed from. */

@@ -110,6 +110,41 @@ describe('a graph is refused, with what to export instead', () => {
     expect(error.fix).toContain("type: 'crossEntropy'");
   });
 
+  it.each<[what: string, options: object, says: RegExp]>([
+    [
+      'a key of the loss',
+      { loss: { type: 'crossEntropy', label: 'x' } },
+      /^label is not an option of loss type "crossEntropy"; did you mean labels\?$/,
+    ],
+    [
+      'a key of another loss',
+      { loss: { type: 'meanSquaredError', ignoreIndex: 0 } },
+      /^ignoreIndex is not an option of loss type "meanSquaredError"$/,
+    ],
+    [
+      'a snake_case key',
+      { loss: { type: 'crossEntropy', ignore_index: 0 } },
+      /^ignore_index: write ignoreIndex$/,
+    ],
+    [
+      'the type of the loss',
+      { loss: { type: 'crossEntropie' } },
+      /loss type "crossEntropie" is none of .*; did you mean "crossEntropy"\?/,
+    ],
+    ['no type', { loss: { labels: 'x' } }, /loss type undefined is none of output, /],
+    ['an option', { trainables: () => true }, /trainables .*OnnxModel; did you mean trainable\?/],
+    [
+      'an option of an input',
+      { ...squares, inputs: { x: { padvalue: 0 } } },
+      /padvalue is not an option of input 'x'; did you mean padValue\?/,
+    ],
+  ])('misspelt: %s', async (_, options, says) => {
+    const path = await saved(plain);
+    const error = await refusal(() => OnnxModel.fromFile(path, options));
+    expect(error.code).toBe('ARGUMENTS_INVALID');
+    expect(error.message).toMatch(says);
+  });
+
   it('nothing trainable', async () => {
     const path = await saved(plain);
     const error = await refusal(() =>

@@ -11,6 +11,7 @@ import {
   upgradeOpset,
 } from '../../graph/index.ts';
 import { type ParameterSource, tensorSource } from '../../models/index.ts';
+import { refuseUnknownKeys } from '../../nearest.ts';
 import type { Batch, CollateOptions, Feed } from './batch.ts';
 import { appendLoss, type Loss } from './loss.ts';
 import type { ParameterInfo, TrainableModel } from './model.ts';
@@ -87,6 +88,7 @@ export class OnnxModel implements TrainableModel {
   #spare: TensorSample | undefined;
 
   private constructor(model: Model, path: string, options: OnnxModelOptions) {
+    refuseUnknownKeys(options, ['loss', 'trainable', 'inputs', 'outputs'], 'OnnxModel');
     const loss = resolveLoss(model.graph, options.loss, path);
     this.outputs = options.outputs ?? defaultOutputs(model.graph, loss);
     this.#loss = loss;
@@ -232,7 +234,8 @@ function readInputs(
   path: string,
 ): Input[] {
   const names = graph.inputs.map(({ name }) => name);
-  for (const name of Object.keys(options)) {
+  for (const [name, option] of Object.entries(options)) {
+    refuseUnknownKeys(option, ['padValue', 'value'], `input '${name}'`);
     if (names.includes(name)) continue;
     throw new DeepSpeedError(
       'ARGUMENTS_INVALID',

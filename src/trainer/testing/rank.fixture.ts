@@ -16,6 +16,10 @@ const { args, world, samples, resumeFromCheckpoint, saveAs, logSummary } =
 
 const lines: string[] = [];
 console.log = (line: string) => lines.push(line);
+process.stderr.write = (text: string | Uint8Array) => {
+  lines.push(...String(text).trimEnd().split('\n'));
+  return true;
+};
 const warnings: string[] = [];
 process.emitWarning = (warning: string | Error) => void warnings.push(String(warning));
 

@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { StepMetrics } from '../../hooks/index.ts';
 import type { CommStats, MemoryAccount } from '../../native/index.ts';
-import type { TrainingArgumentsInput } from '../arguments.ts';
+import type { TrainingArguments } from '../arguments.ts';
 import type { TrainerState } from '../callbacks.ts';
 
 export interface RankTask {
-  args: Omit<TrainingArgumentsInput, 'outputDir'> & { outputDir?: string };
+  args: Omit<TrainingArguments, 'outputDir'> & { outputDir?: string };
   worldSize?: number;
   /** Samples of the dataset; default 64. */
   samples?: number;
@@ -28,7 +28,7 @@ export interface RankResult {
   state: TrainerState;
   memory: MemoryAccount;
   stats: CommStats[];
-  /** What it printed. */
+  /** What it printed, on either stream. */
   lines: string[];
   /** Warnings of the process, by text. */
   warnings: string[];
