@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kInvalidArgument = 2;  // OrtErrorCode
 
+thread_local int run_threads = 1;
+
 const Operator& self_of(const OrtCustomOp* op) { return *static_cast<const Operator*>(op); }
 
 // A node's kernel, as the runtime holds it.
@@ -123,7 +125,7 @@ std::string Attributes::text(const char* name, const std::string& fallback) cons
 }
 
 Call::Call(OrtKernelContext* context, const Operator& op)
-    : context_(context), inputs_(op.inputs.size()), shapes_(op.inputs.size()) {
+    : context_(context), pool_(context), inputs_(op.inputs.size()), shapes_(op.inputs.size()) {
   size_t given = 0;
   check(api::KernelContext_GetInputCount(context, &given), "read inputs");
   for (size_t i = 0; i < std::min(given, inputs_.size()); i++) {
@@ -150,7 +152,9 @@ size_t Call::piece_size(size_t total, size_t item_cost) {
   return item_cost < kLine ? (piece + kLine - 1) / kLine * kLine : piece;
 }
 
-void Call::run_parallel(size_t count, void (*fn)(void*, size_t), void* user) const {
+size_t Call::Pool::threads() const { return static_cast<size_t>(run_threads); }
+
+void Call::Pool::run_calls(size_t count, void (*fn)(void*, size_t), void* user) {
   check(api::KernelContext_ParallelFor(context_, fn, count, 0, user), "run in parallel");
 }
 
@@ -172,6 +176,10 @@ void* Call::scratch_memory(size_t bytes) {
   scratch_.emplace_back(memory, &WorkspacePool::give_back);
   return memory;
 }
+
+RunThreads::RunThreads(int threads) : previous_(run_threads) { run_threads = threads; }
+
+RunThreads::~RunThreads() { run_threads = previous_; }
 
 Operator::Operator(const char* operator_name, std::vector<Port> input_ports,
                    std::vector<Port> output_ports, Reuse reuse,

@@ -5,10 +5,11 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/parallel.h"
 #include "ort/ort_api.h"
 
 namespace dsjs::ort {
@@ -73,13 +74,12 @@ class Call {
     return static_cast<T*>(scratch_memory(count * sizeof(T)));
   }
 
+  // The session's thread pool.
+  Parallel& pool() { return pool_; }
   // Calls fn(i) for i < count on the session's thread pool; fn must not throw.
   template <class F>
   void parallel(size_t count, F&& fn) {
-    using Fn = std::remove_reference_t<F>;
-    run_parallel(
-        count, [](void* f, size_t i) { (*static_cast<Fn*>(f))(i); },
-        const_cast<void*>(static_cast<const void*>(&fn)));
+    pool_.run(count, std::forward<F>(fn));
   }
   // Calls fn(begin, end) over pieces of [0, total), where one item costs about `item_cost` elements
   // of simple arithmetic. The partition depends on the arguments alone. fn must not throw.
@@ -104,12 +104,22 @@ class Call {
   }
 
  private:
+  class Pool : public Parallel {
+   public:
+    explicit Pool(OrtKernelContext* context) : context_(context) {}
+    size_t threads() const override;
+
+   private:
+    void run_calls(size_t count, void (*fn)(void*, size_t), void* user) override;
+    OrtKernelContext* context_;
+  };
+
   static size_t piece_size(size_t total, size_t item_cost);
-  void run_parallel(size_t count, void (*fn)(void*, size_t), void* user) const;
   void* output_memory(size_t index);
   void* scratch_memory(size_t bytes);
 
   OrtKernelContext* context_;
+  Pool pool_;
   std::vector<void*> inputs_;
   std::vector<Shape> shapes_;
   std::vector<Shape> output_shapes_;
@@ -117,6 +127,19 @@ class Call {
 };
 
 using Kernel = std::function<void(Call&)>;
+
+// How many threads the session has whose run is on this thread; the runtime does not tell its
+// operators.
+class RunThreads {
+ public:
+  explicit RunThreads(int threads);
+  ~RunThreads();
+  RunThreads(const RunThreads&) = delete;
+  RunThreads& operator=(const RunThreads&) = delete;
+
+ private:
+  int previous_;
+};
 
 // Which input's memory the runtime may reuse for output 0 when that input is not needed later.
 enum class Reuse { kNone, kInput0, kInput1 };

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "ort/custom_op.h"
 
 namespace dsjs::ort {
 namespace {
@@ -181,6 +182,7 @@ void Instance::bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& te
 
 void Instance::run(const OrtRunOptions* options) {
   const WorkspaceScope scope(session_->pool_.get());
+  const RunThreads threads(session_->config_.threads);
   check(api::RunWithBinding(session_->session_.get(), options, binding_.get()),
         "run session " + name());
 }
