@@ -3,10 +3,11 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { root } from './build-id.mjs';
 
-const shared = ['errors', 'nearest'];
+const shared = ['errors', 'nearest', 'philox'];
 const rooms = {
   errors: [],
   nearest: [],
+  philox: [],
   'errors-page': [],
   config: [],
   graph: [],

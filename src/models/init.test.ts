@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { parseModelConfig } from './config.ts';
 import { initialValues, initializeParameters } from './init.ts';
 import { normal, type ParameterSpec } from './parameters.ts';
-import { philox4x32 } from './philox.ts';
+import { philox4x32 } from '../philox.ts';
 
 describe('philox4x32', () => {
   // Known answers of Random123 (kat_vectors): all zeros, all ones, digits of pi.

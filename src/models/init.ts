@@ -7,7 +7,7 @@ import type { Tensor } from '../graph/ir.ts';
 import { fromTyped, numel } from '../graph/tensor.ts';
 import { type ModelConfig, modelParameters } from './config.ts';
 import type { ParameterSpec } from './parameters.ts';
-import { philox4x32 } from './philox.ts';
+import { philox4x32 } from '../philox.ts';
 
 /**
  * Elements [start, start + count) of a parameter's initial value, row-major. Normal values come from
