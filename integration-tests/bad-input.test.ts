@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { loadTokenizer } from '../src/transformers.ts';
 import type { Scenario } from './fixtures/training/scenario.ts';
-import { runLauncher } from './launcher.run.ts';
+import { lastWords, runLauncher } from './launcher.run.ts';
 import { failRanks, raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
 
 const folder = temporaryFolder();
@@ -187,9 +187,12 @@ it('configs of code and launcher that differ end the run with an error that name
     file('scenario.json', JSON.stringify(scenario)),
   ]);
   expect(status).toBe(1);
-  const report = stderr.slice(stderr.lastIndexOf('\ndeepspeed: '));
+  const report = lastWords(stderr);
   for (const text of ['code.json', 'launcher.json', 'gradient_clipping', 'CONFIG_CONFLICT']) {
     expect(report).toContain(text);
   }
+  // Once for both ranks, with the place in the user's script.
+  expect(stderr.split('CONFIG_CONFLICT')).toHaveLength(2);
+  expect(report).toMatch(/^\[ranks 0-1\] {3}at .*fixtures\/training\//m);
   expect(existsSync(join(folder, 'out'))).toBe(false);
 });

@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Launch, startLauncher, until } from './launcher.run.ts';
+import { lastWords, type Launch, startLauncher, until } from './launcher.run.ts';
 import { temporaryFolder } from './training.ranks.ts';
 
 const script = fileURLToPath(new URL('fixtures/training/faulty.ts', import.meta.url));
@@ -29,9 +29,6 @@ function start(fault: string, rank: number, flags: string[] = []): Launch {
   );
   return launch;
 }
-
-/** What the launcher says at the end. */
-const lastWords = (stderr: string) => stderr.slice(stderr.lastIndexOf('\ndeepspeed: '));
 
 describe('in the middle of training', () => {
   it.each([0, 1])('kill -9 of rank %i ends everything and names it', async (rank) => {

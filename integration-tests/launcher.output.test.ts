@@ -54,6 +54,16 @@ it('--enable_each_rank_log keeps both streams of every rank, and rank 0 still sp
   }
 });
 
+it('the log of a rank ends with the error that ended it', async () => {
+  const words = ['--num_procs', '2', '--enable_each_rank_log', folder, fixture('end.mjs')];
+  const { status } = await runLauncher([...words, 'all', 'throw']);
+  expect(status).toBe(1);
+  for (const rank of [0, 1]) {
+    const log = readFileSync(join(folder, `rank_${rank}.stderr`), 'utf8');
+    expect(log).toMatch(/^Error: the cause of it all\n +at /);
+  }
+});
+
 it('loses nothing of much output, and gives each line whole', async () => {
   const script = join(folder, 'much.mjs');
   writeFileSync(

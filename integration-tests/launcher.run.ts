@@ -75,6 +75,11 @@ export function runLauncher(
   return startLauncher(words, options).finished;
 }
 
+/** What the launcher says last: from the last line that begins with its name. */
+export function lastWords(stderr: string): string {
+  return stderr.slice(`\n${stderr}`.lastIndexOf('\ndeepspeed: '));
+}
+
 /** Resolves when the condition holds; the test's own time limit is the only one. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await sleep(20);

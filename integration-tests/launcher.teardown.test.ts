@@ -42,6 +42,36 @@ describe('a rank that fails', () => {
     for (const line of last.slice(2)) expect(line).toMatch(/^\[rank \d\] {5}at /);
   });
 
+  it('is told once, with the others, where all failed in the same way', async () => {
+    const { status, stderr } = await start('--num_procs', '2', fixture('end.mjs'), 'all', 'throw')
+      .finished;
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^deepspeed: ranks 0-1 failed with exit code 1\n\[ranks 0-1\] Error: /);
+    expect(stderr.split('the cause of it all')).toHaveLength(2);
+  });
+
+  it('alone tells its error once', async () => {
+    const { status, stderr } = await start('--num_procs', '1', fixture('end.mjs'), '0', 'throw')
+      .finished;
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^Error: the cause of it all\n +at /);
+    expect(stderr.split('the cause of it all')).toHaveLength(2);
+  });
+
+  it('may mind its own errors', async () => {
+    const { status, stderr } = await start('--num_procs', '1', fixture('end.mjs'), '0', 'mind')
+      .finished;
+    expect(status).toBe(5);
+    expect(stderr).toContain('minded: the cause of it all');
+  });
+
+  it('lets all who listen to its end hear of it', async () => {
+    const { status, stderr } = await start('--num_procs', '1', fixture('end.mjs'), '0', 'listen')
+      .finished;
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^heard the error\nheard the end: 1\nError: the cause of it all\n/);
+  });
+
   it('is named with the signal that killed it', async () => {
     const { status, stderr } = await start('--num_procs', '2', fixture('end.mjs'), '1', 'kill')
       .finished;

@@ -6,6 +6,7 @@
 import { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
+import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { DeepSpeedError } from '../errors.ts';
 
@@ -31,7 +32,18 @@ export function openRankChannel(fd: number): void {
   process.on('uncaughtExceptionMonitor', (error: unknown) => {
     // Small writes to a socket are done before write() returns, hence before the process ends.
     socket.write(`${JSON.stringify(describeError(error))}\n`);
+    // The launcher tells it, once for all ranks that it ends: leave before Node prints it here, too,
+    // but after everybody who listens to the end.
+    if (isFatal()) process.once('exit', (code) => process.exit(code));
   });
+}
+
+/** Whether Node will end the process over an uncaught error: nobody has asked for it. */
+function isFatal(): boolean {
+  return (
+    process.listenerCount('uncaughtException') === 0 &&
+    !process.hasUncaughtExceptionCaptureCallback()
+  );
 }
 
 function describeError(error: unknown): RankError {
@@ -40,15 +52,23 @@ function describeError(error: unknown): RankError {
     message?: unknown;
   };
   // Our own errors say what to do; of others Node's picture with the stack is all there is.
-  const text = (error instanceof DeepSpeedError ? error.render() : inspect(error)).slice(
-    0,
-    LONGEST_TEXT,
-  );
+  const text =
+    error instanceof DeepSpeedError ? `${error.render()}${origin(error)}` : inspect(error);
   return {
     code: typeof code === 'string' ? code : null,
-    message: typeof message === 'string' ? message.slice(0, LONGEST_TEXT) : text,
-    text,
+    message: (typeof message === 'string' ? message : text).slice(0, LONGEST_TEXT),
+    text: text.slice(0, LONGEST_TEXT),
   };
+}
+
+const ownFolder = new URL('..', import.meta.url).href;
+
+/** The line of the user's script that led to the error, on a line of its own. */
+function origin({ stack = '' }: Error): string {
+  const frames = stack.split('\n').filter((line) => /^ +at /.test(line));
+  const own = [ownFolder, fileURLToPath(ownFolder), 'node:', '(<anonymous>)'];
+  const frame = frames.find((line) => !own.some((part) => line.includes(part)));
+  return frame === undefined ? '' : `\n  ${frame.trim()}`;
 }
 
 /**

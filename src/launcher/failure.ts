@@ -4,7 +4,7 @@ import { constants } from 'node:os';
 import type { RankEnd } from './rank-process.ts';
 
 /** Codes of errors that a rank meets because of another one's end; never the first cause. */
-const CONSEQUENCES = new Set(['COMM_PEER_DIED', 'COMM_PEER_LEFT', 'COMM_ABORTED']);
+const CONSEQUENCES = new Set(['COMM_PEER_DIED', 'COMM_PEER_LEFT', 'COMM_ABORTED', 'PEER_FAILED']);
 
 export function hasFailed(end: RankEnd): boolean {
   return end.exitCode !== 0;
@@ -35,6 +35,19 @@ export function describeEnd({ rank, pid, exitCode, signal }: RankEnd): string {
   return signal === null
     ? `${who} failed with exit code ${exitCode}`
     : `${who} was killed by ${signal}`;
+}
+
+/** `rank 3`, `ranks 0-2`, `ranks 0, 2-3`. */
+export function nameRanks(ranks: readonly number[]): string {
+  const sorted = ranks.toSorted((a, b) => a - b);
+  if (sorted.length === 1) return `rank ${sorted[0]}`;
+  const runs: [first: number, last: number][] = [];
+  for (const rank of sorted) {
+    const run = runs.at(-1);
+    if (run && rank === run[1] + 1) run[1] = rank;
+    else runs.push([rank, rank]);
+  }
+  return `ranks ${runs.map(([first, last]) => (first === last ? first : `${first}-${last}`)).join(', ')}`;
 }
 
 /** What usually lies behind a signal that no one here sent. */

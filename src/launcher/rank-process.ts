@@ -83,9 +83,10 @@ export class RankProcess {
     this.running = false;
     await Promise.race([Promise.all([report, ...streams]), sleep(STREAM_PATIENCE_MS)]);
     for (const stream of [stdout, stderr, channel]) stream?.destroy();
+    const error = exit.spawnError ?? (await report);
+    if (error !== null) logs?.stderr.write(`${error.text}\n`);
     logs?.stdout.close();
     logs?.stderr.close();
-    const error = exit.spawnError ?? (await report);
     return {
       rank: this.rank,
       pid: this.pid,

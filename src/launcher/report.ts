@@ -6,6 +6,7 @@ import {
   firstCause,
   hintFor,
   isConsequence,
+  nameRanks,
   oomKillCount,
   ownError,
 } from './failure.ts';
@@ -33,7 +34,11 @@ export function reportLines(
   terminal: Terminal,
 ): string[] {
   const mark = terminal.style('red', 'deepspeed:');
-  if (stopped?.kind === 'signal') return [`${mark} stopped by ${stopped.signal}`];
+  if (stopped?.kind === 'signal') {
+    const own = failures.filter((end) => end.error !== null && !isConsequence(end));
+    const errors = groupBySameError(own).flatMap((group) => quote(group, terminal));
+    return [...errors, `${mark} stopped by ${stopped.signal}`];
+  }
   if (stopped?.kind === 'hang')
     return [
       `${mark} rank ${stopped.rank} hung: no sign of life for ${stopped.seconds} s; all ranks were stopped`,
@@ -43,22 +48,52 @@ export function reportLines(
   if (cause === null) return [];
   const hint = hintLines(cause, oomKillsBefore);
   if (worldSize === 1) {
-    // A single rank's error is the last thing on the terminal already.
+    // What it wrote to its standard error is on the terminal already.
+    if (cause.error !== null) return [...ownError(cause)];
     return cause.signal === null ? [] : [`${mark} ${describeEnd(cause)}`, ...hint];
   }
+  const alike = [cause, ...failures.filter((end) => end !== cause && isSameError(end, cause))];
+  const others = failures.filter((end) => !alike.includes(end) && !isConsequence(end));
+  const stoppedToo = alike.length === worldSize ? '' : '; the other ranks were stopped';
   return [
-    ...failures
-      .filter((end) => end !== cause && !isConsequence(end) && !isSameError(end, cause))
-      .map((end) => `${mark} ${describeEnd(end)} as well${firstWords(end)}`),
-    `${mark} ${describeEnd(cause)}; the other ranks were stopped`,
+    ...groupBySameError(others).map(
+      (group) => `${mark} ${describeEnds(group)} as well${firstWords(group[0]!)}`,
+    ),
+    `${mark} ${describeEnds(alike)}${stoppedToo}`,
     ...hint,
-    ...ownError(cause).map((line) => `${terminal.style('cyan', `[rank ${cause.rank}]`)} ${line}`),
+    ...quote(alike, terminal),
   ];
+}
+
+/** The words of ranks that failed alike, once. */
+function quote(ends: readonly RankEnd[], terminal: Terminal): string[] {
+  const who = terminal.style('cyan', `[${nameRanks(ranksOf(ends))}]`);
+  return ownError(ends[0]!).map((line) => `${who} ${line}`);
+}
+
+function ranksOf(ends: readonly RankEnd[]): number[] {
+  return ends.map(({ rank }) => rank);
 }
 
 /** Ranks run one script: a mistake in it fails all of them alike. */
 function isSameError(a: RankEnd, b: RankEnd): boolean {
   return a.error !== null && a.error.message === b.error?.message;
+}
+
+/** Each group in the order of its ends. */
+function groupBySameError(ends: readonly RankEnd[]): RankEnd[][] {
+  const groups: RankEnd[][] = [];
+  for (const end of ends) {
+    const group = groups.find(([first]) => isSameError(first!, end));
+    if (group) group.push(end);
+    else groups.push([end]);
+  }
+  return groups;
+}
+
+function describeEnds(ends: readonly RankEnd[]): string {
+  if (ends.length === 1) return describeEnd(ends[0]!);
+  return `${nameRanks(ranksOf(ends))} failed with exit code ${exitStatus(ends[0]!)}`;
 }
 
 function firstWords(end: RankEnd): string {

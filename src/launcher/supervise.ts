@@ -73,7 +73,9 @@ export async function supervise(
   };
 
   const onRankEnd = (end: RankEnd) => {
-    if (terminating || !hasFailed(end)) return;
+    // An error on the way out is told as well; the mere end is what was asked for.
+    const asked = terminating && !(stopped?.kind === 'signal' && end.error !== null);
+    if (asked || !hasFailed(end)) return;
     failures.push(end);
     if (stopped === null) abort({ kind: 'failure' }, end.rank, describeEnd(firstCause(failures)!));
   };
