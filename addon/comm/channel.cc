@@ -18,8 +18,9 @@ namespace {
 constexpr uint64_t kSpinNs = 20'000;
 // How long a sleeper goes without looking for the dead.
 constexpr uint64_t kLookNs = 20'000'000;
-// Closing waits at most so long for peers that still read this rank's staging.
-constexpr uint64_t kCloseNs = 1'000'000'000;
+// Closing waits so long for peers that still read this rank's staging; mostly they are about to
+// end, and the staging can be given back.
+constexpr uint64_t kCloseNs = 100'000'000;
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -72,9 +73,19 @@ Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks
   }
   // More ranks than cores: a spinning rank would only keep the awaited one from running.
   spin_ns_ = world_->size() <= machine_cores() ? kSpinNs : 0;
-  block_ = world_->arena(ranks_[member])
+  try {
+    open();
+  } catch (...) {
+    slot(member_).closed.store(1);
+    world_->control().give_back_channel(index_);
+    throw;
+  }
+}
+
+void Channel::open() {
+  block_ = world_->arena(ranks_[member_])
                .allocate(block_bytes(members()), Category::kCommunication, nullptr);
-  Slot& own = slot(member);
+  Slot& own = slot(member_);
   own.block.store(static_cast<int64_t>(block_->arena_offset()));
   own.staging.store(-1);
   own.opened.store(1);
@@ -82,25 +93,28 @@ Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks
 }
 
 Channel::~Channel() {
-  Slot& own = slot(member_);
   const uint64_t start = monotonic_ns();
+  while (is_read() && monotonic_ns() - start < kCloseNs) usleep(100);
   // Also after a failure or `leave`: a slower peer may still read what this rank gave to the last
-  // call.
+  // call, and must not find another's data in its place.
+  if (is_read()) {
+    world_->keep(block_);
+    if (large_) world_->keep(large_);
+  }
+  if (account_)
+    account_->remove(Category::kCommunication, block_->bytes() + (large_ ? large_->bytes() : 0));
+  slot(member_).closed.store(1);
+  world_->control().give_back_channel(index_);
+}
+
+bool Channel::is_read() const {
   for (int other = 0; other < members(); ++other) {
     const Slot& peer = slot(other);
-    while (peer.completed.load() < sequence_ && peer.closed.load() == 0 &&
-           world_->presence(ranks_[other]) == World::Presence::kHere) {
-      if (monotonic_ns() - start > kCloseNs) break;
-      usleep(100);
-    }
-    // Memory that a peer may still read must not be reused: it stays taken until the run ends.
-    if (peer.completed.load() < sequence_ && peer.closed.load() == 0)
-      new std::shared_ptr<Buffer>(std::move(block_));
+    if (other != member_ && peer.completed.load() < sequence_ && peer.closed.load() == 0 &&
+        world_->presence(ranks_[other]) != World::Presence::kDied)
+      return true;
   }
-  own.closed.store(1);
-  ChannelEntry& entry = world_->control().channel(index_);
-  if (index_ >= ControlPage::kBaseChannels && entry.open_members.fetch_sub(1) == 1)
-    entry.taken.store(0);
+  return false;
 }
 
 Outbox& Channel::outbox(int from, int to) const {
@@ -110,6 +124,20 @@ Outbox& Channel::outbox(int from, int to) const {
 
 char* Channel::small_half(int member) const {
   return bases_[member] + slot(member).block.load() + (sequence_ & 1) * kSmallBytes;
+}
+
+void Channel::open_large(size_t bytes) {
+  if (large_) return;
+  large_ = world_->arena(ranks_[member_]).allocate(bytes, Category::kCommunication, nullptr);
+  if (account_) account_->add(Category::kCommunication, bytes);
+  slot(member_).staging.store(static_cast<int64_t>(large_->arena_offset()));
+}
+
+char* Channel::large(int member) const { return bases_[member] + slot(member).staging.load(); }
+
+void Channel::charge(std::shared_ptr<MemoryAccount> account) {
+  account_ = std::move(account);
+  account_->add(Category::kCommunication, block_->bytes() + (large_ ? large_->bytes() : 0));
 }
 
 const Descriptor& Channel::descriptor(int member) const {
@@ -221,7 +249,7 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
     const Slot& peer = slot(other);
     const std::string name = "rank " + std::to_string(ranks_[other]);
     const World::Presence presence = world_->presence(ranks_[other]);
-    const bool closed = peer.opened.load() != 0 && peer.closed.load() != 0;
+    const bool closed = peer.closed.load() != 0;
     const uint64_t begun = peer.begun.load();
     const uint64_t receiving = peer.receiving.load();
     const bool has_outboxes = peer.opened.load() != 0;

@@ -42,10 +42,11 @@ struct alignas(64) Outbox {
 
 class Channel {
  public:
-  // `ranks` are the members' world ranks; `member` this rank's place among them.
+  // `ranks` are the members' world ranks; `member` this rank's place among them. Where it throws
+  // (OUT_OF_MEMORY), the slot is closed, so that no peer waits for this rank.
   Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
           double hang_timeout_ms);
-  // Waits a moment for peers that still read this rank's staging, then closes the slot.
+  // Closes the slot. Staging that a slower peer may still read goes to the world to keep.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
@@ -95,6 +96,11 @@ class Channel {
   // The small staging of a member: two halves; the outboxes lie behind them.
   static constexpr size_t kSmallBytes = 32768;
   char* small_half(int member) const;
+  // The large staging of a member, of the size that it opened it with, at its first use.
+  void open_large(size_t bytes);
+  char* large(int member) const;
+  // Counts this rank's staging, what there is and what will be, as `communication`.
+  void charge(std::shared_ptr<MemoryAccount> account);
 
  private:
   struct Want;
@@ -106,6 +112,9 @@ class Channel {
   std::string describe(const Descriptor& call) const;
   std::string current() const;
   void compare();
+  void open();
+  // Whether a peer has yet to return from the newest call, and can.
+  bool is_read() const;
 
   std::shared_ptr<World> world_;
   int index_;
@@ -115,6 +124,8 @@ class Channel {
   std::vector<Slot*> slots_;
   std::vector<char*> bases_;
   std::shared_ptr<Buffer> block_;
+  std::shared_ptr<Buffer> large_;
+  std::shared_ptr<MemoryAccount> account_;
 
   uint64_t sequence_ = 0;
   uint32_t phase_ = 0;

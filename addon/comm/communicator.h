@@ -68,6 +68,10 @@ class Communicator {
   virtual std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
                                                   std::shared_ptr<MemoryAccount> account) = 0;
 
+  // Counts what this communicator holds for itself, now and later, as `communication`. Once, before
+  // the first collective.
+  virtual void charge(std::shared_ptr<MemoryAccount> account) {}
+
   virtual std::vector<CommStat> stats() const = 0;
   // For benches: bytes per second, 0 = unlimited.
   virtual void throttle(double bytes_per_second) = 0;

@@ -128,4 +128,9 @@ int ControlPage::take_channel(int members) {
   return -1;
 }
 
+void ControlPage::give_back_channel(int index) {
+  ChannelEntry& entry = channel(index);
+  if (index >= kBaseChannels && entry.open_members.fetch_sub(1) == 1) entry.taken.store(0);
+}
+
 }  // namespace dsjs

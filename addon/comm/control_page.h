@@ -83,6 +83,8 @@ class ControlPage {
 
   // A free channel beyond the base ones with its slots cleared, -1 if none is left.
   int take_channel(int members);
+  // Each member does so once; after the last the channel is free.
+  void give_back_channel(int channel);
 
  private:
   int world_size_;

@@ -55,9 +55,6 @@ const char* bytes_of(const void* data) { return static_cast<const char*>(data); 
 
 Group::Group(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
 
-// The channel first: it waits for peers that still read the staging.
-Group::~Group() { channel_.reset(); }
-
 Arena& Group::arena() const {
   return channel_->world().arena(channel_->world_rank(channel_->member()));
 }
@@ -96,18 +93,11 @@ void Group::timed(Operation operation, size_t bytes, const Body& body) {
   timer.finish(channel_->waited_ns(), bytes_per_second_);
 }
 
-void Group::open_staging() {
-  if (staging_) return;
-  staging_ = arena().allocate(3 * kChunkBytes, Category::kCommunication, nullptr);
-  channel_->slot(channel_->member()).staging.store(static_cast<int64_t>(staging_->arena_offset()));
-}
-
 char* Group::chunk(int member) const {
-  return channel_->arena_base(member) + channel_->slot(member).staging.load() +
-         (chunk_step_ & 1) * kChunkBytes;
+  return channel_->large(member) + (chunk_step_ & 1) * kChunkBytes;
 }
 
-char* Group::message_staging() const { return bytes_of(staging_->data()) + 2 * kChunkBytes; }
+char* Group::message_staging() const { return channel_->large(rank()) + 2 * kChunkBytes; }
 
 char* Group::peer_data(int member) const {
   return channel_->arena_base(member) + channel_->descriptor(member).location;
@@ -335,29 +325,60 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
   };
   const int members = size(), me = rank();
   std::vector<int> group;  // members of the same color, in order
-  int32_t channel = -1;
-  timed(Operation::kSplit, 0, [&] {
-    const Wish wish{color, key};
-    start(Operation::kSplit, DType::kInt32, 2, 0, nullptr, 0, sizeof wish, {&wish, sizeof wish});
-    std::vector<Wish> wishes(static_cast<size_t>(members));
-    for (int member = 0; member < members; ++member)
-      copy(&wishes[static_cast<size_t>(member)], channel_->small_half(member), sizeof wish);
-    for (int member = 0; member < members; ++member)
-      if (color >= 0 && wishes[static_cast<size_t>(member)].color == color) group.push_back(member);
-    std::stable_sort(group.begin(), group.end(), [&](int a, int b) {
-      return wishes[static_cast<size_t>(a)].key < wishes[static_cast<size_t>(b)].key;
-    });
+  std::unique_ptr<Channel> opened;
+  std::exception_ptr failure;  // of this rank
+  int failed = -1;             // the first member of the group that has one
+  // What each member deposits, read by all.
+  const auto exchange = [&](const auto& own, const auto& read) {
+    start(Operation::kSplit, DType::kUint8, sizeof own, 0, nullptr, 0, sizeof own,
+          {&own, sizeof own});
+    for (int member = 0; member < members; ++member) {
+      auto value = own;
+      copy(&value, channel_->small_half(member), sizeof value);
+      read(member, value);
+    }
     channel_->complete();
+  };
+  timed(Operation::kSplit, 0, [&] {
+    std::vector<int32_t> keys(static_cast<size_t>(members));
+    exchange(Wish{color, key}, [&](int member, const Wish& wish) {
+      keys[static_cast<size_t>(member)] = wish.key;
+      if (color >= 0 && wish.color == color) group.push_back(member);
+    });
+    std::stable_sort(group.begin(), group.end(), [&](int a, int b) {
+      return keys[static_cast<size_t>(a)] < keys[static_cast<size_t>(b)];
+    });
 
     // The first of each group takes a channel for it and tells the others.
-    if (!group.empty() && group.front() == me)
-      channel = channel_->world().control().take_channel(static_cast<int>(group.size()));
-    start(Operation::kSplit, DType::kInt32, 1, 0, nullptr, 0, sizeof channel,
-          {&channel, sizeof channel});
-    if (!group.empty()) copy(&channel, channel_->small_half(group.front()), sizeof channel);
-    channel_->complete();
+    int32_t channel = -1;
+    const bool first = !group.empty() && group.front() == me;
+    if (first) channel = channel_->world().control().take_channel(static_cast<int>(group.size()));
+    exchange(channel, [&](int member, int32_t theirs) {
+      if (!group.empty() && member == group.front()) channel = theirs;
+    });
+
+    // A member that cannot open it tells them too: they would wait for it in the group's first
+    // call.
+    if (!group.empty()) try {
+        opened = open_group(group, channel);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    exchange(static_cast<int32_t>(failure != nullptr), [&](int member, int32_t has_failed) {
+      const bool of_us = std::find(group.begin(), group.end(), member) != group.end();
+      if (of_us && has_failed != 0 && failed < 0) failed = member;
+    });
   });
-  if (group.empty()) return nullptr;
+  if (failure) std::rethrow_exception(failure);
+  if (failed >= 0)
+    throw EngineError(
+        "COMM_PEER_LEFT",
+        "rank " + std::to_string(channel_->world_rank(failed)) + " could not open the new group",
+        "split", channel_->world_rank(me), channel_->world_rank(failed));
+  return group.empty() ? nullptr : std::make_unique<Group>(std::move(opened));
+}
+
+std::unique_ptr<Channel> Group::open_group(const std::vector<int>& group, int channel) const {
   if (channel < 0)
     throw EngineError("LIMIT",
                       "too many groups at once: a run has " +
@@ -365,14 +386,10 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
                           "; dispose of some",
                       "split", rank());
   std::vector<int> world_ranks;
-  int place = 0;
-  for (size_t index = 0; index < group.size(); ++index) {
-    world_ranks.push_back(channel_->world_rank(group[index]));
-    if (group[index] == me) place = static_cast<int>(index);
-  }
-  return std::make_unique<Group>(std::make_unique<Channel>(channel_->shared_world(), channel,
-                                                           std::move(world_ranks), place,
-                                                           channel_->hang_timeout_ms()));
+  for (int member : group) world_ranks.push_back(channel_->world_rank(member));
+  const auto place = std::find(group.begin(), group.end(), rank()) - group.begin();
+  return std::make_unique<Channel>(channel_->shared_world(), channel, std::move(world_ranks),
+                                   static_cast<int>(place), channel_->hang_timeout_ms());
 }
 
 void Group::leave(const std::string& reason) {

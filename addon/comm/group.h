@@ -25,7 +25,6 @@ namespace dsjs {
 class Group final : public Communicator {
  public:
   explicit Group(std::unique_ptr<Channel> channel);
-  ~Group() override;
 
   int rank() const override { return channel_->member(); }
   int size() const override { return channel_->members(); }
@@ -48,6 +47,9 @@ class Group final : public Communicator {
 
   std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
                                           std::shared_ptr<MemoryAccount> account) override;
+  void charge(std::shared_ptr<MemoryAccount> account) override {
+    channel_->charge(std::move(account));
+  }
   std::vector<CommStat> stats() const override { return stats_.read(); }
   void throttle(double bytes_per_second) override { bytes_per_second_ = bytes_per_second; }
 
@@ -72,7 +74,7 @@ class Group final : public Communicator {
 
   // Two halves of this size for collectives, one piece for messages.
   static constexpr size_t kChunkBytes = 512 * 1024;
-  void open_staging();
+  void open_staging() { channel_->open_large(3 * kChunkBytes); }
   char* chunk(int member) const;
   char* message_staging() const;
   // Where the member's data of this call lies, when the way is direct.
@@ -80,11 +82,13 @@ class Group final : public Communicator {
   int64_t locate(const void* data, size_t bytes) const;
   Arena& arena() const;
 
+  // This rank's side of a new group: `group` are members of this one.
+  std::unique_ptr<Channel> open_group(const std::vector<int>& group, int channel) const;
+
   void check_member(Operation operation, int member) const;
   void check_shards(Operation operation, const std::vector<Shard>& shards, size_t count) const;
 
   std::unique_ptr<Channel> channel_;
-  std::shared_ptr<Buffer> staging_;
   uint64_t chunk_step_ = 0;  // of staged collectives; its parity chooses the half
   StatTable stats_;
   double bytes_per_second_ = 0;

@@ -50,7 +50,7 @@ void Group::send(const void* data, size_t bytes, int peer) {
       box.location = location;
       if (location < 0) {
         std::memcpy(message_staging(), static_cast<const char*>(data) + sent, piece);
-        box.location = static_cast<int64_t>(staging_->arena_offset() + 2 * kChunkBytes);
+        box.location = message_staging() - channel_->arena_base(rank());
       }
       box.piece_bytes = piece;
       box.message_bytes = bytes;

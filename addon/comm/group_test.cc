@@ -1,7 +1,10 @@
 // The communicator over ranks that are threads: every result is compared, bit for bit, with a plain
 // loop over all ranks' inputs in rank order.
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -504,6 +507,87 @@ void test_leaving_at_once() {
     });
 }
 
+// ... and where the slow rank takes longer than closing waits, its memory stays: rank 0 is gone,
+// and another communicator has taken memory in its place, when rank 1 looks.
+void test_leaving_before_a_slow_reader() {
+  constexpr size_t kLarge = 4096;
+  const auto world = World::inprocess(fresh_key(), 2);
+  const auto join = [&](int rank) {
+    return std::make_unique<Channel>(world, world->join(rank), std::vector<int>{0, 1}, rank, 5'000);
+  };
+  auto owner = join(0), reader = join(1);
+  const auto call = [&](Channel& channel) {
+    channel.begin(Operation::kBarrier, DType::kUint8, 0, 0, -1);
+    channel.open_large(kLarge);
+    std::memset(channel.small_half(channel.member()), 1, Channel::kSmallBytes);
+    std::memset(channel.large(channel.member()), 2, kLarge);
+    channel.publish();
+  };
+  call(*owner);
+  call(*reader);
+  owner->complete();
+  const char *small = reader->small_half(0), *large = reader->large(0);
+  owner.reset();
+  const auto taken = world->arena(0).allocate(size_t{1} << 20, Category::kMaster, nullptr);
+  std::memset(taken->data(), 3, taken->bytes());
+  CHECK(std::count(small, small + Channel::kSmallBytes, 1) == Channel::kSmallBytes);
+  CHECK(std::count(large, large + kLarge, 2) == kLarge);
+}
+
+// A member that cannot have its memory: the split fails on it and on its group, nobody waits, and
+// the communicator goes on.
+#if defined(__linux__)
+void test_split_without_memory() {
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_IGN);
+  run_ranks(
+      3,
+      [&](Communicator& world) {
+        const int me = world.rank();
+        // Rank 0 and 2 have a hole in their arenas, rank 1 would have to let its file grow.
+        std::shared_ptr<Buffer> behind;
+        if (me != 1) {
+          auto hole = world.allocate_shared(size_t{1} << 20, Category::kMaster, nullptr);
+          behind = world.allocate_shared(1, Category::kMaster, nullptr);
+        }
+        world.barrier();
+        if (me == 0) {
+          const rlimit none{4096, before.rlim_max};
+          setrlimit(RLIMIT_FSIZE, &none);
+        }
+        world.barrier();
+        const std::string error = thrown_by([&] { world.split(me == 2 ? 2 : 0, 0); });
+        world.barrier();
+        if (me == 0) setrlimit(RLIMIT_FSIZE, &before);
+        world.barrier();
+        if (me == 0) CHECK_MESSAGE(contains(error, "COMM_PEER_LEFT rank 1 could not"), error);
+        if (me == 1) CHECK_MESSAGE(contains(error, "grow shared memory"), error);
+        if (me == 2) CHECK_MESSAGE(error == "nothing", error);
+        auto again = world.split(0, me);
+        again->barrier();
+      },
+      5'000);
+}
+#endif
+
+// The account holds a group's staging exactly as long as the group.
+void test_charge() {
+  run_ranks(2, [](Communicator& world) {
+    const auto account = std::make_shared<MemoryAccount>();
+    auto own = world.split(0, world.rank());
+    own->charge(account);
+    const size_t small = account->current(Category::kCommunication);
+    CHECK(small >= 2 * Channel::kSmallBytes);
+    std::vector<float> data(Channel::kSmallBytes);
+    for (int call = 0; call < 2; ++call)
+      own->all_reduce(data.data(), data.size(), DType::kFloat32, ReduceOp::kSum);
+    CHECK(account->current(Category::kCommunication) == small + 3 * 512 * 1024);
+    own.reset();
+    CHECK(account->total() == 0);
+  });
+}
+
 void test_interrupt() {
   run_ranks(
       2,
@@ -567,6 +651,11 @@ int main() {
   test_arena();
   test_arena_grows_from_many_threads();
   test_leaving_at_once();
+  test_leaving_before_a_slow_reader();
+#if defined(__linux__)
+  test_split_without_memory();
+#endif
+  test_charge();
   test_interrupt();
   test_a_run_is_joined_again();
   return dsjs::testing::summary();

@@ -109,6 +109,11 @@ int World::join(int rank) {
   return next_channel_[rank]++;
 }
 
+void World::keep(std::shared_ptr<Buffer> buffer) {
+  std::lock_guard lock(mutex_);
+  kept_.push_back(std::move(buffer));
+}
+
 World::Presence World::presence(int rank) {
   RankEntry& entry = control_.rank(rank);
   if (entry.left.load() != 0) return Presence::kLeft;

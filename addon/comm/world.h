@@ -33,6 +33,9 @@ class World {
   // up.
   int join(int rank);
 
+  // Memory that a peer may still read after its owner is gone: it stays taken until the run ends.
+  void keep(std::shared_ptr<Buffer> buffer);
+
   // Whether the rank can still take part: a word for errors when not, else empty.
   enum class Presence { kHere, kLeft, kDied };
   Presence presence(int rank);
@@ -47,6 +50,7 @@ class World {
   std::mutex mutex_;
   std::vector<int> next_channel_;
   std::vector<int> pidfds_;
+  std::vector<std::shared_ptr<Buffer>> kept_;
 };
 
 // Whether the process exists and has not ended (a zombie has). `pidfd` caches a handle: -1 at

@@ -17,6 +17,7 @@ Engine::Engine(std::shared_ptr<Communicator> communicator, EngineConfig config)
     : communicator_(std::move(communicator)),
       config_(std::move(config)),
       workspace_(std::make_shared<ort::WorkspacePool>(account_)) {
+  communicator_->charge(account_);
   if (config_.threads < 1) invalid("threads must be at least 1", "createEngine");
   pool_ = std::make_unique<ThreadPool>(config_.threads);
   if (config_.ort_library.empty()) return;
