@@ -75,6 +75,21 @@ it('fixes dimensions on request and checks them against the position embeddings'
   );
 });
 
+it('allocates nothing for parameters that are bound later, however large', () => {
+  // 32 TiB of embeddings: more than an array holds, and than a machine has.
+  const config = parseModelConfig({
+    model_type: 'gpt2',
+    n_layer: 1,
+    n_embd: 8192,
+    n_head: 8,
+    vocab_size: 2 ** 30,
+  });
+  const { initializers } = buildTrainingGraph(config, { batchSize: 1, sequenceLength: 8 });
+  const embedding = initializers.get('transformer.wte.weight')!;
+  expect(embedding.dims).toEqual([2 ** 30, 8192]);
+  expect(embedding.data.byteLength).toBe(0);
+});
+
 it('drops out where the config asks, and nowhere with dropout: false', () => {
   const config = parseModelConfig({ model_type: 'gpt2', n_layer: 1, vocab_size: 8 });
   const ratios = (graph: ReturnType<typeof buildTrainingGraph>) =>

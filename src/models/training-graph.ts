@@ -1,7 +1,6 @@
 /** The graph that training differentiates: token ids and labels in, one loss per position out. */
 import { GraphBuilder } from '../graph/builder.ts';
 import type { Dim, Graph, Tensor } from '../graph/ir.ts';
-import { zeros } from '../graph/tensor.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { type ModelConfig, modelParameters } from './config.ts';
 import { arange, causalMask, type Flow } from './flow.ts';
@@ -29,7 +28,9 @@ export interface TrainingGraphOptions {
   attentionMask?: boolean;
   /** Default true: the config's dropout ratios. False builds the model as evaluation runs it. */
   dropout?: boolean;
-  /** The initializers' values. Default: zeros, which take no memory until something touches them. */
+  /**
+   * The initializers' values. Default: none, `data` is empty; who runs the graph binds them.
+   */
   parameters?: ReadonlyMap<string, Tensor>;
 }
 
@@ -81,15 +82,20 @@ export function modelLogits(flow: Flow, config: ModelConfig, inputIds: string): 
     : llamaLogits(flow, config, inputIds);
 }
 
-/** Declares the parameters; those without a value are zeros. */
+/** Declares the parameters; those without a value have type and shape only. */
 export function addParameters(
   b: GraphBuilder,
   specs: readonly ParameterSpec[],
   values?: ReadonlyMap<string, Tensor>,
 ): void {
   for (const { name, shape } of specs) {
-    b.initializer(name, values?.get(name) ?? zeros('float32', shape));
+    b.initializer(name, values?.get(name) ?? withoutValues(shape));
   }
+}
+
+/** A parameter may be larger than any array: nothing is allocated for one that is bound later. */
+function withoutValues(dims: readonly number[]): Tensor {
+  return { dtype: 'float32', dims, data: new Uint8Array(0) };
 }
 
 function fusedMatMul(

@@ -160,6 +160,22 @@ describe('is refused before anything runs', () => {
   });
 });
 
+it('a model that is too large is refused with the bytes that it needs and the key that lowers them', async () => {
+  const model = AutoModelForCausalLM.fromConfig({
+    model_type: 'gpt2',
+    vocab_size: 2 ** 30,
+    n_positions: 8,
+    n_embd: 8192,
+    n_layer: 1,
+    n_head: 8,
+  });
+  await expect(make({ model }).train()).rejects.toMatchObject({
+    code: 'OUT_OF_MEMORY',
+    message: expect.stringMatching(/need \d{6}\.\d\d GiB on each of 1 rank/),
+    fix: expect.stringContaining('zero_optimization.stage'),
+  });
+});
+
 describe('a sample that does not fit is named by its index', () => {
   it.each<[what: string, bad: object, message: string]>([
     ['a token outside the vocabulary', { input_ids: [1, 31] }, 'sample 4: token 31 is not in'],
