@@ -51,6 +51,10 @@ export const errorCodes = {
     title: 'A checkpoint was written by a newer deepspeed-js',
     fix: 'Update deepspeed-js.',
   },
+  LAYOUT_INVALID: {
+    title: 'A sparse attention layout does not fit',
+    fix: 'Change the key named, or the sequence length.',
+  },
   LOSS_NOT_FINITE: {
     title: 'The loss or a gradient is not a finite number',
     fix: 'Lower the learning rate, warm up longer, clip gradients (maxGradNorm 1), and look at the samples of that step.',

@@ -143,7 +143,8 @@ function checkSection(
   path: string,
   autos: Autos,
   findings: Findings,
-): Values {
+): Values | null {
+  if (section.optional && (written === undefined || written === null)) return null;
   if (written !== undefined && written !== null && !isObject(written)) {
     findings.problems.push({ kind: 'value', path, got: written, expected: 'a section { ... }' });
   }

@@ -61,6 +61,7 @@ function explainEntry(
       return;
     }
     case 'section':
+      if (value === null) return;
       explainKeys(entry.keys, value as Record<string, unknown>, path, config, out);
       return;
     case 'choice': {

@@ -37,6 +37,8 @@ export interface Section<K extends Keys = Keys> {
   readonly kind: 'section';
   readonly meaning: string;
   readonly keys: K;
+  /** Absent from the file: null, nothing of it applies. Other sections are filled with their defaults. */
+  readonly optional?: boolean;
 }
 
 /** `{ type, params }`: the type decides which params exist. Absent from the file: null. */
@@ -71,7 +73,7 @@ export type ValueOf<E> =
   E extends Key<infer T>
     ? T
     : E extends Section<infer K>
-      ? ValuesOf<K>
+      ? ValuesOf<K> | (E extends { readonly optional: true } ? null : never)
       : E extends Choice<infer V>
         ? { [T in keyof V]: { type: T; params: ValuesOf<V[T]['params']> } }[keyof V] | null
         : E extends Block
@@ -105,6 +107,15 @@ export const nonNegative: ValueType<number> = {
   schema: z.number().nonnegative(),
   expects: 'a number, 0 or more',
 };
+/** At least one whole number, each 0 or more. */
+export const wholeNumbers: ValueType<number[]> = {
+  schema: z.array(z.int().nonnegative()).min(1),
+  expects: 'a list of whole numbers, 0 or more',
+};
+export const positiveIntegers: ValueType<number[]> = {
+  schema: z.array(z.int().positive()).min(1),
+  expects: 'a list of whole numbers above 0',
+};
 /** A limit in elements; "no limit" is Python's largest integer, which is not exact here. */
 export const limit: ValueType<number> = {
   schema: z.number().nonnegative(),
@@ -113,6 +124,11 @@ export const limit: ValueType<number> = {
 export const fraction: ValueType<number> = {
   schema: z.number().min(0).max(1),
   expects: 'a number from 0 to 1',
+};
+/** A probability that is not zero. */
+export const positiveFraction: ValueType<number> = {
+  schema: z.number().positive().max(1),
+  expects: 'a number above 0, at most 1',
 };
 /** Decay rates of Adam and Lion: two numbers in [0, 1). */
 export const betas: ValueType<[number, number]> = {
@@ -210,6 +226,11 @@ export function notYet<T, const D extends T | null>(
 
 export function section<K extends Keys>(meaning: string, keys: K): Section<K> {
   return { kind: 'section', meaning, keys };
+}
+
+/** A section whose presence switches it on. */
+export function optionalSection<K extends Keys>(meaning: string, keys: K) {
+  return { kind: 'section', meaning, keys, optional: true } as const;
 }
 
 export function choice<V extends Variants>(meaning: string, variants: V): Choice<V> {

@@ -57,7 +57,9 @@ export function resolveConfig(raw: RawConfig, context: ResolveContext): DeepSpee
   const { own, extensions } = splitSections(raw, findings);
   const values = checkKeys(table, own, '', context.autos ?? {}, findings) as ConfigValues;
   const rules = checkRules(values, context);
-  findings.problems.push(...rules.problems);
+  // A key that is wrong by itself was replaced by its default: what a rule says of that is no news.
+  const named = new Set(findings.problems.map(({ path }) => path));
+  findings.problems.push(...rules.problems.filter(({ path }) => !named.has(path)));
   findings.warnings.push(...rules.warnings);
 
   const batch = solveBatch(

@@ -84,7 +84,9 @@ describe('the table', () => {
       Object.fromEntries(
         Object.entries(keys).flatMap(([name, entry]) => {
           if (entry.kind === 'key') return [[name, entry.default]];
-          return entry.kind === 'section' ? [[name, written(entry.keys)]] : [];
+          // The presence of an optional section switches it on.
+          const filled = entry.kind === 'section' && !entry.optional;
+          return filled ? [[name, written(entry.keys)]] : [];
         }),
       );
     const raw = readConfig({ ...written(table), train_batch_size: 4 });
