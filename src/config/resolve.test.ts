@@ -140,6 +140,14 @@ describe('what is not available yet', () => {
     expect(problemsOf(error).map((problem) => problem.path)).toEqual([path]);
   });
 
+  it('names what there is instead', () => {
+    for (const service of ['wandb', 'comet']) {
+      expect(failure({ [service]: { enabled: true } }).message).toContain(
+        `${service}.enabled: is not available yet: use tensorboard or csv_monitor, which write files`,
+      );
+    }
+  });
+
   it('is accepted while off or at its default', () => {
     const config = resolve({
       fp16: { enabled: false, initial_scale_power: 12, auto_cast: true },

@@ -7,18 +7,19 @@ const files = {
   job_name: available(text, 'DeepSpeedJobName', 'Folder inside output_path for this job.'),
 };
 const whenOn = 'used only when enabled';
+const instead = 'use tensorboard or csv_monitor, which write files';
 
 export const monitorKeys = {
   tensorboard: section('TensorBoard event files.', files),
   csv_monitor: section('One CSV file per event name.', files),
   wandb: section('Weights & Biases.', {
-    enabled: notYet(flag, false, 'Send events.'),
+    enabled: notYet(flag, false, 'Send events.', instead),
     group: accepted(text, null, 'Group of runs.', whenOn),
     team: accepted(text, null, 'Team.', whenOn),
     project: accepted(text, 'deepspeed', 'Project.', whenOn),
   }),
   comet: section('Comet.', {
-    enabled: notYet(flag, false, 'Send events.'),
+    enabled: notYet(flag, false, 'Send events.', instead),
     samples_log_interval: accepted(positiveInteger, 100, 'Samples between events.', whenOn),
     project: accepted(text, null, 'Project.', whenOn),
     workspace: accepted(text, null, 'Workspace.', whenOn),
