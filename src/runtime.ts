@@ -25,7 +25,7 @@ export interface RuntimeOptions {
   /** ONNX Runtime's library, for hosts that run graphs. */
   ortLibrary?: string;
   /** Tests: a world of threads instead of the launcher's processes. */
-  world?: { key: string; rank: number; worldSize: number };
+  world?: { key: string; rank: number; worldSize: number; hangTimeoutMs?: number };
   /** Compute threads; default: this rank's share of the cores. */
   threads?: number;
 }

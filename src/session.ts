@@ -40,7 +40,7 @@ export interface SessionParts {
 /** Composes a session: layout, memory, then the strategy's claims and taps, then `setup`. */
 export async function composeSession(parts: SessionParts): Promise<Session> {
   const { runtime, host, plugin, config, optimizer, precision } = parts;
-  requireSameModel(runtime, host);
+  await requireSameModel(runtime, host);
   const layout = flatLayout(host.parameters, runtime.worldSize);
   const stage = (config?.zero_optimization.stage ?? 0) as ZeroStage;
   const bytes = zeroBytes(stage, layout.total, runtime.worldSize, optimizer, precision);
@@ -103,10 +103,11 @@ export function requireOwner<K extends keyof ClaimTypes>(
 }
 
 /** Ranks with different models would add up unrelated numbers: compare before anything is shared. */
-function requireSameModel({ communicator }: Runtime, host: Host): void {
+async function requireSameModel(runtime: Runtime, host: Host): Promise<void> {
+  const { communicator } = runtime;
   if (communicator.size === 1) return;
   const own = host.parameters.map(({ name, shape }) => `${name} [${shape.join(', ')}]`);
-  const all = gatherJson(communicator, own);
+  const all = await gatherJson(runtime, own);
   for (const [rank, theirs] of all.entries()) {
     const index = own.findIndex((entry, at) => entry !== theirs[at]);
     const at = index < 0 && theirs.length > own.length ? own.length : index;

@@ -45,9 +45,9 @@ for (let step = 0; step < 3; step += 1) {
   const { value } = await batches.next();
   await trainStep(training, step, value!);
 }
-await serve(communicator, () => {
+await serve(communicator, async () => {
   const account = engine.memory();
-  const all = gatherJson(communicator, {
+  const all = await gatherJson(training.runtime, {
     accounted: account.total,
     resident: residentBytes() - baseline,
   });

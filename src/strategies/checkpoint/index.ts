@@ -22,11 +22,11 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
 
   async function save(event: CheckpointEvent): Promise<void> {
     await engine.idle();
-    const tag = agreeOnTag(communicator, event.tag, validation);
+    const tag = await agreeOnTag(context, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
     // Replicated states are saved by shards, too: the files do not depend on the stage.
     const stateStart = shard.offset - zero.optimizer.updated.offset;
-    event.written = await saveCheckpoint(addon, communicator, event.directory, tag, {
+    event.written = await saveCheckpoint(addon, context, event.directory, tag, {
       layout,
       zeroStage: zero.stage,
       step: Number(event.state.step ?? 0),
@@ -53,7 +53,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
   async function load(event: CheckpointEvent): Promise<void> {
     await engine.idle();
     const found = await locate(event.directory, event.tag);
-    const checkpoint = await openCheckpoint(addon, communicator, found!.directory, found!.tag);
+    const checkpoint = await openCheckpoint(addon, context, found!.directory, found!.tag);
     checkSameModel(checkpoint, layout, { kind: recipe.kind, states: stateNames });
     const targets: LoadTarget[] = [
       { tensor: 'parameters', ...stored },
@@ -68,7 +68,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     if (restored !== null) await engine.wait(restored);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);
     Object.assign(event.state, checkpoint.manifest.state);
-    communicator.barrier();
+    await engine.wait(engine.barrier());
   }
 
   lifecycle.tap('saveCheckpoint', 'compute', 'checkpoint.save', save);

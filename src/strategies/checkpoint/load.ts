@@ -1,8 +1,8 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeAddon, NativeBuffer, NativeCommunicator } from '../../native/contract.ts';
-import { agree } from '../agree.ts';
+import type { NativeAddon, NativeBuffer } from '../../native/contract.ts';
+import { agree, type Peers } from '../agree.ts';
 import { type FlatLayout, intersect, type Shard } from '../../layout.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, parseManifest } from './manifest.ts';
@@ -29,11 +29,12 @@ export interface OpenCheckpoint {
  */
 export async function openCheckpoint(
   addon: NativeAddon,
-  communicator: NativeCommunicator,
+  peers: Peers,
   directory: string,
   tag: string,
 ): Promise<OpenCheckpoint> {
-  const [opened] = await agree(communicator, async () => {
+  const { rank, size: ranks } = peers.communicator;
+  const [opened] = await agree(peers, async () => {
     const folder = tagFolder(directory, tag);
     const path = join(folder, 'manifest.json');
     const text = await readFile(path, 'utf8').catch((cause) => {
@@ -50,7 +51,7 @@ export async function openCheckpoint(
       if (size !== shard.bytes) {
         throw corrupt(`${file} has ${size} bytes, the manifest says ${shard.bytes}`, file);
       }
-      if (index % communicator.size !== communicator.rank) continue;
+      if (index % ranks !== rank) continue;
       const crc = await addon.crc32cFile(file);
       if (crc !== shard.crc32c) {
         throw corrupt(`${file} has checksum ${crc}, the manifest says ${shard.crc32c}`, file);

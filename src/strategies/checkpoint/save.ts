@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeAddon, NativeCommunicator, WrittenFile } from '../../native/contract.ts';
-import { agree, fromRankZero } from '../agree.ts';
+import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
+import { agree, fromRankZero, type Peers } from '../agree.ts';
 import type { FlatLayout } from '../../layout.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
 import { type Manifest, manifestVersion } from './manifest.ts';
@@ -31,27 +31,27 @@ export interface CheckpointContent {
  */
 export async function saveCheckpoint(
   addon: NativeAddon,
-  communicator: NativeCommunicator,
+  peers: Peers,
   directory: string,
   tag: string,
   content: CheckpointContent,
 ): Promise<{ folder: string; bytes: number }> {
   checkTag(tag);
-  const { rank } = communicator;
-  const nonce = fromRankZero(communicator, randomBytes(4).toString('hex'));
+  const { rank } = peers.communicator;
+  const nonce = await fromRankZero(peers, randomBytes(4).toString('hex'));
   const temporary = temporaryFolder(directory, tag, nonce);
   try {
-    await agree(communicator, async () => {
+    await agree(peers, async () => {
       if (rank === 0) await mkdir(temporary, { recursive: true });
     });
     const { pieces, offsets } = shardFile(content.tensors);
     const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
-    const written = await agree(communicator, async () => ({
+    const written = await agree(peers, async () => ({
       file,
       offsets,
       ...(await addon.writeFile(join(temporary, file), pieces)),
     }));
-    await agree(communicator, async () => {
+    await agree(peers, async () => {
       if (rank !== 0) return;
       const text = `${JSON.stringify(manifest(tag, content, written), null, 1)}\n`;
       await addon.writeFile(join(temporary, 'manifest.json'), [

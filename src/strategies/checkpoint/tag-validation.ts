@@ -1,6 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeCommunicator } from '../../native/contract.ts';
-import { gatherJson } from '../agree.ts';
+import { gatherJson, type Peers } from '../agree.ts';
 
 /** DeepSpeed's `checkpoint.tag_validation`. */
 export type TagValidation = 'Warn' | 'Ignore' | 'Fail';
@@ -11,12 +10,12 @@ export type TagValidation = 'Warn' | 'Ignore' | 'Fail';
  * @param validation what to do when the ranks ask for different tags
  * @throws CHECKPOINT_TAG on every rank, for 'Fail'
  */
-export function agreeOnTag(
-  communicator: NativeCommunicator,
+export async function agreeOnTag(
+  peers: Peers,
   tag: string,
   validation: TagValidation,
-): string {
-  const tags = gatherJson(communicator, tag);
+): Promise<string> {
+  const tags = await gatherJson(peers, tag);
   const common = tags[0]!;
   const other = tags.findIndex((one) => one !== common);
   if (other < 0 || validation === 'Ignore') return common;
@@ -27,7 +26,7 @@ export function agreeOnTag(
       data: { tags },
     });
   }
-  if (communicator.rank === 0) {
+  if (peers.communicator.rank === 0) {
     process.emitWarning(`${message}; rank 0's is used`, { code: 'DEEPSPEED_JS_TAGS' });
   }
   return common;
