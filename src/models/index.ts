@@ -15,7 +15,12 @@ export { countParameters, type ParameterSpec } from './parameters.ts';
 export { loadPretrained, type PretrainedModel } from './pretrained.ts';
 export { SafetensorsFile } from './safetensors.ts';
 export { writeSafetensors, type TensorToWrite } from './safetensors-write.ts';
-export { saveModelConfig, saveParameters, type SaveParametersOptions } from './save.ts';
+export {
+  saveModelConfig,
+  saveParameters,
+  type SaveParametersOptions,
+  writable,
+} from './save.ts';
 export * from './tokenizer/index.ts';
 export {
   buildTrainingGraph,

@@ -1,5 +1,5 @@
 /** Writing a model folder that Hugging Face transformers and `loadPretrained` read. */
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { numel } from '../graph/tensor.ts';
@@ -107,8 +107,13 @@ function sizes(config: ModelConfig): Json {
 export async function writeJson(path: string, value: object): Promise<void> {
   const temporary = `${path}.tmp-${process.pid}`;
   await writable(path, async () => {
-    await writeFile(temporary, `${JSON.stringify(value, null, 2)}\n`);
-    await rename(temporary, path);
+    try {
+      await writeFile(temporary, `${JSON.stringify(value, null, 2)}\n`);
+      await rename(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
   });
 }
 

@@ -7,6 +7,7 @@ export { type Breakdown, breakDown, renderBreakdown } from './breakdown.ts';
 export { type CommsTableOptions, renderCommsTable } from './comms-table.ts';
 export { combineMonitors, type Monitor, type MonitorEvent, type MonitorFolder } from './events.ts';
 export { type DiagnosticSections, Diagnostics, type StepReport } from './diagnostics.ts';
+export { writing } from './output-folder.ts';
 export { type LossCurve, type LossPoint, renderLossCurve } from './loss-curve.ts';
 export { type RankTrace, renderPerfetto } from './perfetto.ts';
 export { createProgress, type Progress, type ProgressUpdate } from './progress.ts';

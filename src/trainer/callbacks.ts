@@ -1,6 +1,6 @@
 import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
-import { refuseUnknownKeys } from '../nearest.ts';
+import { refuseUnknownKeys, unknownName } from '../nearest.ts';
 import type { ResolvedArguments } from './arguments.ts';
 
 /** One line of the log, as `state.logHistory` keeps it. */
@@ -78,6 +78,33 @@ export const callbackEvents = [
   'onEpochEnd',
   'onTrainEnd',
 ] as const satisfies readonly (keyof TrainerCallback)[];
+
+/**
+ * An event that does not exist would never be fired: a method whose name begins as those of events do
+ * must be one.
+ *
+ * @throws ARGUMENTS_INVALID with the nearest event
+ */
+export function requireKnownEvents(callbacks: readonly TrainerCallback[]): void {
+  const isKnown = (name: string) => callbackEvents.some((event) => event === name);
+  for (const callback of callbacks) {
+    const wrong = methodNames(callback).filter((name) => /^on[A-Z_]/.test(name) && !isKnown(name));
+    if (wrong.length === 0) continue;
+    const problems = wrong.map((name) => unknownName(name, callbackEvents, 'a callback event'));
+    throw new DeepSpeedError('ARGUMENTS_INVALID', problems.join('\n  '), {
+      fix: `The events are ${callbackEvents.join(', ')}.`,
+    });
+  }
+}
+
+/** Own ones, and those of classes. */
+function methodNames(object: object): string[] {
+  const names: string[] = [];
+  for (let at = object; at && at !== Object.prototype; at = Object.getPrototypeOf(at)) {
+    names.push(...Object.getOwnPropertyNames(at));
+  }
+  return names;
+}
 
 /**
  * What `metricForBestModel` names among the metrics of an evaluation; `eval_` may be left out, as in

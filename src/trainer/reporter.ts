@@ -8,6 +8,7 @@ import {
   type Progress,
   renderLossCurve,
   renderSummary,
+  writing,
 } from '../monitor/index.ts';
 import type { TrainerState } from './callbacks.ts';
 import { ConfigReports } from './config-reports.ts';
@@ -126,10 +127,8 @@ export class Reporter {
         entry[metric] === undefined ? [] : [{ step: entry.step, loss: entry[metric] }],
       );
     const path = join(this.#training.args.outputDir, 'loss.svg');
-    writeFileSync(
-      path,
-      renderLossCurve({ train: points('loss'), evaluation: points('eval_loss') }),
-    );
+    const curve = renderLossCurve({ train: points('loss'), evaluation: points('eval_loss') });
+    writing(path, () => writeFileSync(path, curve));
     this.wrote(path);
   }
 

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { agree } from '../strategies/agree.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
+import { writable } from '../models/index.ts';
 import type { Training } from './setup.ts';
 
 const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'];
@@ -18,11 +19,12 @@ export async function saveTrainedModel(
   await runtime.engine.idle();
   await agree(runtime, async () => {
     if (runtime.rank !== 0) return;
-    await mkdir(folder, { recursive: true });
+    await writable(folder, () => mkdir(folder, { recursive: true }));
     await model.save(folder, (name) => host.parameter(name));
     for (const file of tokenizer === undefined ? [] : tokenizerFiles) {
       const source = join(tokenizer!, file);
-      if (existsSync(source)) await copyFile(source, join(folder, file));
+      const target = join(folder, file);
+      if (existsSync(source)) await writable(target, () => copyFile(source, target));
     }
   });
 }

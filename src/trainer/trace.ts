@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writable } from '../models/index.ts';
 import { renderPerfetto, renderTimeline } from '../monitor/index.ts';
 import type { WorkRecord } from '../native/index.ts';
 import { gatherJson } from '../strategies/agree.ts';
@@ -56,9 +57,17 @@ export class StepTrace {
     const traces = await gatherJson(runtime, own);
     if (runtime.rank !== 0) return [];
     await mkdir(args.outputDir, { recursive: true });
-    const files = [join(args.outputDir, 'trace.json'), join(args.outputDir, 'timeline.svg')];
-    await writeFile(files[0]!, JSON.stringify(renderPerfetto(traces)));
-    await writeFile(files[1]!, renderTimeline(traces, `First ${this.#traced} steps`));
-    return files;
+    const texts = {
+      'trace.json': JSON.stringify(renderPerfetto(traces)),
+      'timeline.svg': renderTimeline(traces, `First ${this.#traced} steps`),
+    };
+    const files = Object.entries(texts).map(([name, text]) => {
+      const file = join(args.outputDir, name);
+      return writable(file, async () => {
+        await writeFile(file, text);
+        return file;
+      });
+    });
+    return Promise.all(files);
   }
 }

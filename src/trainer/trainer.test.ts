@@ -1,10 +1,11 @@
 /** The Trainer alone, one rank: what it takes, what it refuses, what it prints. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
-import { earlyStopping } from './callbacks.ts';
+import { trainTokenizer } from '../models/index.ts';
+import { earlyStopping, type TrainerCallback } from './callbacks.ts';
 import { Trainer, type TrainerOptions } from './trainer.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-trainer-'));
@@ -110,6 +111,11 @@ describe('is refused before anything runs', () => {
       () => make({}).train({ resumeFromCheckpont: true } as object),
       /resumeFromCheckpont is not an option of train\(\); did you mean resumeFromCheckpoint\?/,
     ],
+    [
+      'a stream without maxSteps',
+      () => make({ trainDataset: { [Symbol.iterator]: () => samples.values() } }).train(),
+      /maxSteps is needed with a dataset of unknown length/,
+    ],
     ['an empty prompt', () => make({}).generate([]), /the prompt is empty/],
     [
       'a prompt longer than the model',
@@ -157,6 +163,29 @@ describe('is refused before anything runs', () => {
     expect(() => make({ model: undefined! })).toThrow(/new Trainer\(\) needs model/);
     expect(() => make({ args: undefined! })).toThrow(/args is missing; expected an object/);
     expect(() => earlyStopping({ patients: 3 } as object)).toThrow(/did you mean patience\?/);
+    expect(() => AutoModelForCausalLM.fromConfig({}, { sead: 3 } as object)).toThrow(/seed\?/);
+  });
+
+  it('callback events that do not exist, also of classes', () => {
+    class Watch {
+      on_step_end() {}
+      once() {}
+    }
+    expect(() => make({ callbacks: [new Watch() as TrainerCallback] })).toThrow(
+      /on_step_end: write onStepEnd$/,
+    );
+    expect(() => make({ callbacks: [{ onEvaluation() {} } as TrainerCallback] })).toThrow(
+      /onEvaluation is not a callback event; did you mean onEvaluate\?/,
+    );
+  });
+
+  it('a tokenizer folder without a tokenizer', () => {
+    expect(() => make({ tokenizer: folder })).toThrow(
+      expect.objectContaining({
+        code: 'TOKENIZER_INVALID',
+        message: `${join(folder, 'tokenizer.json')} does not exist`,
+      }),
+    );
   });
 });
 
@@ -173,6 +202,95 @@ it('a model that is too large is refused with the bytes that it needs and the ke
     code: 'OUT_OF_MEMORY',
     message: expect.stringMatching(/need \d{6}\.\d\d GiB on each of 1 rank/),
     fix: expect.stringContaining('zero_optimization.stage'),
+  });
+});
+
+describe('early stopping', () => {
+  /** Losses that evaluation is made to see, one an epoch; the epoch at which training stopped. */
+  async function stopsAt(losses: number[], options: Parameters<typeof earlyStopping>[0]) {
+    listen();
+    let epoch = 0;
+    const fake: TrainerCallback = {
+      onEvaluate({ metrics }) {
+        metrics.eval_loss = losses[epoch++]!;
+      },
+    };
+    const trainer = make(
+      { evalDataset: samples, callbacks: [fake, earlyStopping(options)] },
+      { evalStrategy: 'epoch', numTrainEpochs: losses.length },
+    );
+    const { globalStep } = await trainer.train();
+    await trainer.close();
+    return globalStep / 3;
+  }
+
+  it('waits for as many evaluations without improvement as its patience', async () => {
+    expect(await stopsAt([3, 2, 2.5, 1, 1.5, 1.4, 0.5], { patience: 2 })).toBe(6);
+    expect(await stopsAt([3, 2, 2.5, 1], {})).toBe(3);
+    expect(await stopsAt([3, 2, 1], {})).toBe(3);
+  });
+
+  it('takes less than its threshold for no improvement', async () => {
+    expect(await stopsAt([3, 2.9, 2.85, 1], { patience: 2, threshold: 0.2 })).toBe(3);
+  });
+});
+
+it('decays weights, and neither biases nor norms', async () => {
+  listen();
+  const after = async (weightDecay: number) => {
+    const trainer = make({}, { maxSteps: 1, learningRate: 0.1, weightDecay, maxGradNorm: 0 });
+    await trainer.train();
+    const read = async (name: string) => (await trainer.parameter(`transformer.${name}`)).slice();
+    const [weight, bias, norm] = await Promise.all(
+      ['h.0.mlp.c_fc.weight', 'h.0.mlp.c_fc.bias', 'h.0.ln_1.weight'].map(read),
+    );
+    await trainer.close();
+    return { weight: weight!, bias: bias!, norm: norm! };
+  };
+  const [plain, decayed] = [await after(0), await after(0.5)];
+  expect(decayed.bias).toEqual(plain.bias);
+  expect(decayed.norm).toEqual(plain.norm);
+  // AdamW: p ← p·(1 − lr·decay) − update, with the same update in both runs.
+  const initial = make({});
+  const start = (await initial.parameter('transformer.h.0.mlp.c_fc.weight')).slice();
+  await initial.close();
+  for (const [index, value] of decayed.weight.entries()) {
+    const expected = plain.weight[index]! - 0.1 * 0.5 * start[index]!;
+    // Three roundings of numbers below 1.
+    expect(Math.abs(value - expected)).toBeLessThan(3 * 2 ** -24);
+  }
+});
+
+it('predicts logits for the tokens of each sample, those that generation follows', async () => {
+  listen();
+  const trainer = make({ trainDataset: samples });
+  await trainer.train();
+  const rows = [{ input_ids: [3, 7, 1, 4] }, { input_ids: [5, 9] }];
+  const predicted = [];
+  for await (const { index, outputs } of trainer.predict(rows)) {
+    const { data, dims } = outputs.logits!;
+    expect({ index, dims }).toEqual({ index, dims: [rows[index]!.input_ids.length, 31] });
+    const last = data.subarray(-31);
+    predicted.push(last.indexOf(Math.max(...last)));
+  }
+  for (const [index, { input_ids }] of rows.entries()) {
+    const continued = await trainer.generate(input_ids, { maxNewTokens: 1 });
+    expect(continued).toEqual([...input_ids, predicted[index]]);
+  }
+  await trainer.close();
+  await expect(trainer.evaluate(rows)).rejects.toMatchObject({ code: 'TRAINER_CLOSED' });
+});
+
+it('a folder for the model that cannot be written is an error with its name', async () => {
+  listen();
+  const file = join(folder, 'a-file');
+  writeFileSync(file, '');
+  await expect(make({}).saveModel(join(file, 'model'))).rejects.toMatchObject({
+    code: 'OUTPUT_NOT_WRITABLE',
+    message: expect.stringContaining(file),
+  });
+  await expect(trainTokenizer(['a text'], file, { vocabSize: 300 })).rejects.toMatchObject({
+    code: 'OUTPUT_NOT_WRITABLE',
   });
 });
 

@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { renderCommsTable } from '../monitor/index.ts';
 import { refuseUnknownKeys } from '../nearest.ts';
@@ -6,7 +8,7 @@ import type { RuntimeOptions } from '../runtime.ts';
 import { agree } from '../strategies/agree.ts';
 import { checkWritable } from '../strategies/checkpoint/index.ts';
 import { parseArguments, type ResolvedArguments, type TrainingArguments } from './arguments.ts';
-import type { TrainerCallback, TrainerState } from './callbacks.ts';
+import { requireKnownEvents, type TrainerCallback, type TrainerState } from './callbacks.ts';
 import { loadTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { type EvaluationMetrics, evaluate, type Prediction, predict } from './evaluation.ts';
@@ -74,6 +76,8 @@ export class Trainer {
     refuseUnknownKeys(options, trainerOptions, 'new Trainer()');
     if (!options.model) throw missing('new Trainer()', 'model');
     this.args = parseArguments(options.args);
+    requireKnownEvents(options.callbacks ?? []);
+    requireTokenizer(options.tokenizer);
     this.#options = options;
   }
 
@@ -220,6 +224,19 @@ export class Trainer {
       throw error;
     }
   }
+}
+
+/** A model folder without its tokenizer would be noticed after the training. */
+function requireTokenizer(folder: string | undefined): void {
+  if (folder === undefined || existsSync(join(folder, 'tokenizer.json'))) return;
+  throw new DeepSpeedError(
+    'TOKENIZER_INVALID',
+    `${join(folder, 'tokenizer.json')} does not exist`,
+    {
+      fix: 'Give new Trainer({ tokenizer }) a folder with tokenizer.json, or leave it out.',
+      data: { folder },
+    },
+  );
 }
 
 function missing(what: string, option: string): DeepSpeedError {

@@ -12,6 +12,7 @@ import {
   saveModelConfig,
   saveParameters,
 } from '../../models/index.ts';
+import { refuseUnknownKeys } from '../../nearest.ts';
 import type { Batch, CollateOptions } from './batch.ts';
 import { collateTokens, maskedVariant } from './causal-lm-batch.ts';
 import { sumOfLosses } from './loss.ts';
@@ -46,8 +47,10 @@ export class AutoModelForCausalLM implements TrainableModel {
    */
   static fromConfig(
     config: Record<string, unknown>,
-    { seed = 42 }: { seed?: number } = {},
+    options: { seed?: number } = {},
   ): AutoModelForCausalLM {
+    refuseUnknownKeys(options, ['seed'], 'fromConfig()');
+    const { seed = 42 } = options;
     const parsed = parseModelConfig(config as never, 'the model config');
     const specs = new Map(modelParameters(parsed).map((spec) => [spec.name, spec]));
     return new AutoModelForCausalLM(parsed, (name) => initialSource(specs.get(name)!, seed));

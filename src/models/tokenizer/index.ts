@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
+import { refuseUnknownKeys } from '../../nearest.ts';
 import { parseTokenizerJson } from './parse.ts';
 import { type SaveTokenizerOptions, saveTokenizer } from './save.ts';
 import { BpeTokenizer, type Tokenizer } from './tokenizer.ts';
@@ -10,6 +11,13 @@ import { type TrainTokenizerOptions, trainBpe } from './train.ts';
 export { BpeTokenizer, type Tokenizer } from './tokenizer.ts';
 export { saveTokenizer, type SaveTokenizerOptions } from './save.ts';
 export { type TrainedBpe, trainBpe, type TrainTokenizerOptions } from './train.ts';
+
+const trainOptions: readonly (keyof (TrainTokenizerOptions & SaveTokenizerOptions))[] = [
+  'vocabSize',
+  'specialTokens',
+  'minFrequency',
+  'modelMaxLength',
+];
 
 /**
  * Trains a tokenizer on texts, writes it into `dir` and returns it ready to use.
@@ -22,6 +30,7 @@ export async function trainTokenizer(
   dir: string,
   options: TrainTokenizerOptions & SaveTokenizerOptions,
 ): Promise<Tokenizer> {
+  refuseUnknownKeys(options, trainOptions, 'trainTokenizer');
   await saveTokenizer(trainBpe(texts, options), dir, options);
   return loadTokenizer(dir);
 }

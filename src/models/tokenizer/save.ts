@@ -1,7 +1,7 @@
 /** Writing a trained tokenizer in Hugging Face's files, which transformers.js and `transformers` read. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeJson } from '../save.ts';
+import { writable, writeJson } from '../save.ts';
 import type { TrainedBpe } from './train.ts';
 
 export interface SaveTokenizerOptions {
@@ -12,6 +12,8 @@ export interface SaveTokenizerOptions {
 /**
  * Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json into `dir`. The first special
  * token is the begin, end, unknown and padding token, as in GPT-2; no tokens are added around a text.
+ *
+ * @throws OUTPUT_NOT_WRITABLE
  */
 export async function saveTokenizer(
   bpe: TrainedBpe,
@@ -30,7 +32,7 @@ export async function saveTokenizer(
     ...(options.modelMaxLength === undefined ? {} : { model_max_length: options.modelMaxLength }),
     ...roles,
   };
-  await mkdir(dir, { recursive: true });
+  await writable(dir, () => mkdir(dir, { recursive: true }));
   await writeJson(join(dir, 'tokenizer.json'), tokenizerJson(bpe));
   await writeJson(join(dir, 'tokenizer_config.json'), config);
   await writeJson(join(dir, 'special_tokens_map.json'), roles);

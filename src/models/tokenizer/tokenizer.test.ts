@@ -126,6 +126,13 @@ describe('refuses by name', () => {
     );
   });
 
+  it('misspelt options', async () => {
+    const options = { vocabSize: 300, minFrequence: 3 } as { vocabSize: number };
+    await expect(trainTokenizer([], dir, options)).rejects.toThrow(
+      /minFrequence is not an option of trainTokenizer; did you mean minFrequency\?/,
+    );
+  });
+
   it('a vocabulary smaller than the bytes', () => {
     expect(() => trainBpe([], { vocabSize: 100 })).toThrow(/100.*257/);
   });
