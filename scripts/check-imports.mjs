@@ -16,7 +16,7 @@ const rooms = {
   schedules: ['config'],
   monitor: ['native'],
   launcher: ['config', 'native', 'monitor'],
-  cli: ['launcher', 'config', 'native', 'monitor', 'models', 'trainer'],
+  cli: ['launcher', 'config', 'native', 'monitor', 'models', 'trainer', 'strategies'],
   hooks: ['native'],
   layout: ['hooks'],
   strategies: ['hooks', 'config', 'schedules', 'native', 'layout'],

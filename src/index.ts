@@ -16,3 +16,19 @@ export type { MemoryAccount, MemoryCategory } from './native/index.ts';
 export { applyDataParallel, applyDeepSpeed } from './strategies/deepspeed.ts';
 export type { StrategyContext, StrategyPlugin } from './strategies/plugin.ts';
 export { registerStrategy } from './strategies/registry.ts';
+export { BlockLayout } from './strategies/sparse-attention/block-layout.ts';
+export {
+  type PaddedSample,
+  padToBlockSize,
+  type TokenFields,
+  unpadOutput,
+} from './strategies/sparse-attention/pad-to-block-size.ts';
+export {
+  BigBirdSparsityConfig,
+  BSLongformerSparsityConfig,
+  DenseSparsityConfig,
+  FixedSparsityConfig,
+  LocalSlidingWindowSparsityConfig,
+  SparsityConfig,
+  VariableSparsityConfig,
+} from './strategies/sparse-attention/sparsity-config.ts';

@@ -35,6 +35,7 @@ After the script, --deepspeed FILE and --deepspeed_config FILE are taken as well
 write them; everything after -- goes to the script untouched.
 
 deepspeed-js report   shows the environment and explains a config (the same as ds_report)
+deepspeed-js layout   shows and draws which blocks of attention a config computes
 
 Examples:
   deepspeed --num_procs 2 --deepspeed ds_config.json train.ts --epochs 3

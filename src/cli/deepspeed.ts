@@ -3,10 +3,11 @@
 import { launch } from '../launcher/index.ts';
 import { parseLine } from './arguments.ts';
 import { runCommand } from './fail.ts';
+import { layout } from './layout.ts';
 import { report } from './report.ts';
 
 /** Words in the place of the script that are commands of their own. */
-const subcommands: Record<string, (argv: string[]) => Promise<number>> = { report };
+const subcommands: Record<string, (argv: string[]) => Promise<number>> = { layout, report };
 
 const argv = process.argv.slice(2);
 const subcommand = Object.hasOwn(subcommands, argv[0] ?? '') ? subcommands[argv[0]!] : undefined;

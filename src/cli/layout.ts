@@ -1,0 +1,101 @@
+/** `deepspeed-js layout`: what the section `sparse_attention` of a config comes to, as numbers and a picture. */
+import { writeFile } from 'node:fs/promises';
+import { extname } from 'node:path';
+import { Command, CommanderError } from 'commander';
+import { readConfig, readSparseAttention, type SparseAttentionValues } from '../config/index.ts';
+import { DeepSpeedError } from '../errors.ts';
+import { packageVersion } from '../launcher/index.ts';
+import { loadModelConfig } from '../models/config.ts';
+import type { BlockLayout } from '../strategies/sparse-attention/block-layout.ts';
+import { sparsityConfig } from '../strategies/sparse-attention/sparsity-config.ts';
+import { integer } from './arguments.ts';
+import { layoutPng, layoutSvg } from './layout-picture.ts';
+
+interface Flags {
+  deepspeed: string;
+  seq: number;
+  heads?: number;
+  model?: string;
+  out?: string;
+}
+
+/** Where neither --heads nor --model says how many, and heads may differ: enough to see how. */
+const assumedHeads = 4;
+
+/**
+ * Prints the layout's numbers, and draws it where `--out` says.
+ *
+ * @returns 0
+ * @throws DeepSpeedError LAUNCHER_USAGE, CONFIG_INVALID, LAYOUT_INVALID, and what a model folder throws.
+ */
+export async function layout(argv: string[]): Promise<number> {
+  const flags = parseFlags(argv);
+  if (flags === null) return 0;
+  const picture = pictureKind(flags.out);
+  const values = readSparseAttention(readConfig(flags.deepspeed));
+  if (values === null) {
+    throw new DeepSpeedError(
+      'CONFIG_INVALID',
+      `${flags.deepspeed} has no section sparse_attention: attention is dense`,
+      { fix: 'Add for instance "sparse_attention": {"mode": "fixed"}.' },
+    );
+  }
+  const made = sparsityConfig(values, await headCount(flags, values)).makeLayout(flags.seq);
+  for (const line of describe(values, made)) process.stdout.write(`${line}\n`);
+  if (flags.out === undefined || picture === null) return 0;
+  const title = `${values.mode}, block ${made.block}, ${made.sequenceLength} positions`;
+  await writeFile(flags.out, picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title));
+  process.stdout.write(`wrote ${flags.out}\n`);
+  return 0;
+}
+
+function parseFlags(argv: string[]): Flags | null {
+  const command = new Command('deepspeed-js layout')
+    .description('Shows which blocks of attention a DeepSpeed config computes.')
+    .requiredOption('--deepspeed <file>', 'DeepSpeed config with a section sparse_attention')
+    .requiredOption('--seq <n>', 'positions of a sequence', integer('--seq', 1))
+    .option('--heads <n>', 'attention heads (default: those of --model)', integer('--heads', 1))
+    .option('--model <folder>', 'take the number of heads from its config.json')
+    .option('--out <file>', 'draw it: a .png or .svg file')
+    .version(packageVersion, '-v, --version')
+    .configureOutput({ writeErr: () => {} })
+    .exitOverride();
+  try {
+    command.parse(argv, { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return null;
+    throw new DeepSpeedError('LAUNCHER_USAGE', error.message.replace(/^error: /, ''), {
+      fix: '`deepspeed-js layout --help` lists the flags.',
+    });
+  }
+  return command.opts<Flags>();
+}
+
+function pictureKind(out: string | undefined): 'png' | 'svg' | null {
+  if (out === undefined) return null;
+  const kind = extname(out).toLowerCase();
+  if (kind === '.png' || kind === '.svg') return kind === '.png' ? 'png' : 'svg';
+  throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected a .png or .svg file`);
+}
+
+async function headCount(flags: Flags, values: SparseAttentionValues): Promise<number> {
+  if (flags.heads !== undefined) return flags.heads;
+  if (flags.model !== undefined) return (await loadModelConfig(flags.model)).heads;
+  return values.different_layout_per_head ? assumedHeads : 1;
+}
+
+function describe(values: SparseAttentionValues, made: BlockLayout): string[] {
+  const { blocks, heads } = made;
+  const share = (causal: boolean) => {
+    const all = heads.length * (causal ? (blocks * (blocks + 1)) / 2 : blocks * blocks);
+    const computed = made.count({ causal });
+    return `${computed} of ${all} (${((100 * computed) / all).toFixed(1)}%)`;
+  };
+  const different = made.distinct().bitmaps.length;
+  return [
+    `${values.mode}: ${blocks} x ${blocks} blocks of ${made.block}, ${heads.length} heads with ${different} different layout${different === 1 ? '' : 's'}`,
+    `blocks computed: ${share(false)}`,
+    `in a causal model, on and below the diagonal: ${share(true)}`,
+  ];
+}
