@@ -235,6 +235,12 @@ export class Emitter {
     return this.one('Pad', [x, pads, this.scalar(0, x)], { dtype: this.dtype(x), shape });
   }
 
+  /** int64 [end − start]: start, start + 1, ..., end − 1. Computed, so that a long one is not stored. */
+  range(start: number, end: number, dtype: DataType = 'int64'): string {
+    const bounds = [start, end, 1].map((value) => this.constant(dtype, [], [value]));
+    return this.one('Range', bounds, { dtype, shape: [end - start] });
+  }
+
   /** Zeros of a shape, without storing them. */
   zeros(dtype: DataType, shape: readonly number[]): string {
     return this.expand(

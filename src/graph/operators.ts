@@ -143,6 +143,8 @@ export type MicrosoftOperator =
 /** Our fused operators: docs/operators.md. */
 export type DeepSpeedOperator =
   | 'Accumulate'
+  | 'Attention'
+  | 'AttentionGrad'
   | 'Dropout'
   | 'DropoutGrad'
   | 'EmbeddingGradAccumulate'
@@ -150,6 +152,10 @@ export type DeepSpeedOperator =
   | 'GeluGrad'
   | 'LayerNormalization'
   | 'LayerNormalizationGrad'
+  | 'LinearCrossEntropy'
+  | 'LinearCrossEntropyGrad'
+  | 'MatMul'
+  | 'MatMulAccumulate'
   | 'RMSNormalization'
   | 'RMSNormalizationGrad'
   | 'RotaryEmbedding'

@@ -121,8 +121,11 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const source = withOutputs(graph, [loss, ...(options.keepOutputs ?? [])]);
   const isBound = (name: string) => options.trainable(name) || (options.bound?.(name) ?? false);
   const concrete = makeConcrete(source, options.inputShapes, isBound);
-  const fused = options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete);
   const trainable = new Set([...concrete.parameters].filter(options.trainable));
+  // The engine has no kernels of attention yet: what is lowered needs none.
+  const compose = options.lower ?? false;
+  const fused =
+    options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete, trainable, compose);
   const typed: TypedGraph = { graph: fused.graph, types: fused.types };
   const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
   if (!active.has(loss)) throw nothingToTrain(loss);

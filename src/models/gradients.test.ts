@@ -61,8 +61,19 @@ describe.each(goldenCases)('%s', (name) => {
     const fusions = runner.replaced.map((line) => line.replace(/^.*deepspeed\./, ''));
     expect(fusions.sort()).toEqual(
       golden.config.modelType === 'gpt2'
-        ? ['Gelu: 2', 'LayerNormalization: 5', 'SoftmaxCrossEntropy: 1']
-        : ['RMSNormalization: 5', 'RotaryEmbedding: 4', 'SiluMul: 2', 'SoftmaxCrossEntropy: 1'],
+        ? [
+            'Attention (packed, causal): 2',
+            'Gelu: 2',
+            'LayerNormalization: 5',
+            'SoftmaxCrossEntropy: 1',
+          ]
+        : [
+            'Attention (bshd, grouped heads, causal, rotary): 2',
+            'RMSNormalization: 5',
+            'RotaryEmbedding: 4',
+            'SiluMul: 2',
+            'SoftmaxCrossEntropy: 1',
+          ],
     );
     const layers = runner.segments.filter((segment) => segment.name.startsWith('layer.'));
     // Attention divided by the layer's number makes GPT-2's layers differ in an attribute.

@@ -11,10 +11,12 @@ import { readsOf, valuesLeadingTo, writesOf } from '../topology.ts';
 import { missingRule } from './missing-rule.ts';
 import { ParameterGradients } from './parameters.ts';
 import { planRecomputation, type RecomputePolicy, recomputeCheap } from './recompute.ts';
-import { type Gradient, RuleContext } from './rule.ts';
+import { type Gradient, RuleContext, type WrittenGradient } from './rule.ts';
 import { scatterRows } from './scatter.ts';
 import { gradientRule } from './table.ts';
 import { unbroadcast } from './unbroadcast.ts';
+
+type DenseGradient = Exclude<Gradient, WrittenGradient | undefined>;
 
 export interface DifferentiateOptions {
   /** Graph inputs whose gradients are accumulated into bound buffers. */
@@ -58,8 +60,8 @@ export function differentiate(source: TypedGraph, options: DifferentiateOptions)
   const needed = activeValues(graph, types, sources, outputGradients.keys());
 
   const emit = new Emitter(types, 'grad/');
-  const pending = new Map<string, Gradient[]>();
-  const contribute = (value: string, gradient: Gradient) => {
+  const pending = new Map<string, DenseGradient[]>();
+  const contribute = (value: string, gradient: DenseGradient) => {
     const list = pending.get(value);
     if (list) list.push(gradient);
     else pending.set(value, [gradient]);
@@ -74,13 +76,15 @@ export function differentiate(source: TypedGraph, options: DifferentiateOptions)
 
   const parameters = new Set(options.parameters);
   const accumulations = new ParameterGradients(emit);
-  const dense = (value: string, gradient: Exclude<Gradient, undefined>) =>
+  const placeOf = (value: string) =>
+    parameters.has(value) ? accumulations.place(value) : undefined;
+  const dense = (value: string, gradient: DenseGradient) =>
     typeof gradient === 'string'
       ? unbroadcast(emit, gradient, emit.shape(value))
       : scatterRows(emit, gradient.rows, gradient.indices, emit.shape(value));
   /** The sum of what has arrived for a value; undefined when nothing has. */
   const total = (value: string): string | undefined => {
-    const parts = (pending.get(value) ?? []).map((part) => dense(value, part!));
+    const parts = (pending.get(value) ?? []).map((part) => dense(value, part));
     return parts.length === 0 ? undefined : parts.reduce((a, b) => emit.add(a, b));
   };
 
@@ -92,12 +96,13 @@ export function differentiate(source: TypedGraph, options: DifferentiateOptions)
     if (rule === undefined) throw missingRule(graph, node, options.parameters);
     emit.metadata = node.metadata;
     const arriving = node.outputs.map(total);
-    const gradients = rule(new RuleContext(node, emit, arriving, (value) => needed.has(value)));
+    const isNeeded = (value: string) => needed.has(value);
+    const gradients = rule(new RuleContext(node, emit, arriving, isNeeded, placeOf));
     node.inputs.forEach((input, i) => {
       const gradient = gradients[i];
       if (gradient === undefined || !needed.has(input)) return;
       if (parameters.has(input)) accumulations.add(input, gradient);
-      else contribute(input, gradient);
+      else contribute(input, gradient as DenseGradient); // only a parameter has a place to write to
     });
   }
   emit.metadata = undefined;

@@ -64,3 +64,20 @@ export const fusedSoftmaxCrossEntropy: GradientRule = (c) => {
     emit.one('SoftmaxCrossEntropyGrad', inputs, emit.type(logits), { ignore_index }, 'deepspeed'),
   ];
 };
+
+/** Logits that never exist as a whole: a parameter's gradient is accumulated chunk by chunk. */
+export const linearCrossEntropy: GradientRule = (c) => {
+  const { emit, node } = c;
+  const [x, w] = [c.input(0), c.input(1)];
+  const place = c.place(1);
+  if (place === undefined && c.needs(1)) throw c.refuse('a weight that is no parameter');
+  const inputs = [c.dY, x, w, c.input(2), c.output(1), place?.buffer, place?.first];
+  const attributes = {
+    ignore_index: intAttribute(node, 'ignore_index', -100),
+    transposed: intAttribute(node, 'transposed', 0),
+  };
+  const types = [emit.type(x), { dtype: 'int32', shape: [1] } as const];
+  const given = place === undefined ? inputs.slice(0, 5) : inputs;
+  const [dX, token] = emit.node('LinearCrossEntropyGrad', given, types, attributes, 'deepspeed');
+  return [dX, place && { token: token! }];
+};

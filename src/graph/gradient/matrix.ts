@@ -3,7 +3,7 @@
  * is copied; the gradient of a 2-D weight under batched activations is one 2-D product over all rows,
  * never a batch of outer products that is then reduced.
  */
-import { floatAttribute, intAttribute } from '../attributes.ts';
+import { floatAttribute, intAttribute, stringAttribute } from '../attributes.ts';
 import type { Emitter } from '../emitter.ts';
 import { flattenAt } from '../emitter.ts';
 import type { GradientRule, RuleContext } from './rule.ts';
@@ -98,5 +98,26 @@ export const gemm: GradientRule = (c) => {
     c.when(0, () => leftGradient(emit, product)),
     c.when(1, () => rightGradient(emit, product)),
     c.when(2, () => emit.scale(c.dY, floatAttribute(node, 'beta', 1))),
+  ];
+};
+
+/**
+ * deepspeed.MatMul with bias and residual. Products get their activations when gradients exist already
+ * (passes/products), so those need no rule.
+ */
+export const fusedProduct: GradientRule = (c) => {
+  const { emit, node } = c;
+  const [prologue, epilogue] = ['prologue', 'epilogue'].map((name) =>
+    stringAttribute(node, name, 'none'),
+  );
+  if (epilogue !== 'none') throw c.refuse(`the epilogue ${epilogue}`);
+  if (prologue !== 'none') throw c.refuse(`the prologue ${prologue}`);
+  const product = productOf(c);
+  return [
+    c.when(0, () => leftGradient(emit, product)),
+    c.when(1, () => rightGradient(emit, product)),
+    undefined,
+    c.dY,
+    c.dY,
   ];
 };

@@ -15,7 +15,19 @@ export interface RowGradient {
   indices: string;
 }
 
-export type Gradient = string | RowGradient | undefined;
+/** A gradient that the rule's own node adds to the parameter's buffer (see RuleContext.place). */
+export interface WrittenGradient {
+  /** The node's token. */
+  token: string;
+}
+
+export type Gradient = string | RowGradient | WrittenGradient | undefined;
+
+/** Where a parameter's gradient is accumulated: both are inputs of the node that writes. */
+export interface GradientPlace {
+  buffer: string;
+  first: string;
+}
 
 /**
  * Emits the gradients of a node's inputs, in input order. A gradient may still have the shape that
@@ -27,16 +39,19 @@ export type GradientRule = (context: RuleContext) => readonly Gradient[];
 export class RuleContext extends NodeContext {
   private readonly outputGradients: readonly (string | undefined)[];
   private readonly wanted: (value: string) => boolean;
+  private readonly placeOf: (value: string) => GradientPlace | undefined;
 
   constructor(
     node: Node,
     emit: Emitter,
     outputGradients: readonly (string | undefined)[],
     wanted: (value: string) => boolean,
+    placeOf: (value: string) => GradientPlace | undefined,
   ) {
     super(node, emit);
     this.outputGradients = outputGradients;
     this.wanted = wanted;
+    this.placeOf = placeOf;
   }
 
   /** Is the gradient of input i of use to anyone? */
@@ -47,6 +62,11 @@ export class RuleContext extends NodeContext {
   /** `make()` when input i needs a gradient. */
   when(index: number, make: () => Gradient): Gradient {
     return this.needs(index) ? make() : undefined;
+  }
+
+  /** The buffer for the gradient of input i; undefined when it is no parameter with one. */
+  place(index: number): GradientPlace | undefined {
+    return this.needs(index) ? this.placeOf(this.input(index)) : undefined;
   }
 
   /** Gradient of output i, or undefined when nothing flows back through it. */

@@ -1,5 +1,6 @@
 /** Every operator that training knows, and how it is differentiated. */
 import * as activation from './activation.ts';
+import * as attention from './attention.ts';
 import * as dropout from './dropout.ts';
 import * as elementwise from './elementwise.ts';
 import * as indexing from './indexing.ts';
@@ -107,9 +108,12 @@ type DifferentiableOperator =
   | 'com.microsoft.Gelu'
   | 'com.microsoft.QuickGelu'
   | 'com.microsoft.RotaryEmbedding'
+  | 'deepspeed.Attention'
   | 'deepspeed.Dropout'
   | 'deepspeed.Gelu'
   | 'deepspeed.LayerNormalization'
+  | 'deepspeed.LinearCrossEntropy'
+  | 'deepspeed.MatMul'
   | 'deepspeed.RMSNormalization'
   | 'deepspeed.RotaryEmbedding'
   | 'deepspeed.Silu'
@@ -177,9 +181,12 @@ const differentiable: Record<DifferentiableOperator, GradientRule> = {
   'com.microsoft.Gelu': activation.exactGelu,
   'com.microsoft.QuickGelu': activation.scaledSilu(1.702),
   'com.microsoft.RotaryEmbedding': rotary.microsoftRotary,
+  'deepspeed.Attention': attention.attention,
   'deepspeed.Dropout': dropout.fusedDropout,
   'deepspeed.Gelu': activation.gelu,
   'deepspeed.LayerNormalization': normalization.layerNormalization,
+  'deepspeed.LinearCrossEntropy': loss.linearCrossEntropy,
+  'deepspeed.MatMul': matrix.fusedProduct,
   'deepspeed.RMSNormalization': normalization.rmsNormalization,
   'deepspeed.RotaryEmbedding': rotary.fusedRotary,
   'deepspeed.Silu': activation.silu,

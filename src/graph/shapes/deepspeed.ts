@@ -1,13 +1,15 @@
 /** Our fused operators, as docs/operators.md describes them. */
 import type { ValueType } from '../ir.ts';
 import type { DeepSpeedOperator } from '../operators.ts';
+import { attention, attentionGrad } from './deepspeed-attention.ts';
+import {
+  linearCrossEntropy,
+  linearCrossEntropyGrad,
+  matMul,
+  matMulAccumulate,
+} from './deepspeed-products.ts';
 import { likeFirst } from './elementwise.ts';
-import type { Operands, ShapeRule } from './operands.ts';
-
-const like = (node: Operands, index: number): ValueType => ({
-  dtype: node.dtype(index),
-  shape: node.shape(index),
-});
+import { like, type Operands, type ShapeRule, token } from './operands.ts';
 
 /** One float32 per row: the shape without its last axis. */
 const perRow = (node: Operands, index: number): ValueType => ({
@@ -31,8 +33,6 @@ function fitsLastAxis(node: Operands, x: number, ...vectors: number[]): void {
     node.require(fits, `input ${index} does not have the length of the last axis`);
   }
 }
-
-const token: ValueType = { dtype: 'int32', shape: [1] };
 
 const accumulate: ShapeRule = (node) => {
   same(node, 0, 1);
@@ -69,6 +69,7 @@ const layerNormalization: ShapeRule = (node) => {
 
 const layerNormalizationGrad: ShapeRule = (node) => {
   same(node, 0, 1);
+  if (node.has(5)) same(node, 1, 5);
   fitsLastAxis(node, 1, 2);
   return [like(node, 1), like(node, 2), like(node, 2)];
 };
@@ -80,6 +81,7 @@ const rmsNormalization: ShapeRule = (node) => {
 
 const rmsNormalizationGrad: ShapeRule = (node) => {
   same(node, 0, 1);
+  if (node.has(4)) same(node, 1, 4);
   fitsLastAxis(node, 1, 2);
   return [like(node, 1), like(node, 2)];
 };
@@ -119,6 +121,8 @@ const rotaryEmbedding: ShapeRule = (node) => {
 
 export const deepSpeedRules: Record<DeepSpeedOperator, ShapeRule> = {
   Accumulate: accumulate,
+  Attention: attention,
+  AttentionGrad: attentionGrad,
   Dropout: dropout,
   DropoutGrad: dropout,
   EmbeddingGradAccumulate: embeddingGradAccumulate,
@@ -126,6 +130,10 @@ export const deepSpeedRules: Record<DeepSpeedOperator, ShapeRule> = {
   GeluGrad: gradLikeFirst,
   LayerNormalization: layerNormalization,
   LayerNormalizationGrad: layerNormalizationGrad,
+  LinearCrossEntropy: linearCrossEntropy,
+  LinearCrossEntropyGrad: linearCrossEntropyGrad,
+  MatMul: matMul,
+  MatMulAccumulate: matMulAccumulate,
   RMSNormalization: rmsNormalization,
   RMSNormalizationGrad: rmsNormalizationGrad,
   RotaryEmbedding: rotaryEmbedding,

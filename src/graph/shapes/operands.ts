@@ -121,6 +121,14 @@ export class Operands {
   }
 }
 
+/** The type of an input, for an output like it. */
+export function like(node: Operands, index: number): ValueType {
+  return { dtype: node.dtype(index), shape: node.shape(index) };
+}
+
+/** What an operator gives that writes into a buffer: int32 [1] without meaning. */
+export const token: ValueType = { dtype: 'int32', shape: [1] };
+
 /** `float32[2, 3]` */
 export function formatType(type: ValueType | undefined): string {
   return type === undefined ? '(absent)' : `${type.dtype}[${type.shape.join(', ')}]`;

@@ -3,13 +3,13 @@ import type { Operands, ShapeRule } from './operands.ts';
 import { broadcast } from './broadcast.ts';
 
 /** Swaps the last two dimensions, or not. */
-function maybeTransposed(shape: readonly number[], transposed: boolean): readonly number[] {
+export function maybeTransposed(shape: readonly number[], transposed: boolean): readonly number[] {
   if (!transposed || shape.length < 2) return shape;
   return [...shape.slice(0, -2), shape.at(-1)!, shape.at(-2)!];
 }
 
 /** Batches broadcast, the last axis of A meets the second to last of B; vectors lose their added axis. */
-function product(node: Operands, a: readonly number[], b: readonly number[]): number[] {
+export function product(node: Operands, a: readonly number[], b: readonly number[]): number[] {
   node.require(a.length > 0 && b.length > 0, 'a scalar has no matrix product');
   const left = a.length === 1 ? [1, a[0]!] : a;
   const right = b.length === 1 ? [b[0]!, 1] : b;

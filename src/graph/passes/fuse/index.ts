@@ -1,7 +1,7 @@
 /** Fusing patterns of a model's graph into training kernels, before it is differentiated. */
 import { Emitter } from '../../emitter.ts';
 import type { Graph, Node } from '../../ir.ts';
-import { producersOf, readsOf } from '../../topology.ts';
+import { producersOf, readsOf, valuesReachableFrom } from '../../topology.ts';
 import { replacement, type TypedGraph, withoutDeadNodes } from '../rewrite.ts';
 import {
   decomposedGelu,
@@ -10,6 +10,7 @@ import {
   operatorGelu,
   operatorSilu,
 } from './activation.ts';
+import { attention } from './attention/index.ts';
 import { logSoftmaxAndLoss, softmaxCrossEntropyLoss } from './cross-entropy.ts';
 import { dropout } from './dropout.ts';
 import {
@@ -23,7 +24,7 @@ import { rotatedHalves, rotateHalf } from './rotary.ts';
 import { transposedProduct } from './transposed-product.ts';
 
 /** In order of precedence at one node. */
-const fusions: readonly Fusion[] = [
+const elements: readonly Fusion[] = [
   softmaxCrossEntropyLoss,
   logSoftmaxAndLoss,
   onnxLayerNorm,
@@ -41,31 +42,45 @@ const fusions: readonly Fusion[] = [
   transposedProduct,
 ];
 
+/** What is made of those elements. */
+const compositions: readonly Fusion[] = [attention];
+
 export interface Fused extends TypedGraph {
   /** One line for each kind of replacement that happened. */
   replaced: string[];
+}
+
+/** `trainable` are the graph inputs that need gradients; `compose`: also fuse what is made of elements. */
+export function fuse(typed: TypedGraph, trainable: Iterable<string> = [], compose = true): Fused {
+  const first = fuseOnce(typed, elements, trainable);
+  if (!compose) return first;
+  const second = fuseOnce(first, compositions, trainable);
+  return { ...second, replaced: [...first.replaced, ...second.replaced] };
 }
 
 /**
  * Goes from the outputs backwards, so that the largest pattern that ends at a node is met before its
  * parts; a part that nothing else reads then is dead, and is not looked at.
  */
-export function fuse({ graph, types }: TypedGraph): Fused {
+function fuseOnce(
+  { graph, types }: TypedGraph,
+  fusions: readonly Fusion[],
+  trainable: Iterable<string>,
+): Fused {
   const fusedTypes = new Map(types);
   const emit = new Emitter(fusedTypes, 'fused/');
-  const view = new GraphView(graph, producersOf(graph), fusedTypes, emit);
+  const trained = valuesReachableFrom(graph, trainable);
+  const view = new GraphView(graph, producersOf(graph), fusedTypes, emit, trained);
   const counts = new Map<string, number>();
   const live = new Set(graph.outputs.map((output) => output.name));
   const nodes: Node[] = [];
   for (const node of graph.nodes.toReversed()) {
     if (!node.outputs.some((output) => output !== '' && live.has(output))) continue;
-    const result = apply(node, view, live);
+    const result = apply(node, fusions, view, live);
     const kept = result?.nodes ?? [node];
     for (const input of kept.flatMap(readsOf)) live.add(input);
     nodes.push(...kept.toReversed());
-    if (result === undefined) continue;
-    const line = result.name;
-    counts.set(line, (counts.get(line) ?? 0) + 1);
+    if (result !== undefined) counts.set(result.name, (counts.get(result.name) ?? 0) + 1);
   }
   const fused: Graph = {
     ...graph,
@@ -73,18 +88,21 @@ export function fuse({ graph, types }: TypedGraph): Fused {
     initializers: new Map([...graph.initializers, ...emit.constants]),
     nodes: nodes.reverse(),
   };
-  const replaced = [...counts].map(([name, count]) => `${name}: ${count}`).reverse();
-  return { graph: withoutDeadNodes(fused), types: fusedTypes, replaced };
+  const lines = [...counts, ...view.kept].map(([name, count]) => `${name}: ${count}`);
+  return { graph: withoutDeadNodes(fused), types: fusedTypes, replaced: lines.reverse() };
 }
 
 function apply(
   node: Node,
+  fusions: readonly Fusion[],
   view: GraphView,
   live: ReadonlySet<string>,
 ): { name: string; nodes: Node[] } | undefined {
   for (const fusion of fusions) {
-    const make = fusion.match(node, view, live);
-    if (make !== undefined) return { name: fusion.name, nodes: replacement(node, view.emit, make) };
+    const match = fusion.match(node, view, live);
+    if (match === undefined) continue;
+    const { name, make } = 'make' in match ? match : { name: fusion.name, make: match };
+    return { name, nodes: replacement(node, view.emit, make) };
   }
   return undefined;
 }

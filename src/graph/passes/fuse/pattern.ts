@@ -8,11 +8,19 @@ import { numel, toNumbers } from '../../tensor.ts';
 /** Emits the replacement and returns a value for each output of the matched node. */
 export type Replacement = () => readonly (string | undefined)[];
 
+/** A replacement under a name of its own: what exactly was found. */
+export interface NamedReplacement {
+  name: string;
+  make: Replacement;
+}
+
+export type Match = Replacement | NamedReplacement;
+
 /** One pattern. `match` is asked at the node whose outputs the replacement would make. */
 export interface Fusion {
   /** What is replaced by what, as reports say it. */
   name: string;
-  match(node: Node, view: GraphView, live: ReadonlySet<string>): Replacement | undefined;
+  match(node: Node, view: GraphView, live: ReadonlySet<string>): Match | undefined;
 }
 
 export class GraphView {
@@ -22,17 +30,38 @@ export class GraphView {
   private readonly graph: Graph;
   private readonly producers: ReadonlyMap<string, Node>;
   private readonly types: ReadonlyMap<string, ValueType>;
+  private readonly trained: ReadonlySet<string>;
+  private readonly reasons = new Map<string, string>();
 
+  /** `trained` holds the values that depend on a parameter that training changes. */
   constructor(
     graph: Graph,
     producers: ReadonlyMap<string, Node>,
     types: ReadonlyMap<string, ValueType>,
     emit: Emitter,
+    trained: ReadonlySet<string>,
   ) {
     this.graph = graph;
     this.producers = producers;
     this.types = types;
     this.emit = emit;
+    this.trained = trained;
+  }
+
+  needsGradient(value: string): boolean {
+    return this.trained.has(value);
+  }
+
+  /** Notes why something stays as it is; `place` is counted once. */
+  keep(place: string, reason: string): void {
+    this.reasons.set(place, reason);
+  }
+
+  /** Reason → places where it was met. */
+  get kept(): ReadonlyMap<string, number> {
+    const counts = new Map<string, number>();
+    for (const reason of this.reasons.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1);
+    return counts;
   }
 
   /** The node that makes a value, when it is one of the given operators (any, if none is given). */

@@ -17,7 +17,7 @@ function tanhTerm(emit: Emitter, x: string): string {
   return emit.unary('Tanh', emit.scale(emit.add(x, emit.scale(cube, cubic)), tanhScale));
 }
 
-function gelu(emit: Emitter, x: string, approximate: string): string {
+export function gelu(emit: Emitter, x: string, approximate: string): string {
   if (approximate === 'none') return emit.mul(x, normalDistribution(emit, x));
   return emit.mul(emit.scale(x, 0.5), emit.shift(tanhTerm(emit, x), 1));
 }
@@ -36,8 +36,12 @@ export function lowerFastGelu(c: NodeContext): string[] {
 export function lowerGeluGrad(c: NodeContext): string[] {
   const { emit } = c;
   const [dY, x] = [c.input(0), c.input(1)];
-  const exact = stringAttribute(c.node, 'approximate', 'none') === 'none';
-  return [emit.mul(dY, exact ? exactSlope(emit, x) : tanhSlope(emit, x))];
+  return [emit.mul(dY, geluSlope(emit, x, stringAttribute(c.node, 'approximate', 'none')))];
+}
+
+/** The derivative of gelu at x. */
+export function geluSlope(emit: Emitter, x: string, approximate: string): string {
+  return approximate === 'none' ? exactSlope(emit, x) : tanhSlope(emit, x);
 }
 
 /** Φ(x) + x·φ(x). */
@@ -56,7 +60,7 @@ function tanhSlope(emit: Emitter, x: string): string {
   return emit.add(emit.scale(emit.shift(t, 1), 0.5), second);
 }
 
-function silu(emit: Emitter, x: string, alpha: number): string {
+export function silu(emit: Emitter, x: string, alpha: number): string {
   return emit.mul(x, emit.unary('Sigmoid', emit.scale(x, alpha)));
 }
 
@@ -66,7 +70,7 @@ export function lowerSilu(defaultAlpha: number): (c: NodeContext) => string[] {
 }
 
 /** σ·(1 + x·(1 − σ)). */
-function siluSlope(emit: Emitter, x: string): string {
+export function siluSlope(emit: Emitter, x: string): string {
   const gate = emit.unary('Sigmoid', x);
   return emit.mul(gate, emit.shift(emit.mul(x, emit.sub(emit.scalar(1, gate), gate)), 1));
 }

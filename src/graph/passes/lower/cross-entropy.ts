@@ -3,6 +3,7 @@ import { intAttribute } from '../../attributes.ts';
 import type { Emitter } from '../../emitter.ts';
 import type { DataType } from '../../ir.ts';
 import type { NodeContext } from '../../node-context.ts';
+import { transposed } from './linear.ts';
 
 export interface CrossEntropyTarget {
   labels: string;
@@ -38,27 +39,30 @@ export function labelWeights(emit: Emitter, target: CrossEntropyTarget, dtype: D
 export function oneHot(emit: Emitter, { labels }: CrossEntropyTarget, scores: string): string {
   const [batch, classes, ...rest] = emit.shape(scores);
   const column = emit.reshape(labels, [batch!, 1, ...rest]);
-  const numbers = classNumbers(emit, classes!, emit.dtype(labels));
+  const numbers = emit.range(0, classes!, emit.dtype(labels));
   const row = emit.reshape(numbers, [1, classes!, ...rest.map(() => 1)]);
   return emit.cast(emit.compare('Equal', row, column), emit.dtype(scores));
 }
 
-/** 0, 1, ..., count − 1; computed, so that a large vocabulary is not stored in the graph. */
-function classNumbers(emit: Emitter, count: number, dtype: DataType): string {
-  const bounds = [0, count, 1].map((value) => emit.constant(dtype, [], [value]));
-  return emit.one('Range', bounds, { dtype, shape: [count] });
+/** Logits and labels, and the label that counts for nothing. */
+interface Rows {
+  logits: string;
+  labels: string;
+  ignoreIndex: number;
+}
+
+function rowsOf(c: NodeContext, logits: string, labels: string): Rows {
+  return { logits, labels, ignoreIndex: intAttribute(c.node, 'ignore_index', -100) };
 }
 
 /** Loss and log-sum-exp of each row of logits [.., V] under labels [..]. */
-export function lowerSoftmaxCrossEntropy(c: NodeContext): string[] {
-  const { emit } = c;
-  const [logits, labels] = [c.input(0), c.input(1)];
+function losses(emit: Emitter, { logits, labels, ignoreIndex }: Rows): string[] {
   const rows = emit.shape(labels);
   const last = [rows.length];
   const top = emit.reduce('ReduceMax', logits, last, true);
   const total = emit.sum(emit.unary('Exp', emit.sub(logits, top)), last);
   const lse = emit.reshape(emit.add(emit.unary('Log', total), top), rows);
-  const valid = counted(emit, labels, intAttribute(c.node, 'ignore_index', -100));
+  const valid = counted(emit, labels, ignoreIndex);
   const safe = emit.where(valid, labels, integer(emit, 0, labels));
   const column = emit.reshape(safe, [...rows, 1]);
   const type = { dtype: emit.dtype(logits), shape: [...rows, 1] };
@@ -67,14 +71,50 @@ export function lowerSoftmaxCrossEntropy(c: NodeContext): string[] {
 }
 
 /** dLogits = dLoss·(softmax − one-hot), 0 in ignored rows. */
-export function lowerSoftmaxCrossEntropyGrad(c: NodeContext): string[] {
-  const { emit } = c;
-  const [dLoss, logits, labels, lse] = [c.input(0), c.input(1), c.input(2), c.input(3)];
+function logitsGradient(
+  emit: Emitter,
+  { logits, labels, ignoreIndex }: Rows,
+  dLoss: string,
+  lse: string,
+): string {
   const column = [...emit.shape(labels), 1];
   const probabilities = emit.unary('Exp', emit.sub(logits, emit.reshape(lse, column)));
-  const classes = classNumbers(emit, emit.shape(logits).at(-1)!, emit.dtype(labels));
+  const classes = emit.range(0, emit.shape(logits).at(-1)!, emit.dtype(labels));
   const hit = emit.compare('Equal', classes, emit.reshape(labels, column));
   const error = emit.sub(probabilities, emit.cast(hit, emit.dtype(logits)));
-  const valid = counted(emit, labels, intAttribute(c.node, 'ignore_index', -100));
-  return [emit.mul(error, emit.reshape(emit.keepWhere(valid, dLoss), column))];
+  const valid = counted(emit, labels, ignoreIndex);
+  return emit.mul(error, emit.reshape(emit.keepWhere(valid, dLoss), column));
+}
+
+export function lowerSoftmaxCrossEntropy(c: NodeContext): string[] {
+  return losses(c.emit, rowsOf(c, c.input(0), c.input(1)));
+}
+
+export function lowerSoftmaxCrossEntropyGrad(c: NodeContext): string[] {
+  const rows = rowsOf(c, c.input(1), c.input(2));
+  return [logitsGradient(c.emit, rows, c.input(0), c.input(3))];
+}
+
+/** X·Wᵀ, or X·W where the weight is stored [D, V]. */
+function linearLogits(c: NodeContext, x: string, w: string): string {
+  const { emit, node } = c;
+  return emit.product(x, intAttribute(node, 'transposed', 0) ? w : transposed(emit, w));
+}
+
+export function lowerLinearCrossEntropy(c: NodeContext): string[] {
+  const logits = linearLogits(c, c.input(0), c.input(1));
+  return losses(c.emit, rowsOf(c, logits, c.input(2)));
+}
+
+/** dX, and the gradient of W. */
+export function lowerLinearCrossEntropyGrad(c: NodeContext): { dX: string; dW: string } {
+  const { emit, node } = c;
+  const [x, w] = [c.input(1), c.input(2)];
+  const rows = rowsOf(c, linearLogits(c, x, w), c.input(3));
+  const dLogits = logitsGradient(emit, rows, c.input(0), c.input(4));
+  if (intAttribute(node, 'transposed', 0)) {
+    const dX = emit.product(dLogits, transposed(emit, w));
+    return { dX, dW: emit.product(transposed(emit, x), dLogits) };
+  }
+  return { dX: emit.product(dLogits, w), dW: emit.product(transposed(emit, dLogits), x) };
 }

@@ -7,17 +7,19 @@
  * output `updated.p` with the buffer's new content, for the caller to keep. And there is no
  * counter-based random generator: each dropout stream's mask is an input (`mask.<stream>`).
  */
-import { intAttribute } from '../../attributes.ts';
 import { Emitter } from '../../emitter.ts';
 import type { Graph, ValueInfo } from '../../ir.ts';
 import { NodeContext } from '../../node-context.ts';
 import { operatorKey } from '../../operator-key.ts';
-import { scatterRows } from '../../gradient/scatter.ts';
+import { randomValueOf } from '../../randomness.ts';
 import { replacement, type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from '../rewrite.ts';
+import { Accumulations, isAccumulation } from './accumulate.ts';
 import * as activation from './activation.ts';
+import * as attention from './attention.ts';
 import * as crossEntropy from './cross-entropy.ts';
 import * as linear from './linear.ts';
 import * as normalization from './normalization.ts';
+import * as product from './product.ts';
 
 type Lowering = (context: NodeContext) => readonly (string | undefined)[];
 
@@ -29,6 +31,8 @@ const lowerings: Record<string, Lowering> = {
   'com.microsoft.Gelu': activation.lowerGelu,
   'com.microsoft.FastGelu': activation.lowerFastGelu,
   'com.microsoft.QuickGelu': activation.lowerSilu(1.702),
+  'deepspeed.Attention': attention.lowerAttention,
+  'deepspeed.AttentionGrad': attention.lowerAttentionGrad,
   'deepspeed.Gelu': activation.lowerGelu,
   'deepspeed.GeluGrad': activation.lowerGeluGrad,
   'deepspeed.Silu': activation.lowerSilu(1),
@@ -37,6 +41,8 @@ const lowerings: Record<string, Lowering> = {
   'deepspeed.SiluMulGrad': activation.lowerSiluMulGrad,
   'deepspeed.LayerNormalization': normalization.lowerLayerNormalization,
   'deepspeed.LayerNormalizationGrad': normalization.lowerLayerNormalizationGrad,
+  'deepspeed.LinearCrossEntropy': crossEntropy.lowerLinearCrossEntropy,
+  'deepspeed.MatMul': product.lowerMatMul,
   'deepspeed.RMSNormalization': normalization.lowerRmsNormalization,
   'deepspeed.RMSNormalizationGrad': normalization.lowerRmsNormalizationGrad,
   'deepspeed.SoftmaxGrad': activation.lowerSoftmaxGrad,
@@ -55,66 +61,38 @@ export function lower({ graph, types }: TypedGraph): TypedGraph {
   for (const mask of masks)
     lowered.set(mask.name, { dtype: 'bool', shape: mask.shape as number[] });
 
-  /** Buffer → its content after the accumulations so far; token → the buffer it speaks of. */
-  const content = new Map<string, string>();
-  const tokens = new Map<string, string>();
+  const accumulations = new Accumulations(emit);
   const nodes = graph.nodes.flatMap((node) => {
-    const key = operatorKey(node);
     const context = new NodeContext(node, emit);
-    if (key === 'deepspeed.Accumulate' || key === 'deepspeed.EmbeddingGradAccumulate') {
-      return replacement(node, emit, () => {
-        tokens.set(node.outputs[0]!, accumulate(context, content));
-        return [emit.constant('int32', [1], [0])];
-      });
+    if (isAccumulation(node)) {
+      return replacement(node, emit, () => accumulations.lower(context));
     }
-    const rule = lowerings[key];
+    const rule = lowerings[operatorKey(node)];
     return rule === undefined ? [node] : replacement(node, emit, () => rule(context));
   });
-
-  const outputs = graph.outputs.map((output): ValueInfo => {
-    const buffer = tokens.get(output.name);
-    if (buffer === undefined) return output;
-    const name = `updated.${buffer.replace(/^gradient_buffer\./, '')}`;
-    const type = emit.type(content.get(buffer)!);
-    lowered.set(name, type);
-    nodes.push({
-      name,
-      opType: 'Identity',
-      domain: '',
-      inputs: [content.get(buffer)!],
-      outputs: [name],
-      attributes: {},
-    });
-    return { name, ...type };
-  });
+  const kept = graph.outputs.filter(({ name }) => !name.startsWith('token.'));
+  const updated = accumulations.results();
+  const outputs = [...kept, ...updated.outputs];
   const initializers = new Map([...graph.initializers, ...emit.constants]);
   const inputs = [...graph.inputs, ...masks];
-  const live = withoutDeadNodes({ ...graph, nodes, inputs, outputs, initializers });
+  const live = withoutDeadNodes({
+    ...graph,
+    nodes: [...nodes, ...updated.nodes],
+    inputs,
+    outputs,
+    initializers,
+  });
   return { graph: withoutUnreadInputs(live), types: lowered };
-}
-
-/** first ≠ 0 ? gradient : buffer + gradient. Returns the buffer's name; `content` has the new value. */
-function accumulate(c: NodeContext, content: Map<string, string>): string {
-  const { emit } = c;
-  const rows = c.node.opType === 'EmbeddingGradAccumulate';
-  const buffer = c.input(rows ? 2 : 1);
-  const first = emit.cast(c.input(rows ? 3 : 2), 'bool');
-  const gradient = rows
-    ? scatterRows(emit, c.input(0), c.input(1), emit.shape(buffer))
-    : c.input(0);
-  const before = emit.keepWhere(emit.unary('Not', first), content.get(buffer) ?? buffer);
-  content.set(buffer, emit.add(before, gradient));
-  return buffer;
 }
 
 /** One bool input a dropout stream, in the shape of what it masks. */
 function dropoutMasks(graph: Graph, types: TypedGraph['types']): ValueInfo[] {
   const masks = new Map<string, ValueInfo>();
   for (const node of graph.nodes) {
-    const key = operatorKey(node);
-    if (key !== 'deepspeed.Dropout' && key !== 'deepspeed.DropoutGrad') continue;
-    const name = linear.maskName(intAttribute(node, 'stream', 0));
-    masks.set(name, { name, dtype: 'bool', shape: types.get(node.inputs[0]!)!.shape });
+    const random = randomValueOf(node, types);
+    if (random === undefined) continue;
+    const name = linear.maskName(random.stream);
+    masks.set(name, { name, dtype: 'bool', shape: random.shape });
   }
   return [...masks.values()];
 }

@@ -115,8 +115,9 @@ export function lowerLayerNormalizationGrad(c: NodeContext): string[] {
     .shape(0)
     .slice(0, -1)
     .map((_, i) => i);
+  const dX = inputGradient(emit, emit.mul(dY, gamma), normalised, rstd, axes, true);
   return [
-    inputGradient(emit, emit.mul(dY, gamma), normalised, rstd, axes, true),
+    c.has(5) ? emit.add(dX, c.input(5)) : dX,
     emit.sum(emit.mul(dY, normalised), rows, false),
     emit.sum(dY, rows, false),
   ];
@@ -131,8 +132,9 @@ export function lowerRmsNormalizationGrad(c: NodeContext): string[] {
     .shape(0)
     .slice(0, -1)
     .map((_, i) => i);
+  const dX = inputGradient(emit, emit.mul(dY, gamma), normalised, rstd, lastAxis(c), false);
   return [
-    inputGradient(emit, emit.mul(dY, gamma), normalised, rstd, lastAxis(c), false),
+    c.has(4) ? emit.add(dX, c.input(4)) : dX,
     emit.sum(emit.mul(dY, normalised), rows, false),
   ];
 }
