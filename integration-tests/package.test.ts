@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import manifest from '../package.json' with { type: 'json' };
 import { installNode, otherNodeVersions } from './other-nodes.ts';
-import { mustRun } from './run-command.ts';
+import { mustRun, runCommand } from './run-command.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const platform = `${process.platform}-${process.arch}`;
@@ -198,6 +198,15 @@ describe('the launcher of the package', () => {
     const bin = join(project, 'node_modules', '.bin', 'deepspeed-js');
     const output = await mustRun(bin, [...words, 'train.js'], { cwd: project });
     expect(output).toContain('step 2 on 2 ranks');
+  });
+
+  const strips = Boolean((process.features as { typescript?: unknown }).typescript);
+  it.skipIf(strips)('names what runs TypeScript where neither Node nor tsx does', async () => {
+    const bin = join(project, 'node_modules', '.bin', 'deepspeed-js');
+    const { status, output } = await runCommand(bin, [...words, 'train.ts'], { cwd: project });
+    expect(status).toBe(1);
+    expect(output).toContain('SCRIPT_NOT_RUNNABLE');
+    expect(output).toContain('fix: npm install --save-dev tsx, or use Node 22.18 or newer.');
   });
 
   it('reports through the installed command', async () => {
