@@ -5,9 +5,12 @@ namespace dsjs::binding {
 namespace {
 
 constexpr napi_type_tag kBufferTag = {0x6473'6a73'6275'6666, 0x9b1d'4c60'2f2e'11a7};
+constexpr napi_type_tag kViewTag = {0x6473'6a73'7669'6577, 0x27e5'a0b4'93cd'6f18};
 
 // What the external ArrayBuffer keeps alive. Node runs its finalizer some time after the buffer is
 // detached; `dispose` empties this cell at once instead, so that memory is free when it returns.
+// The ArrayBuffer also wraps its cell, by which asynchronous work on a typed array finds the
+// buffer.
 struct ViewCell {
   std::shared_ptr<Buffer> buffer;
 };
@@ -60,14 +63,26 @@ class BufferHandle final : public Napi::ObjectWrap<BufferHandle> {
       cell_ = std::make_shared<ViewCell>(ViewCell{memory});
       auto* kept = new std::shared_ptr<ViewCell>(cell_);
       const auto release = [](Napi::Env, void*, std::shared_ptr<ViewCell>* cell) { delete cell; };
-      const Napi::ArrayBuffer array =
+      Napi::ArrayBuffer array =
           memory->bytes() == 0
               ? Napi::ArrayBuffer::New(env, 0)
               : Napi::ArrayBuffer::New(env, memory->data(), memory->bytes(), release, kept);
       if (memory->bytes() == 0) delete kept;
+      array.TypeTag(&kViewTag);
+      wrap_cell(env, array);
       view_ = Napi::Persistent(array);
       return array;
     });
+  }
+
+  void wrap_cell(Napi::Env env, Napi::ArrayBuffer array) {
+    auto* wrapped = new std::shared_ptr<ViewCell>(cell_);
+    const auto release = [](napi_env, void* cell, void*) {
+      delete static_cast<std::shared_ptr<ViewCell>*>(cell);
+    };
+    if (napi_wrap(env, array, wrapped, release, nullptr, nullptr) == napi_ok) return;
+    delete wrapped;
+    throw Napi::Error::New(env);
   }
 
   void dispose(const Napi::CallbackInfo&) {
@@ -103,6 +118,13 @@ Napi::Object wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer) {
 std::shared_ptr<Buffer> unwrap_buffer(const Napi::Value& value) {
   if (!has_tag(value, kBufferTag)) throw EngineError("INVALID_ARGUMENT", "not a NativeBuffer");
   return BufferHandle::Unwrap(value.As<Napi::Object>())->buffer();
+}
+
+std::shared_ptr<Buffer> viewed_buffer(Napi::ArrayBuffer array) {
+  void* cell = nullptr;
+  if (!has_tag(array, kViewTag) || napi_unwrap(array.Env(), array, &cell) != napi_ok)
+    return nullptr;
+  return (*static_cast<std::shared_ptr<ViewCell>*>(cell))->buffer;
 }
 
 }  // namespace dsjs::binding

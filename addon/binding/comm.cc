@@ -100,7 +100,7 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
   void broadcast(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] {
       const Bytes bytes = bytes_arg(info[0], "data");
-      open().broadcast(bytes.data, bytes.size, static_cast<int>(size_arg(info[1], "root")));
+      open().broadcast(bytes.data, bytes.size, integer_arg<int>(info[1], "root"));
     });
   }
 
@@ -111,10 +111,9 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
   Napi::Value split(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     return guarded(env, [&]() -> Napi::Value {
-      if (!info[0].IsNumber() || !info[1].IsNumber())
-        throw EngineError("INVALID_ARGUMENT", "color and key must be numbers", "split");
-      auto part = open().split(info[0].As<Napi::Number>().Int32Value(),
-                               info[1].As<Napi::Number>().Int32Value());
+      constexpr int32_t kLeast = std::numeric_limits<int32_t>::min();
+      auto part = open().split(integer_arg<int32_t>(info[0], "color", kLeast),
+                               integer_arg<int32_t>(info[1], "key", kLeast));
       if (!part) return env.Null();
       return wrap(env, std::move(part));
     });
@@ -149,9 +148,9 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
     if (backend == "solo") {
       communicator = make_solo();
     } else if (backend == "inprocess") {
-      communicator = make_inprocess(
-          string_field(options, "key"), static_cast<int>(size_field(options, "rank")),
-          static_cast<int>(size_field(options, "worldSize")), hang_timeout_ms);
+      communicator =
+          make_inprocess(string_field(options, "key"), integer_field<int>(options, "rank"),
+                         integer_field<int>(options, "worldSize"), hang_timeout_ms);
     } else if (backend == "shm") {
       const RunOptions run = run_options(options);
       communicator = make_shm(run.rank, run.control_fd, run.arena_fds, hang_timeout_ms);

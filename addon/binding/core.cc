@@ -86,7 +86,7 @@ void bind(const Napi::CallbackInfo& call) {
     const Napi::Array list = call[0].As<Napi::Array>();
     std::vector<int> cores;
     for (uint32_t index = 0; index < list.Length(); ++index)
-      cores.push_back(static_cast<int>(size_arg(list.Get(index), "core")));
+      cores.push_back(integer_arg<int>(list.Get(index), "core"));
     bind_cores(cores);
   });
 }

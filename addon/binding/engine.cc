@@ -82,7 +82,7 @@ std::vector<ort::BoundTensor> bindings_of(const Napi::Value& value, const char* 
     tensor.offset = size_field(fields, "byteOffset");
     tensor.dtype = dtype_field(fields, "dtype");
     tensor.dims = list_of<int64_t>(fields.Get("dims"), "dims", [](const Napi::Value& dim) {
-      return static_cast<int64_t>(size_arg(dim, "a dimension"));
+      return integer_arg<int64_t>(dim, "a dimension");
     });
     return tensor;
   });
@@ -99,6 +99,10 @@ OptimizerHyper hyper_of(const Napi::Value& value) {
   hyper.bias_correction = fields.Get("biasCorrection").ToBoolean();
   if (!is_absent(fields.Get("nesterov"))) hyper.nesterov = fields.Get("nesterov").ToBoolean();
   if (!is_absent(fields.Get("dampening"))) hyper.dampening = number_field(fields, "dampening");
+  if (!is_absent(fields.Get("correction1")))
+    hyper.correction1 = number_field(fields, "correction1");
+  if (!is_absent(fields.Get("correction2")))
+    hyper.correction2 = number_field(fields, "correction2");
   return hyper;
 }
 
@@ -111,6 +115,7 @@ OptimizerStep step_of(const Napi::Value& value) {
   step.gradient = region_of(fields.Get("gradient"), "gradient");
   step.state1 = optional_region(fields.Get("state1"), "state1");
   step.state2 = optional_region(fields.Get("state2"), "state2");
+  step.state3 = optional_region(fields.Get("state3"), "state3");
   step.copy16 = optional_region(fields.Get("copy16"), "copy16");
   step.ranges = list_of<OptimizerRange>(fields.Get("ranges"), "ranges", [](const auto& item) {
     const auto range = object_of(item, "a range");
@@ -166,7 +171,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
     guarded(info.Env(), [&] {
       const auto options = object_of(info[0], "the engine options");
       EngineConfig config;
-      config.threads = static_cast<int>(size_field(options, "threads"));
+      config.threads = integer_field<int>(options, "threads");
       if (!is_absent(options.Get("ortLibrary")))
         config.ort_library = string_field(options, "ortLibrary");
       engine_ = std::make_unique<Engine>(unwrap_communicator(options.Get("communicator")),
@@ -184,6 +189,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
     if (!engine_) return;
     napi_remove_env_cleanup_hook(env_of_hook_, shut_down, this);
     engine_->dispose();
+    settler_->close();
   }
 
  private:
@@ -239,7 +245,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       ort::SessionConfig config;
       config.name = string_field(options, "name");
       if (const auto level = options.Get("optimizationLevel"); !is_absent(level))
-        config.optimization_level = static_cast<int>(size_arg(level, "optimizationLevel"));
+        config.optimization_level = integer_arg<int>(level, "optimizationLevel");
       if (const auto pattern = options.Get("memoryPattern"); !is_absent(pattern))
         config.memory_pattern = pattern.ToBoolean();
       if (!is_absent(options.Get("profilePrefix")))
@@ -250,28 +256,27 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
 
   void release_session(const Napi::CallbackInfo& info) {
     guarded(info.Env(),
-            [&] { engine_->release_session(static_cast<uint32_t>(size_arg(info[0], "session"))); });
+            [&] { engine_->release_session(integer_arg<uint32_t>(info[0], "session")); });
   }
 
   // createInstance(session, inputs, outputs)
   Napi::Value create_instance(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
-      return engine_->create_instance(static_cast<uint32_t>(size_arg(info[0], "session")),
+      return engine_->create_instance(integer_arg<uint32_t>(info[0], "session"),
                                       bindings_of(info[1], "inputs"),
                                       bindings_of(info[2], "outputs"));
     });
   }
 
   void release_instance(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] {
-      engine_->release_instance(static_cast<uint32_t>(size_arg(info[0], "instance")));
-    });
+    guarded(info.Env(),
+            [&] { engine_->release_instance(integer_arg<uint32_t>(info[0], "instance")); });
   }
 
   // run(instance, after?)
   Napi::Value run(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
-      return engine_->run(static_cast<uint32_t>(size_arg(info[0], "instance")), works_of(info[1]));
+      return engine_->run(integer_arg<uint32_t>(info[0], "instance"), works_of(info[1]));
     });
   }
 
@@ -344,8 +349,8 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
   // broadcast(region, root, after?)
   Napi::Value broadcast(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
-      return engine_->broadcast(region_of(info[0], "region"),
-                                static_cast<int>(size_arg(info[1], "root")), works_of(info[2]));
+      return engine_->broadcast(region_of(info[0], "region"), integer_arg<int>(info[1], "root"),
+                                works_of(info[2]));
     });
   }
 

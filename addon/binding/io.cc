@@ -79,7 +79,7 @@ Napi::Value write_file(const Napi::CallbackInfo& call) {
       const Napi::Value entry = list.Get(index);
       if (!entry.IsObject()) throw EngineError("INVALID_ARGUMENT", "a piece must be an object");
       const Napi::Object piece = entry.As<Napi::Object>();
-      Bytes source = bytes_arg(piece.Get("source"), "source");
+      Bytes source = pinned_bytes_arg(piece.Get("source"), "source");
       pieces.push_back({size_field(piece, "fileOffset"), source.data, source.size});
       pinned.push_back(std::move(source));
     }
@@ -104,7 +104,7 @@ Napi::Value read_into(const Napi::CallbackInfo& call) {
     std::string path = path_arg(call[0]);
     const size_t offset = size_arg(call[1], "fileOffset");
     std::vector<Bytes> pinned;
-    pinned.push_back(bytes_arg(call[2], "target"));
+    pinned.push_back(pinned_bytes_arg(call[2], "target"));
     uint8_t* const data = pinned[0].data;
     const size_t bytes = pinned[0].size;
     return IoWork::start(env, std::move(pinned),
@@ -144,9 +144,8 @@ Napi::Value crc32c(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     const Bytes data = bytes_arg(call[0], "data");
-    const size_t seed = call[1].IsUndefined() ? 0 : size_arg(call[1], "seed");
-    if (seed > UINT32_MAX) throw EngineError("INVALID_ARGUMENT", "seed must fit 32 bits");
-    return Napi::Number::New(env, io::crc32c(data.data, data.size, static_cast<uint32_t>(seed)));
+    const uint32_t seed = call[1].IsUndefined() ? 0 : integer_arg<uint32_t>(call[1], "seed");
+    return Napi::Number::New(env, io::crc32c(data.data, data.size, seed));
   });
 }
 

@@ -17,7 +17,7 @@ std::vector<int> fds_arg(const Napi::Value& value, const char* name) {
   const Napi::Array list = value.As<Napi::Array>();
   std::vector<int> fds;
   for (uint32_t index = 0; index < list.Length(); ++index)
-    fds.push_back(static_cast<int>(size_arg(list.Get(index), name)));
+    fds.push_back(integer_arg<int>(list.Get(index), name));
   return fds;
 }
 
@@ -25,7 +25,7 @@ std::vector<int> fds_arg(const Napi::Value& value, const char* name) {
 Napi::Value create_fds(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&] {
-    const RunFds fds = create_run_fds(static_cast<int>(size_arg(info[0], "worldSize")));
+    const RunFds fds = create_run_fds(integer_arg<int>(info[0], "worldSize"));
     Napi::Array arenas = Napi::Array::New(env, fds.arena_fds.size());
     for (uint32_t index = 0; index < fds.arena_fds.size(); ++index)
       arenas[index] = Napi::Number::New(env, fds.arena_fds[index]);
@@ -57,8 +57,8 @@ class RunControlHandle final : public Napi::ObjectWrap<RunControlHandle> {
   explicit RunControlHandle(const Napi::CallbackInfo& info)
       : Napi::ObjectWrap<RunControlHandle>(info) {
     guarded(info.Env(), [&] {
-      control_ = std::make_unique<RunControl>(static_cast<int>(size_arg(info[0], "controlFd")),
-                                              static_cast<int>(size_arg(info[1], "worldSize")));
+      control_ = std::make_unique<RunControl>(integer_arg<int>(info[0], "controlFd"),
+                                              integer_arg<int>(info[1], "worldSize"));
     });
   }
 
@@ -88,7 +88,8 @@ class RunControlHandle final : public Napi::ObjectWrap<RunControlHandle> {
 
   // abort(rank, message)
   void abort(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] { open().abort(info[0].ToNumber().Int32Value(), info[1].ToString()); });
+    guarded(info.Env(),
+            [&] { open().abort(integer_arg<int>(info[0], "rank", -1), info[1].ToString()); });
   }
 
   void dispose(const Napi::CallbackInfo&) { control_.reset(); }
@@ -109,16 +110,14 @@ void join(const Napi::CallbackInfo& info) {
       throw EngineError("INVALID_ARGUMENT", "options must be an object", "joinRun");
     const auto options = info[0].As<Napi::Object>();
     const RunOptions run = run_options(options);
-    join_run(run.rank, run.control_fd, run.arena_fds,
-             static_cast<int>(size_field(options, "parentPid")));
+    join_run(run.rank, run.control_fd, run.arena_fds, integer_field<int>(options, "parentPid"));
   });
 }
 
 }  // namespace
 
 RunOptions run_options(Napi::Object options) {
-  RunOptions run{static_cast<int>(size_field(options, "rank")),
-                 static_cast<int>(size_field(options, "controlFd")),
+  RunOptions run{integer_field<int>(options, "rank"), integer_field<int>(options, "controlFd"),
                  fds_arg(options.Get("arenaFds"), "arenaFds")};
   if (run.arena_fds.size() != size_field(options, "worldSize"))
     throw EngineError("INVALID_ARGUMENT", std::to_string(run.arena_fds.size()) + " arenas for " +

@@ -16,19 +16,15 @@ std::shared_ptr<Settler> Settler::create(Napi::Env env) {
 
 Napi::Value Settler::promise(Napi::Env env, const std::function<void(Done)>& start) {
   if (closing_) throw EngineError("DISPOSED", "the engine was disposed");
-  auto deferred = Napi::Promise::Deferred::New(env);
   const uint64_t ticket = next_ticket_++;
+  start([self = shared_from_this(), ticket](std::exception_ptr error) {
+    self->post(ticket, error);
+  });
+  // Only now that nothing can throw: a promise that is never settled is never collected. The end of
+  // the work, if it was posted already, is delivered after JavaScript has returned.
+  const auto deferred = Napi::Promise::Deferred::New(env);
   pending_.emplace(ticket, deferred);
   if (pending_.size() == 1) channel_.Ref(env);
-  try {
-    start([self = shared_from_this(), ticket](std::exception_ptr error) {
-      self->post(ticket, error);
-    });
-  } catch (...) {
-    pending_.erase(ticket);
-    if (pending_.empty()) channel_.Unref(env);
-    throw;
-  }
   return deferred.Promise();
 }
 

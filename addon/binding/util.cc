@@ -82,15 +82,11 @@ double number_field(Napi::Object object, const char* name) {
   return value.As<Napi::Number>().DoubleValue();
 }
 
-size_t size_arg(const Napi::Value& value, const char* name) {
-  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0 && number <= 9007199254740991.0) || std::floor(number) != number)
-    invalid(std::string(name) + " must be a whole number that is not negative");
-  return static_cast<size_t>(number);
-}
-
-size_t size_field(Napi::Object object, const char* name) {
-  return size_arg(object.Get(name), name);
+double whole_number(const Napi::Value& value, const char* name, double least, double most) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
+  if (number >= least && number <= most && std::floor(number) == number) return number;
+  const auto text = [](double bound) { return std::to_string(static_cast<int64_t>(bound)); };
+  invalid(std::string(name) + " must be a whole number from " + text(least) + " to " + text(most));
 }
 
 std::string string_field(Napi::Object object, const char* name) {
@@ -118,7 +114,6 @@ Bytes bytes_arg(const Napi::Value& value, const char* name) {
     const auto array = value.As<Napi::TypedArray>();
     bytes.data = static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
     bytes.size = array.ByteLength();
-    bytes.array = Napi::Persistent(value.As<Napi::Object>());
     return bytes;
   }
   const Napi::Object range = object_arg(value, name);
@@ -130,6 +125,14 @@ Bytes bytes_arg(const Napi::Value& value, const char* name) {
             std::to_string(bytes.size) + ") of a buffer of " +
             std::to_string(bytes.buffer->bytes()));
   bytes.data = static_cast<uint8_t*>(bytes.buffer->data()) + offset;
+  return bytes;
+}
+
+Bytes pinned_bytes_arg(const Napi::Value& value, const char* name) {
+  Bytes bytes = bytes_arg(value, name);
+  if (!value.IsTypedArray()) return bytes;
+  bytes.array = Napi::Persistent(value.As<Napi::Object>());
+  bytes.buffer = viewed_buffer(value.As<Napi::TypedArray>().ArrayBuffer());
   return bytes;
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 #include <napi.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -47,9 +49,27 @@ bool has_tag(const Napi::Value& value, const napi_type_tag& type);
 // INVALID_ARGUMENT)
 
 double number_field(Napi::Object object, const char* name);
-// A whole number from 0 to 2^53 - 1.
-size_t size_arg(const Napi::Value& value, const char* name);
-size_t size_field(Napi::Object object, const char* name);
+double whole_number(const Napi::Value& value, const char* name, double least, double most);
+
+// A whole number from `least` to the largest that the type and a JavaScript number hold exactly.
+// All integers come in through here: none is ever cut to fit.
+template <class Integer>
+Integer integer_arg(const Napi::Value& value, const char* name, Integer least = 0) {
+  constexpr double kSafe = 9007199254740991.0;  // 2^53 - 1
+  const double most = static_cast<double>(std::numeric_limits<Integer>::max());
+  return static_cast<Integer>(
+      whole_number(value, name, static_cast<double>(least), std::min(most, kSafe)));
+}
+template <class Integer>
+Integer integer_field(Napi::Object object, const char* name) {
+  return integer_arg<Integer>(object.Get(name), name);
+}
+inline size_t size_arg(const Napi::Value& value, const char* name) {
+  return integer_arg<size_t>(value, name);
+}
+inline size_t size_field(Napi::Object object, const char* name) {
+  return integer_field<size_t>(object, name);
+}
 std::string string_field(Napi::Object object, const char* name);
 DType dtype_field(Napi::Object object, const char* name);
 // "sum", "max", "min"; absent is sum.
@@ -64,18 +84,23 @@ void register_buffer(Napi::Env env);
 Napi::Object wrap_buffer(Napi::Env env, std::shared_ptr<Buffer> buffer);
 // Throws INVALID_ARGUMENT for another object and DISPOSED for a disposed buffer.
 std::shared_ptr<Buffer> unwrap_buffer(const Napi::Value& value);
+// The buffer whose view this is; null for any other ArrayBuffer, and after the buffer's dispose().
+std::shared_ptr<Buffer> viewed_buffer(Napi::ArrayBuffer array);
 
 // Bytes that JavaScript lends: a Uint8Array (any other typed array too), or
 // { buffer: NativeBuffer, byteOffset, bytes }.
 struct Bytes {
   uint8_t* data = nullptr;
   size_t size = 0;
-  // Keeps engine memory alive; null for a typed array.
+  // Keeps engine memory alive.
   std::shared_ptr<Buffer> buffer;
-  // Keeps the typed array alive across asynchronous work; release it on the JavaScript thread.
+  // Keeps a typed array alive; released on the JavaScript thread.
   Napi::ObjectReference array;
 };
+// Good for as long as JavaScript does not run.
 Bytes bytes_arg(const Napi::Value& value, const char* name);
+// For asynchronous work: good until it is destroyed, whatever JavaScript disposes of meanwhile.
+Bytes pinned_bytes_arg(const Napi::Value& value, const char* name);
 
 // contract.ts Region: a stretch of a buffer, checked against its size and alignment.
 struct RegionArg {

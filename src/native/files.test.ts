@@ -83,20 +83,25 @@ describe('writeFile', () => {
     });
   });
 
-  it('keeps engine memory alive while it writes, even when it is disposed', async () => {
-    const communicator = addon.createCommunicator({ backend: 'solo' });
-    const engine = addon.createEngine({ communicator, threads: 1 });
-    const buffer = engine.allocate(20_000_000, { category: 'parameters' });
-    const data = pattern(buffer.bytes, 9);
-    new Uint8Array(buffer.view()).set(data);
-    const writing = addon.writeFile(join(folder, 'b.bin'), [
-      { fileOffset: 0, source: { buffer, byteOffset: 16, bytes: buffer.bytes - 16 } },
-    ]);
-    buffer.dispose();
-    const { crc32c } = await writing;
-    engine.dispose();
-    expect(Number.parseInt(crc32c, 16)).toBe(addon.crc32c(data.subarray(16)));
-  });
+  it.each(['buffer', 'view'])(
+    'keeps engine memory alive while it writes, even when it is disposed: %s',
+    async (way) => {
+      const communicator = addon.createCommunicator({ backend: 'solo' });
+      const engine = addon.createEngine({ communicator, threads: 1 });
+      const buffer = engine.allocate(20_000_000, { category: 'parameters' });
+      const data = pattern(buffer.bytes, 9);
+      new Uint8Array(buffer.view()).set(data);
+      const range = { buffer, byteOffset: 16, bytes: buffer.bytes - 16 };
+      const source = way === 'view' ? new Uint8Array(buffer.view(), 16) : range;
+      const writing = addon.writeFile(join(folder, 'b.bin'), [{ fileOffset: 0, source }]);
+      buffer.dispose();
+      expect(engine.memory().current.parameters).toBe(buffer.bytes);
+      const { crc32c } = await writing;
+      expect(engine.memory().current.parameters).toBe(0);
+      engine.dispose();
+      expect(Number.parseInt(crc32c, 16)).toBe(addon.crc32c(data.subarray(16)));
+    },
+  );
 
   it('refuses pieces that overlap and ranges outside the buffer', async () => {
     const path = join(folder, 'c.bin');
