@@ -80,6 +80,15 @@ describe.each([2, 4])('at %i ranks', (worldSize) => {
     expectSame(await train({ stage: 1, worldSize, microBatches: 3 }), plain);
   });
 
+  it('stage 2 joins them where it reduces at the boundary only', async () => {
+    const zero = { reduce_at_boundary: true };
+    const plain = await train({ stage: 0, worldSize, microBatches: 3 });
+    expectSame(await train({ stage: 1, worldSize, microBatches: 3, zero }), plain);
+    expectSame(await train({ stage: 2, worldSize, microBatches: 3, zero }), plain);
+    const scattered = { ...zero, reduce_scatter: false, overlap_comm: false };
+    expectSame(await train({ stage: 2, worldSize, microBatches: 3, zero: scattered }), plain);
+  });
+
   it('buckets, overlap and reduce_scatter change when things move, not what comes out', async () => {
     const plain = await train({ stage: 2, worldSize, microBatches: 1, steps: 6 });
     for (const zero of [

@@ -8,7 +8,7 @@ import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import type { Precision } from './strategies/precision/precision.ts';
-import { zeroBytes } from './strategies/zero/estimate.ts';
+import { keepsWholeGradients, zeroBytes } from './strategies/zero/estimate.ts';
 import type { ZeroStage } from './strategies/zero/index.ts';
 import type { OptimizerRecipe } from './strategies/zero/optimizer.ts';
 
@@ -43,7 +43,14 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   await requireSameModel(runtime, host);
   const layout = flatLayout(host.parameters, runtime.worldSize);
   const stage = (config?.zero_optimization.stage ?? 0) as ZeroStage;
-  const bytes = zeroBytes(stage, layout.total, runtime.worldSize, optimizer, precision);
+  const bytes = zeroBytes(
+    stage,
+    layout.total,
+    runtime.worldSize,
+    optimizer,
+    precision,
+    config ? keepsWholeGradients(config) : true,
+  );
   requireMemory(
     runtime,
     Object.values(bytes).reduce((sum, part) => sum + part, 0),

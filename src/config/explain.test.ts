@@ -48,6 +48,24 @@ describe('explainConfig', () => {
     expect(explain(written, 1e6).warnings[0]).toMatch(/^zero_optimization.reduce_bucket_size/);
   });
 
+  it('says what reduce_at_boundary costs, and where it changes nothing', () => {
+    const zero = {
+      stage: 2,
+      reduce_at_boundary: true,
+      reduce_bucket_size: 1e5,
+      allgather_bucket_size: 1e5,
+    };
+    const told = (keys: object, parameters?: number) =>
+      explain({ zero_optimization: { ...zero, ...keys } }, parameters).warnings;
+    const accumulating = { train_micro_batch_size_per_gpu: 2, zero_optimization: zero };
+    expect(explain(accumulating, 1e6).warnings).toEqual([
+      'zero_optimization.reduce_at_boundary keeps whole gradients on every rank, 4 bytes an element instead of 4/2: 4,000,000 bytes',
+    ]);
+    expect(told({})).toEqual([expect.stringContaining('changes nothing without accumulation')]);
+    expect(told({ stage: 1 })).toEqual([]);
+    expect(told({ reduce_at_boundary: false }, 1e6)).toEqual([]);
+  });
+
   it('renders one line per value, warnings last', () => {
     const explanation = explain({ zero_optimization: { stage: 1 } }, 1e6);
     const lines = renderExplanation(explanation);

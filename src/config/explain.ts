@@ -29,7 +29,11 @@ export function explainConfig(config: DeepSpeedConfig, context: ExplainContext =
   explainKeys(table, config as unknown as Record<string, unknown>, '', config, values);
   return {
     values,
-    warnings: [...config.provenance.warnings, ...sizeWarnings(config, context)],
+    warnings: [
+      ...config.provenance.warnings,
+      ...sizeWarnings(config, context),
+      ...wholeGradientWarnings(config, context),
+    ],
   };
 }
 
@@ -112,6 +116,22 @@ function sizeWarnings(config: DeepSpeedConfig, { parameterCount }: ExplainContex
     );
   }
   return warnings;
+}
+
+/** A key that trades memory says how much. */
+function wholeGradientWarnings(config: DeepSpeedConfig, context: ExplainContext): string[] {
+  const { stage, reduce_at_boundary: atBoundary } = config.zero_optimization;
+  if (stage !== 2 || !atBoundary) return [];
+  const path = 'zero_optimization.reduce_at_boundary';
+  if (config.gradient_accumulation_steps === 1) {
+    return [`${path} changes nothing without accumulation: every micro batch is a boundary`];
+  }
+  const { parameterCount } = context;
+  const { worldSize } = config.provenance;
+  const bytes = parameterCount === undefined ? '' : `: ${grouped(4 * parameterCount)} bytes`;
+  return [
+    `${path} keeps whole gradients on every rank, 4 bytes an element instead of 4/${worldSize}${bytes}`,
+  ];
 }
 
 function grouped(count: number): string {

@@ -3,6 +3,7 @@ import { DeepSpeedError } from '../errors.ts';
 import { applyCheckpoint } from './checkpoint/index.ts';
 import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
+import { keepsWholeGradients } from './zero/estimate.ts';
 import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
 
 /**
@@ -15,6 +16,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     throw new DeepSpeedError('INTERNAL', 'internal: the deepspeed strategy has no config');
   const zero = applyZero(context, {
     stage: config.zero_optimization.stage as ZeroStage,
+    wholeGradients: keepsWholeGradients(config),
     reduceBucketSize: config.zero_optimization.reduce_bucket_size,
     allgatherBucketSize: config.zero_optimization.allgather_bucket_size,
     overlap: config.zero_optimization.overlap_comm,

@@ -204,6 +204,12 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     zero({ stage: 2, reduce_bucket_size: 500 }),
     zero({ stage: 2, reduce_bucket_size: 500, overlap_comm: false }),
   ],
+  [
+    'zero_optimization.reduce_at_boundary',
+    (result) => [calls(result, 'reduceScatter'), result.memory.current.gradients],
+    { ...zero({ stage: 2 }), gradient_accumulation_steps: 2 },
+    { ...zero({ stage: 2, reduce_at_boundary: true }), gradient_accumulation_steps: 2 },
+  ],
   ['prescale_gradients', ({ gradientPeaks }) => gradientPeaks[0], {}, { prescale_gradients: true }],
   [
     'gradient_predivide_factor',

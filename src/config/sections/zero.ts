@@ -48,6 +48,14 @@ export const zeroKeys = {
       true,
       'Reduce each bucket to the ranks that own it; false: all-reduce.',
     ),
+    reduce_at_boundary: available(
+      flag,
+      false,
+      'Stage 2 with accumulation: add micro batches up in whole gradients on each rank, and reduce them once, at the boundary.',
+      {
+        note: 'a key of deepspeed-js, not of DeepSpeed: the same bits as stages 0 and 1 and their communication, for 4 bytes of gradient an element instead of 4 / ranks',
+      },
+    ),
     reduce_bucket_size: available(positiveInteger, 5e8, 'Elements per gradient bucket.', {
       autoFrom: "the Trainer, as the square of the model's hidden size",
     }),

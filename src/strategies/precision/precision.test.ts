@@ -207,30 +207,40 @@ it('resumes at another stage, world size and precision from the fp32 weights', a
   expect(finer).toBeGreaterThan(0);
 });
 
-it.each([0, 1, 2] as const)('accounts for its memory at stage %i', async (value) => {
-  const { memory } = await train({
-    worldSize: 2,
-    args: { deepspeed: { ...bf16, ...stage(value) } },
-  });
-  const elements = memory.current.parameters / 2;
-  const expected = zeroBytes(
-    value,
-    elements,
-    2,
-    { kind: 'adamw', groups: [], maxNorm: 1 },
-    { storage: 'bfloat16', gradientType: 'bfloat16', skipsOverflow: true, lossScale: null },
-  );
-  const { parameters, gradients, master } = memory.current;
-  expect({ parameters, gradients, master }).toEqual({
-    parameters: expected.parameters,
-    gradients: expected.gradients,
-    master: expected.master,
-  });
-  // A norm and the step's scalars come on top; at stage 2 the gradient windows, at most a model.
-  expect(memory.current.optimizer - expected.optimizer).toBe(64);
-  const extra = memory.current.window - expected.window;
-  expect(extra).toBeLessThanOrEqual(value === 2 ? elements * 4 : 0);
-});
+it.each([
+  [0, false],
+  [1, false],
+  [2, false],
+  [2, true],
+] as const)(
+  'accounts for its memory at stage %i, reduced at the boundary: %s',
+  async (value, atBoundary) => {
+    const zero = { stage: value, reduce_at_boundary: atBoundary };
+    const { memory } = await train({
+      worldSize: 2,
+      args: { gradientAccumulationSteps: 2, deepspeed: { ...bf16, zero_optimization: zero } },
+    });
+    const elements = memory.current.parameters / 2;
+    const expected = zeroBytes(
+      value,
+      elements,
+      2,
+      { kind: 'adamw', groups: [], maxNorm: 1 },
+      { storage: 'bfloat16', gradientType: 'bfloat16', skipsOverflow: true, lossScale: null },
+      value < 2 || atBoundary,
+    );
+    const { parameters, gradients, master } = memory.current;
+    expect({ parameters, gradients, master }).toEqual({
+      parameters: expected.parameters,
+      gradients: expected.gradients,
+      master: expected.master,
+    });
+    // A norm and the step's scalars come on top; at stage 2 the gradient windows, at most a model.
+    expect(memory.current.optimizer - expected.optimizer).toBe(64);
+    const extra = memory.current.window - expected.window;
+    expect(extra).toBeLessThanOrEqual(value === 2 && !atBoundary ? elements * 4 : 0);
+  },
+);
 
 it('takes bf16 from the arguments, with and without a config', async () => {
   const config = await train({ args: { deepspeed: bf16 } });

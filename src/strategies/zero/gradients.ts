@@ -64,8 +64,9 @@ class Completion {
 }
 
 /**
- * Stages 0 and 1: the whole gradient is kept and micro batches add up in place; buckets are reduced once,
- * at the accumulation boundary. Stage 0 leaves the sum on every rank, stage 1 on the owner only.
+ * Stages 0 and 1, and stage 2 where it reduces at the boundary: the whole gradient is kept and micro
+ * batches add up in place; buckets are reduced once, at the accumulation boundary. Stage 0 leaves the sum
+ * on every rank, the others on the owner only.
  */
 export class WholeGradient implements GradientReducer {
   readonly accumulatesLocally = true;

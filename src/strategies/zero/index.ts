@@ -8,6 +8,8 @@ export type ZeroStage = 0 | 1 | 2;
 
 export interface ZeroOptions {
   stage: ZeroStage;
+  /** Stage 2: micro batches add up in whole gradients, which are reduced at the boundary only. */
+  wholeGradients?: boolean;
   /** Elements. */
   reduceBucketSize: number;
   allgatherBucketSize: number;
@@ -27,7 +29,7 @@ export interface ZeroState {
 /**
  * ZeRO (Rajbhandari et al., 1910.02054) as policies over one shard table. Stage 0: every rank keeps
  * everything. Stage 1: each rank keeps and updates the optimizer states of its shard. Stage 2: its
- * shard of the gradient, too.
+ * shard of the gradient, too, unless `wholeGradients` buys the bits and the communication of stage 1.
  */
 export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroState {
   const { host, engine, communicator, layout, claims, lifecycle, parameters, precision } = context;
@@ -47,7 +49,9 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     lossScale: () => options.averaging * lossScale.value,
   };
   const gradients: GradientReducer =
-    options.stage === 2 ? new ShardedGradient(reducer) : new WholeGradient(reducer);
+    options.stage === 2 && !options.wholeGradients
+      ? new ShardedGradient(reducer)
+      : new WholeGradient(reducer);
   claims.claim('gradients', 'zero', gradients);
   const optimizer = new PartitionedOptimizer({
     engine,

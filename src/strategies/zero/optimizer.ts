@@ -24,9 +24,15 @@ export function stateCount(recipe: OptimizerRecipe): number {
   switch (recipe.kind) {
     case 'adam':
     case 'adamw':
+    case 'adamax':
+    case 'rmsprop':
+    case 'adadelta':
       return 2;
+    case 'rmsprop_centered':
+      return 3;
     case 'lion':
     case 'adagrad':
+    case 'adagrad_root':
       return 1;
     case 'sgd':
       return recipe.groups.some((group) => group.beta1 !== 0) ? 1 : 0;
@@ -123,7 +129,7 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     if (worldSize > 1) {
       ready = engine.allReduce({ ...pair, count: 2, dtype: 'float64' }, 'sum', [ready]);
     }
-    const [state1, state2] = this.states.map((buffer) => this.#region(buffer));
+    const [state1, state2, state3] = this.states.map((buffer) => this.#region(buffer));
     const step = this.#step + 1;
     const gradientScale = 1 / gradients.lossScale;
     this.#enqueued = { step, lossScale: lossScale.value, gradientScale };
@@ -136,6 +142,7 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
         gradient: partitioned ? shard : whole!,
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
+        ...(state3 && { state3 }),
         ranges: this.#updateRanges,
         groups: recipe.groups.map((group, index) => ({
           ...group,
