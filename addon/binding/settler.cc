@@ -17,9 +17,8 @@ std::shared_ptr<Settler> Settler::create(Napi::Env env) {
 Napi::Value Settler::promise(Napi::Env env, const std::function<void(Done)>& start) {
   if (closing_) throw EngineError("DISPOSED", "the engine was disposed");
   const uint64_t ticket = next_ticket_++;
-  start([self = shared_from_this(), ticket](std::exception_ptr error) {
-    self->post(ticket, error);
-  });
+  start(
+      [self = shared_from_this(), ticket](std::exception_ptr error) { self->post(ticket, error); });
   // Only now that nothing can throw: a promise that is never settled is never collected. The end of
   // the work, if it was posted already, is delivered after JavaScript has returned.
   const auto deferred = Napi::Promise::Deferred::New(env);
