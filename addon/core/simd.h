@@ -39,8 +39,9 @@ typedef DSJS_VECTOR(double, kLanes / 2) F64;
 typedef DSJS_VECTOR(float, kLanes / 2) HalfF32;
 #undef DSJS_VECTOR
 
-inline F32 splat(float value) { return F32{} + value; }
-inline F64 splat64(double value) { return F64{} + value; }
+// x − 0 is x for every x, also −0, and so no instruction; 0 + x would be one.
+inline F32 splat(float value) { return value - F32{}; }
+inline F64 splat64(double value) { return value - F64{}; }
 
 // Memory need not be aligned.
 inline F32 load(const float* p) {
@@ -49,10 +50,18 @@ inline F32 load(const float* p) {
   return v;
 }
 inline void store(float* p, F32 v) { std::memcpy(p, &v, sizeof v); }
+#if defined(DSJS_ISA_AVX2)
+inline __m256i first_lanes(size_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
 // The first `count` < kLanes values; the other lanes load as zero and are not stored.
 inline F32 load_part(const float* p, size_t count) {
 #if defined(DSJS_ISA_AVX512)
   return F32(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));
+#elif defined(DSJS_ISA_AVX2)
+  return F32(_mm256_maskload_ps(p, first_lanes(count)));
 #else
   F32 v{};
   std::memcpy(&v, p, count * sizeof(float));
@@ -62,6 +71,8 @@ inline F32 load_part(const float* p, size_t count) {
 inline void store_part(float* p, F32 v, size_t count) {
 #if defined(DSJS_ISA_AVX512)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), __m512(v));
+#elif defined(DSJS_ISA_AVX2)
+  _mm256_maskstore_ps(p, first_lanes(count), __m256(v));
 #else
   std::memcpy(p, &v, count * sizeof(float));
 #endif

@@ -125,7 +125,11 @@ std::string Attributes::text(const char* name, const std::string& fallback) cons
 }
 
 Call::Call(OrtKernelContext* context, const Operator& op)
-    : context_(context), pool_(context), inputs_(op.inputs.size()), shapes_(op.inputs.size()) {
+    : context_(context),
+      pool_(context),
+      inputs_(op.inputs.size()),
+      shapes_(op.inputs.size()),
+      dtypes_(op.inputs.size()) {
   size_t given = 0;
   check(api::KernelContext_GetInputCount(context, &given), "read inputs");
   for (size_t i = 0; i < std::min(given, inputs_.size()); i++) {
@@ -134,10 +138,14 @@ Call::Call(OrtKernelContext* context, const Operator& op)
     if (!value) continue;
     OrtTensorTypeAndShapeInfo* info = nullptr;
     check(api::GetTensorTypeAndShape(value, &info), "read inputs");
-    shapes_[i] = dimensions(Owned<OrtTensorTypeAndShapeInfo>(info).get());
+    const Owned<OrtTensorTypeAndShapeInfo> owned(info);
+    shapes_[i] = dimensions(info);
+    int dtype = 0;
+    check(api::GetTensorElementType(info, &dtype), "read inputs");
+    dtypes_[i] = static_cast<DType>(dtype);
     check(api::GetTensorMutableData(const_cast<OrtValue*>(value), &inputs_[i]), "read inputs");
   }
-  output_shapes_ = op.shapes(shapes_);
+  if (op.shapes) output_shapes_ = op.shapes(shapes_);
 }
 
 size_t Call::piece_size(size_t total, size_t item_cost) {
@@ -158,8 +166,7 @@ void Call::Pool::run_calls(size_t count, void (*fn)(void*, size_t), void* user) 
   check(api::KernelContext_ParallelFor(context_, fn, count, 0, user), "run in parallel");
 }
 
-void* Call::output_memory(size_t index) {
-  const Shape& shape = output_shapes_[index];
+void* Call::output_memory(size_t index, const Shape& shape) {
   OrtValue* value = nullptr;
   check(api::KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value),
         "make an output");
@@ -225,9 +232,11 @@ Operator::Operator(const char* operator_name, std::vector<Port> input_ports,
     });
   };
   KernelDestroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
-  InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
-    return guarded(self_of(op), [&] { infer_shapes(self_of(op), context); });
-  };
+  if (shapes) {
+    InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
+      return guarded(self_of(op), [&] { infer_shapes(self_of(op), context); });
+    };
+  }
   if (reuse != Reuse::kNone) {
     GetMayInplace = reuse == Reuse::kInput0 ? reuse_map<0> : reuse_map<1>;
     ReleaseMayInplace = [](int*, int*) {};
@@ -241,6 +250,7 @@ OrtCustomOpDomain* operator_domain() {
     add_normalization_operators(operators);
     add_softmax_operators(operators);
     add_elementwise_operators(operators);
+    add_gemm_operators(operators);
     OrtCustomOpDomain* made = nullptr;
     check(api::CreateCustomOpDomain("deepspeed", &made), "create the operator domain");
     for (const auto& op : operators)

@@ -28,6 +28,9 @@ void require(bool condition, const std::string& message);
 // Throws INVALID_ARGUMENT naming both unless the shapes are equal.
 void require_same(const char* a, const Shape& shape_a, const char* b, const Shape& shape_b);
 
+// A port's type that the kernel finds out (Call::dtype): any.
+constexpr DType kAnyType{0};
+
 struct Port {
   const char* name;
   DType dtype;
@@ -53,6 +56,8 @@ class Call {
 
   bool has(size_t input) const { return inputs_[input] != nullptr; }
   const Shape& shape(size_t input) const { return shapes_[input]; }
+  const std::vector<Shape>& shapes() const { return shapes_; }
+  DType dtype(size_t input) const { return dtypes_[input]; }
   // Null when the optional input is absent.
   template <class T>
   const T* input(size_t index) const {
@@ -66,7 +71,12 @@ class Call {
   // Memory of the output, of the shape that the operator's `shapes` says.
   template <class T>
   T* output(size_t index) {
-    return static_cast<T*>(output_memory(index));
+    return static_cast<T*>(output_memory(index, output_shapes_[index]));
+  }
+  // Of a shape that depends on attributes: the operator has no `shapes`.
+  template <class T>
+  T* output(size_t index, const Shape& shape) {
+    return static_cast<T*>(output_memory(index, shape));
   }
   // Memory for this call only, from the workspace of the engine that runs it.
   template <class T>
@@ -115,13 +125,14 @@ class Call {
   };
 
   static size_t piece_size(size_t total, size_t item_cost);
-  void* output_memory(size_t index);
+  void* output_memory(size_t index, const Shape& shape);
   void* scratch_memory(size_t bytes);
 
   OrtKernelContext* context_;
   Pool pool_;
   std::vector<void*> inputs_;
   std::vector<Shape> shapes_;
+  std::vector<DType> dtypes_;
   std::vector<Shape> output_shapes_;
   std::vector<std::unique_ptr<void, void (*)(void*)>> scratch_;
 };
@@ -147,7 +158,8 @@ enum class Reuse { kNone, kInput0, kInput1 };
 // An operator of docs/operators.md. Lives as long as the process: the runtime keeps pointers to it.
 struct Operator : OrtCustomOp {
   // `shapes` gives the output shapes from the input shapes (empty for an absent input) and throws
-  // INVALID_ARGUMENT when they do not fit; `make` gives a node's kernel from its attributes.
+  // INVALID_ARGUMENT when they do not fit; it is null where they depend on attributes. `make` gives
+  // a node's kernel from its attributes.
   Operator(const char* name, std::vector<Port> inputs, std::vector<Port> outputs, Reuse reuse,
            std::function<std::vector<Shape>(const std::vector<Shape>&)> shapes,
            std::function<Kernel(const Attributes&)> make);
@@ -171,6 +183,7 @@ void add_activation_operators(Operators& operators);
 void add_normalization_operators(Operators& operators);
 void add_softmax_operators(Operators& operators);
 void add_elementwise_operators(Operators& operators);
+void add_gemm_operators(Operators& operators);
 
 // A domain `deepspeed` with all of them. Lives as long as the process.
 OrtCustomOpDomain* operator_domain();

@@ -4,6 +4,7 @@ target_sources(dsjs_engine PRIVATE
   ort/custom_op.cc
   ort/elementwise_ops.cc
   ort/environment.cc
+  ort/gemm_ops.cc
   ort/library.cc
   ort/normalization_ops.cc
   ort/session.cc

@@ -1,0 +1,174 @@
+#include "gemm/gemm.h"
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <numeric>
+
+#include "core/isa_tables.h"
+#include "gemm/plan.h"
+
+namespace dsjs {
+
+DSJS_DECLARE_ISA_TABLES(GemmKernels, gemm_table)
+
+const GemmKernels& gemm_kernels(Isa isa) { return DSJS_ISA_TABLE(isa, gemm_table); }
+
+Operands operands_of(const Product& product, size_t index) {
+  const BatchAxes& batch = product.batch;
+  size_t a = 0, b = 0, rest = index;
+  for (size_t axis = batch.axes; axis-- > 0;) {
+    const size_t position = rest % batch.size[axis];
+    rest /= batch.size[axis];
+    a += position * batch.a_stride[axis];
+    b += position * batch.b_stride[axis];
+  }
+  return {product.a + a, product.a2 ? product.a2 + a : nullptr,
+          static_cast<const char*>(product.b) + b * size_of(product.b_dtype),
+          product.c + index * product.M * product.ldc};
+}
+
+size_t batch_count(const BatchAxes& batch) {
+  return std::accumulate(batch.size, batch.size + batch.axes, size_t{1}, std::multiplies<>());
+}
+
+namespace {
+
+// Calls fn(worker, next) at once on up to `workers` threads; next() gives each task below `tasks`
+// once, and then `tasks`.
+template <class Fn>
+void share(Parallel& parallel, size_t workers, size_t tasks, Fn fn) {
+  if (tasks == 0) return;
+  std::atomic<size_t> taken{0};
+  const auto next = [&] { return std::min(taken.fetch_add(1, std::memory_order_relaxed), tasks); };
+  parallel.run(std::min(workers, tasks), [&](size_t worker) { fn(worker, next); });
+}
+
+struct Run {
+  const Product& product;
+  const GemmKernels& kernels;
+  const Plan& plan;
+  Parallel& parallel;
+  size_t workers;
+
+  // A worker's scratch is `packed_a` floats; what is packed of B comes after those of all workers.
+  void blocks(const Operands& operands, float* scratch) const {
+    const size_t width = kernels.tile_columns;
+    const size_t panels = parts_of(product.N, width);
+    for (size_t part = 0; part < plan.column_parts; ++part) {
+      const Span units = piece_of(panels, plan.column_parts, part);
+      const size_t begin = units.begin * width;
+      const Span columns{begin, std::min(units.count * width, product.N - begin)};
+      for (size_t step = 0; step < plan.depth_parts; ++step)
+        block(operands, columns, step, scratch);
+    }
+  }
+
+  void block(const Operands& operands, Span columns, size_t step, float* scratch) const {
+    const Span depth = piece_of(product.K, plan.depth_parts, step);
+    float* const packed_b = scratch + workers * plan.packed_a;
+    pack_b(operands, columns, depth, step, packed_b);
+
+    const size_t width = kernels.tile_columns;
+    const size_t panels = parts_of(columns.count, width);
+    const size_t tasks = plan.row_blocks * plan.column_groups;
+    share(parallel, workers, tasks, [&](size_t worker, auto next) {
+      float* const packed_a = scratch + worker * plan.packed_a;
+      size_t packed_rows = plan.row_blocks;
+      for (size_t task; (task = next()) < tasks;) {
+        const size_t row_block = task / plan.column_groups;
+        const Span rows = piece_of(product.M, plan.row_blocks, row_block);
+        if (packed_rows != row_block)
+          kernels.pack_a(product, operands.a, operands.a2, rows, depth, packed_a);
+        packed_rows = row_block;
+        const Span group = piece_of(panels, plan.column_groups, task % plan.column_groups);
+        const size_t at = group.begin * width;
+        const Span part{columns.begin + at, std::min(group.count * width, columns.count - at)};
+        kernels.multiply(
+            product, {rows, part, depth.count, packed_a, packed_b + at * depth.count, operands.c,
+                      !product.accumulate && step == 0, step + 1 == plan.depth_parts});
+      }
+    });
+  }
+
+  void pack_b(const Operands& operands, Span columns, Span depth, size_t step,
+              float* packed) const {
+    const size_t width = kernels.tile_columns;
+    const size_t panels = parts_of(columns.count, width);
+    share(parallel, workers, panels, [&](size_t, auto next) {
+      for (size_t panel; (panel = next()) < panels;) {
+        const size_t at = panel * width;
+        const Span part{columns.begin + at, std::min(width, columns.count - at)};
+        float* const to = packed + at * depth.count;
+        kernels.pack_b(product, operands.b, part, depth, to);
+        if (product.column_sums)
+          kernels.sum_columns(to, part.count, depth.count, product.accumulate_sums || step > 0,
+                              product.column_sums + part.begin);
+      }
+    });
+  }
+
+  void few_rows(const Operands& operands, float* scratch) const {
+    for (size_t row = 0; row < product.M; ++row)
+      kernels.pack_a(product, operands.a, operands.a2, {row, 1}, {0, product.K},
+                     scratch + row * product.K);
+    // Whole vectors, and a few pieces for each worker: their speed differs where memory is shared.
+    constexpr size_t kUnit = 64, kPieces = 4;
+    const size_t units = parts_of(product.N, kUnit);
+    const size_t tasks =
+        workers == 1 ? std::min<size_t>(1, units) : std::min(units, kPieces * workers);
+    share(parallel, workers, tasks, [&](size_t, auto next) {
+      for (size_t task; (task = next()) < tasks;) {
+        const Span piece = piece_of(units, tasks, task);
+        const size_t begin = piece.begin * kUnit;
+        kernels.few_rows(product, scratch, operands.b, operands.c,
+                         {begin, std::min(piece.count * kUnit, product.N - begin)});
+      }
+    });
+  }
+
+  void one(size_t index, float* scratch) const {
+    const Operands operands = operands_of(product, index);
+    if (plan.depth_parts == 0)
+      few_rows(operands, scratch);
+    else
+      blocks(operands, scratch);
+  }
+};
+
+}  // namespace
+
+Product plain_product(size_t M, size_t N, size_t K) {
+  Product product{};
+  product.M = M;
+  product.N = N;
+  product.K = K;
+  product.b_dtype = DType::kFloat32;
+  product.ldc = N;
+  product.alpha = 1;
+  return product;
+}
+
+size_t gemm_scratch(const Product& product, size_t threads, Isa isa) {
+  const Plan plan = plan_product(product, threads, gemm_kernels(isa));
+  const size_t each = plan.packed_a + (plan.way == Way::kBatches ? plan.packed_b : 0);
+  return plan.workers * each + (plan.way == Way::kBatches ? 0 : plan.packed_b);
+}
+
+void gemm(const Product& product, Parallel& parallel, float* scratch, Isa isa) {
+  const GemmKernels& kernels = gemm_kernels(isa);
+  const Plan plan = plan_product(product, parallel.threads(), kernels);
+  if (plan.way != Way::kBatches) {
+    const Run run{product, kernels, plan, parallel, plan.workers};
+    for (size_t i = 0; i < plan.batches; ++i) run.one(i, scratch);
+    return;
+  }
+  share(parallel, plan.workers, plan.batches, [&](size_t worker, auto next) {
+    Serial alone;
+    const Run run{product, kernels, plan, alone, 1};
+    float* const own = scratch + worker * (plan.packed_a + plan.packed_b);
+    for (size_t i; (i = next()) < plan.batches;) run.one(i, own);
+  });
+}
+
+}  // namespace dsjs

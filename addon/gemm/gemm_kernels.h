@@ -1,0 +1,65 @@
+// What one instruction set brings to a product: its tile, packing, the loops over packed blocks.
+#pragma once
+#include <cstddef>
+
+#include "gemm/gemm.h"
+
+namespace dsjs {
+
+struct Span {
+  size_t begin;
+  size_t count;
+};
+
+namespace {
+
+// Piece i of `parts` nearly equal pieces of [0, total). Internal to each file that includes this,
+// as everything is that is compiled for several instruction sets.
+inline Span piece_of(size_t total, size_t parts, size_t i) {
+  const size_t each = total / parts, longer = total % parts;
+  return {i * each + (i < longer ? i : longer), each + (i < longer ? 1 : 0)};
+}
+inline size_t parts_of(size_t total, size_t largest) { return (total + largest - 1) / largest; }
+
+}  // namespace
+
+// Products of at most so many rows do not pack B: each of its elements is used too few times.
+constexpr size_t kFewRows = 4;
+
+// Part of C, rows × columns, as a product of packed blocks.
+struct Block {
+  Span rows;
+  Span columns;
+  size_t depth;
+  const float* a;
+  const float* b;
+  float* c;      // the first element of this product of the batch
+  bool replace;  // instead of adding to what C holds
+  bool finish;   // the sum is complete: the epilogue follows
+};
+
+struct GemmKernels {
+  // A tile of C: rows × columns.
+  size_t tile_rows;
+  size_t tile_columns;
+
+  // Rows and terms of op(p(A)) into nearly equal panels of at most tile_rows rows, each panel term
+  // by term: rows · depth floats. `a` and `a2` are the first elements of this product of the batch.
+  void (*pack_a)(const Product& product, const float* a, const float* a2, Span rows, Span depth,
+                 float* packed);
+  // Columns and terms of op(B) into panels of tile_columns, each term by term; the last is filled
+  // up with zeros to whole vectors. `columns` begins and ends at a panel, or ends at the last
+  // column.
+  void (*pack_b)(const Product& product, const void* b, Span columns, Span depth, float* packed);
+  // sums[j] = or += the sum of packed column j.
+  void (*sum_columns)(const float* packed, size_t columns, size_t depth, bool add, float* sums);
+  // C = or += alpha · a · b, and the epilogue.
+  void (*multiply)(const Product& product, const Block& block);
+  // The columns of a whole product of at most kFewRows rows, straight from B. `x`: the rows of
+  // p(A), K apart.
+  void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);
+};
+
+const GemmKernels& gemm_kernels(Isa isa);
+
+}  // namespace dsjs

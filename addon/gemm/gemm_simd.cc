@@ -1,0 +1,34 @@
+#include "gemm/epilogue.h"
+#include "gemm/few_rows.h"
+#include "gemm/pack.h"
+#include "gemm/tile.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+// A panel of B stays in the first-level cache while the panels of A, which fit the second, pass it.
+void multiply(const Product& product, const Block& block) {
+  const size_t panels = parts_of(block.rows.count, kTileRows);
+  float* const corner = block.c + block.rows.begin * product.ldc + block.columns.begin;
+  for (size_t j = 0; j < block.columns.count; j += kTileColumns) {
+    const size_t left = block.columns.count - j;
+    const size_t width = left < kTileColumns ? left : kTileColumns;
+    const auto& tiles = kTiles.of[parts_of(width, kLanes) - 1];
+    for (size_t i = 0; i < panels; ++i) {
+      const Span rows = piece_of(block.rows.count, panels, i);
+      float* c = corner + rows.begin * product.ldc + j;
+      tiles[rows.count - 1](block.depth, block.a + rows.begin * block.depth,
+                            block.b + j * block.depth, c, product.ldc, width, product.alpha,
+                            block.replace);
+      if (block.finish) finish(product, c, rows.count, {block.columns.begin + j, width});
+    }
+  }
+}
+
+}  // namespace
+
+extern const GemmKernels gemm_table;
+const GemmKernels gemm_table = {kTileRows,   kTileColumns, pack_a,  pack_b,
+                                sum_columns, multiply,     few_rows};
+
+}  // namespace dsjs::DSJS_ISA

@@ -1,0 +1,333 @@
+// Products of every instruction set against the formula in double.
+//
+// Tolerance: a sum of K products in fp32, in any order, errs by at most γ_K·Σ|p(a)·b|, γ_K = K·u/(1
+// − K·u), u = 2⁻²⁴ (Higham 2002, eq. 3.5). To K come the roundings of alpha, bias and the addition
+// to C, and those of p(a), 8 u (kernels/activation_test.cc). What e then does to an error: no
+// derivative of the activations is above 1.13 in magnitude; their own rounding is 8 u of their
+// value.
+#include "gemm/gemm.h"
+
+#include <cstring>
+
+#include "core/half.h"
+#include "core/threads.h"
+#include "gemm/gemm_kernels.h"
+#include "kernels/kernel_testing.h"
+
+using namespace dsjs;
+using namespace dsjs::testing;
+
+namespace {
+
+constexpr double kUnit = 0x1p-24;
+
+// The engine's own pool as the loop of a product.
+class Pool : public Parallel {
+ public:
+  explicit Pool(size_t threads) : pool_(static_cast<int>(threads)) {}
+  size_t threads() const override { return static_cast<size_t>(pool_.size()); }
+
+ private:
+  void run_calls(size_t count, void (*fn)(void*, size_t), void* user) override {
+    pool_.parallel_for(count, 1, [&](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i) fn(user, i);
+    });
+  }
+  ThreadPool pool_;
+};
+
+std::vector<float> run(Product product, std::vector<float> c, size_t threads, Isa isa) {
+  Pool pool(threads);
+  // Guards on both sides: what a kernel writes outside shows.
+  constexpr float kGuard = 12345;
+  constexpr size_t kMargin = 64;
+  const size_t size = gemm_scratch(product, threads, isa);
+  std::vector<float> scratch(size + 2 * kMargin + 16, kGuard);
+  auto* begin = reinterpret_cast<float*>(
+      (reinterpret_cast<uintptr_t>(scratch.data() + kMargin) + 63) / 64 * 64);
+  const std::vector<float> before = c;
+  c.resize(before.size() + kMargin, kGuard);
+  product.c = c.data();
+  gemm(product, pool, begin, isa);
+  for (size_t i = 0; i < kMargin; ++i) {
+    CHECK(scratch[i] == kGuard && begin[size + i] == kGuard);
+    CHECK(c[before.size() + i] == kGuard);
+  }
+  c.resize(before.size());
+  return c;
+}
+
+struct Case {
+  size_t M = 1, N = 1, K = 1;
+  bool trans_a = false, trans_b = false;
+  size_t pad = 0;      // extra elements between rows of A, B and C
+  size_t scatter = 1;  // distance between adjacent elements of A and B
+  float alpha = 1;
+  bool accumulate = false;
+  Prologue prologue = Prologue::kNone;
+  Epilogue epilogue = Epilogue::kNone;
+  bool bias = false, residual = false;
+  DType b_dtype = DType::kFloat32;
+  bool sums = false, accumulate_sums = false;
+
+  std::string text() const {
+    return std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K) +
+           (trans_a ? " At" : "") + (trans_b ? " Bt" : "") + " pad " + std::to_string(pad) +
+           " scatter " + std::to_string(scatter) + " alpha " + std::to_string(alpha) +
+           (accumulate ? " accumulate" : "") + " prologue " +
+           std::to_string(static_cast<int>(prologue)) + " epilogue " +
+           std::to_string(static_cast<int>(epilogue)) + (bias ? " bias" : "") +
+           (residual ? " residual" : "") + " B " + dtype_name(b_dtype) + (sums ? " sums" : "");
+  }
+};
+
+// The operands of a case, and the product over them.
+struct Data {
+  std::vector<float> a, a2, b, c, bias, residual, z, sums;
+  std::vector<uint16_t> b16;
+  Product product;
+
+  explicit Data(const Case& x, Random& random) : product(plain_product(x.M, x.N, x.K)) {
+    const auto strides = [&](size_t rows, size_t columns, bool transposed) {
+      const size_t step = x.scatter;
+      return transposed ? MatrixStrides{step, rows * step + x.pad}
+                        : MatrixStrides{columns * step + x.pad, step};
+    };
+    product.a_strides = strides(x.M, x.K, x.trans_a);
+    product.b_strides = strides(x.K, x.N, x.trans_b);
+    const auto extent = [](size_t rows, size_t columns, MatrixStrides s) {
+      return rows == 0 || columns == 0 ? 0 : (rows - 1) * s.row + (columns - 1) * s.column + 1;
+    };
+    a = random.vector(extent(x.M, x.K, product.a_strides), -2, 2);
+    a2 = random.vector(a.size());
+    b = random.vector(extent(x.K, x.N, product.b_strides));
+    b16.resize(b.size());
+    convert_floats(b.data(), DType::kFloat32, b16.data(),
+                   x.b_dtype == DType::kFloat32 ? DType::kFloat16 : x.b_dtype, b.size());
+    product.ldc = x.N + x.pad;
+    c = random.vector(x.M * product.ldc);
+    residual = random.vector(c.size());
+    z = random.vector(c.size(), -3, 3);
+    bias = random.vector(x.N);
+    sums = random.vector(x.N);
+    product.a = a.data();
+    product.a2 = a2.data();
+    product.b = x.b_dtype == DType::kFloat32 ? static_cast<const void*>(b.data()) : b16.data();
+    product.b_dtype = x.b_dtype;
+    product.c = c.data();
+    product.alpha = x.alpha;
+    product.accumulate = x.accumulate;
+    product.prologue = x.prologue;
+    product.epilogue = x.epilogue;
+    product.bias = x.bias ? bias.data() : nullptr;
+    product.residual = x.residual ? residual.data() : nullptr;
+    product.z = x.epilogue >= Epilogue::kGeluGrad ? z.data() : nullptr;
+    product.column_sums = x.sums ? sums.data() : nullptr;
+    product.accumulate_sums = x.accumulate_sums;
+  }
+};
+
+double b_value(const Product& product, size_t at) {
+  if (product.b_dtype == DType::kFloat32) return static_cast<const float*>(product.b)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(product.b)[at];
+  return product.b_dtype == DType::kBFloat16 ? bf16_to_float(bits) : fp16_to_float(bits);
+}
+
+void check_sums(const Case& x, Data& data, size_t threads, Isa isa, const std::string& name) {
+  const std::vector<float> before = data.sums;
+  run(data.product, data.c, threads, isa);
+  std::vector<float> want(x.N);
+  std::vector<double> magnitude(x.N);
+  for (size_t n = 0; n < x.N; ++n) {
+    double sum = x.accumulate_sums ? before[n] : 0;
+    magnitude[n] = std::fabs(sum);
+    for (size_t k = 0; k < x.K; ++k) {
+      const double value =
+          b_value(data.product, k * data.product.b_strides.row + n * data.product.b_strides.column);
+      sum += value;
+      magnitude[n] += std::fabs(value);
+    }
+    want[n] = static_cast<float>(sum);
+  }
+  close(name + "column sums", data.sums, want,
+        [&](size_t n) { return static_cast<double>(x.K + 2) * kUnit * magnitude[n] + 1e-40; });
+  data.sums = before;
+}
+
+void check_case(const Case& x, uint64_t seed, size_t threads = 2) {
+  Random random(seed);
+  Data data(x, random);
+  std::vector<double> value(x.M * x.N), magnitude(x.M * x.N);
+  gemm_reference(data.product, value.data(), magnitude.data());
+  std::vector<float> want = data.c;
+  std::vector<double> tolerance(want.size(), 0);  // padding stays as it is
+  for (size_t m = 0; m < x.M; ++m)
+    for (size_t n = 0; n < x.N; ++n) {
+      const size_t at = m * data.product.ldc + n, i = m * x.N + n;
+      want[at] = static_cast<float>(value[i]);
+      const double residual = x.residual ? std::fabs(data.residual[at]) : 0;
+      tolerance[at] = kUnit * (1.13 * static_cast<double>(x.K + 12) * magnitude[i] +
+                               16 * (std::fabs(value[i]) + magnitude[i]) + 16 * residual) +
+                      1e-40;
+    }
+  for_each_isa([&](Isa isa, const std::string& isa_text) {
+    const std::string name = isa_text + x.text() + " ";
+    if (x.sums && x.N > 0) check_sums(x, data, threads, isa, name);
+    const std::vector<float> got = run(data.product, data.c, threads, isa);
+    if (!want.empty()) close(name, got, want, [&](size_t i) { return tolerance[i]; });
+    // The same bits again, and at other numbers of threads.
+    for (size_t others : {size_t{1}, size_t{3}, threads})
+      CHECK_MESSAGE(got.empty() || std::memcmp(run(data.product, data.c, others, isa).data(),
+                                               got.data(), got.size() * sizeof(float)) == 0,
+                    name + "threads " + std::to_string(others));
+  });
+}
+
+// Sizes at and around what a kernel treats differently.
+const size_t kSizes[] = {0, 1, 2, 3, 4, 5, 7, 13, 14, 15, 16, 17, 28, 29, 31, 32, 33, 48, 61, 97};
+
+template <class T, size_t count>
+T pick(Random& random, const T (&values)[count]) {
+  return values[random.bits() % count];
+}
+
+void test_shapes() {
+  Random random(1);
+  for (size_t M : kSizes)
+    for (size_t N : kSizes) {
+      Case x;
+      x.M = M;
+      x.N = N;
+      x.K = pick(random, kSizes);
+      x.trans_a = random.bits() & 1;
+      x.trans_b = random.bits() & 1;
+      x.pad = random.bits() % 3;
+      check_case(x, random.bits());
+    }
+}
+
+void test_everything_at_once() {
+  Random random(2);
+  const float alphas[] = {1, 0.125f, -2.5f, 0};
+  const DType dtypes[] = {DType::kFloat32, DType::kFloat32, DType::kBFloat16, DType::kFloat16};
+  for (int i = 0; i < 600; ++i) {
+    Case x;
+    x.M = pick(random, kSizes);
+    x.N = pick(random, kSizes);
+    x.K = pick(random, kSizes);
+    x.trans_a = random.bits() & 1;
+    x.trans_b = random.bits() & 1;
+    x.pad = random.bits() % 5;
+    x.scatter = random.bits() % 8 == 0 ? 3 : 1;
+    x.alpha = pick(random, alphas);
+    x.accumulate = random.bits() % 3 == 0;
+    x.prologue = static_cast<Prologue>(random.bits() % 5);
+    x.epilogue = x.accumulate ? Epilogue::kNone : static_cast<Epilogue>(random.bits() % 7);
+    x.bias = !x.accumulate && random.bits() & 1;
+    x.residual = !x.accumulate && random.bits() & 1;
+    x.b_dtype = pick(random, dtypes);
+    x.sums = random.bits() % 3 == 0;
+    x.accumulate_sums = random.bits() & 1;
+    check_case(x, random.bits(), 1 + random.bits() % 4);
+  }
+}
+
+// Larger than every block: several parts of the sum, of the rows and of the columns.
+void test_blocks() {
+  for (int i = 0; i < 4; ++i) {
+    Case x;
+    x.M = 401;
+    x.N = i == 3 ? 3301 : 137;
+    x.K = i == 3 ? 41 : 1031;
+    x.trans_a = i & 1;
+    x.trans_b = i & 2;
+    x.bias = x.residual = x.sums = true;
+    x.prologue = Prologue::kSilu;
+    x.epilogue = Epilogue::kGeluTanh;
+    check_case(x, 100 + i);
+    x.bias = x.residual = false;
+    x.epilogue = Epilogue::kNone;
+    x.accumulate = x.accumulate_sums = true;
+    check_case(x, 200 + i, 4);
+  }
+}
+
+void test_batches() {
+  struct Shape {
+    size_t M, N, K;
+  };
+  const Shape shapes[] = {{3, 17, 40}, {33, 29, 65}, {70, 96, 64}, {1, 50, 33}};
+  for (const Shape& s : shapes)
+    for (size_t outer : {size_t{1}, size_t{2}, size_t{5}}) {
+      Random random(outer + s.M);
+      const size_t inner = 3;
+      // A has no outer axis, B no inner one: both are broadcast.
+      const std::vector<float> a = random.vector(inner * s.M * s.K);
+      const std::vector<float> b = random.vector(outer * s.K * s.N);
+      std::vector<float> c(outer * inner * s.M * s.N);
+      Product product = plain_product(s.M, s.N, s.K);
+      product.a = a.data();
+      product.a_strides = {s.K, 1};
+      product.b = b.data();
+      product.b_strides = {1, s.K};
+      product.c = c.data();
+      product.batch = {2, {outer, inner}, {0, s.M * s.K}, {s.K * s.N, 0}};
+      const std::vector<float> residual = random.vector(c.size());
+      product.residual = residual.data();
+      std::vector<double> value(c.size()), magnitude(c.size());
+      gemm_reference(product, value.data(), magnitude.data());
+      const std::vector<float> want(value.begin(), value.end());
+      for_each_isa([&](Isa isa, const std::string& name) {
+        const std::vector<float> got = run(product, c, 2, isa);
+        close(name + "batch", got, want, [&](size_t i) {
+          return kUnit * (static_cast<double>(s.K + 2) * magnitude[i] + 2 * std::fabs(residual[i]));
+        });
+        CHECK_MESSAGE(got == run(product, c, 1, isa), name);
+      });
+    }
+}
+
+// As IEEE 754 says: a NaN or ∞·0 anywhere in a sum makes it NaN, an infinity stays, and no other
+// element of C sees it.
+void test_non_finite() {
+  for (size_t M : {size_t{1}, size_t{20}})
+    for (bool trans_b : {false, true}) {
+      Case x;
+      x.M = M;
+      x.N = 35;
+      x.K = 23;
+      x.trans_b = trans_b;
+      Random random(4);
+      Data data(x, random);
+      const size_t row = M / 2;
+      data.a[row * x.K + 5] = INFINITY;
+      const auto b_at = [&](size_t k, size_t n) -> float& {
+        return data.b[k * data.product.b_strides.row + n * data.product.b_strides.column];
+      };
+      for (size_t n = 0; n < x.N; ++n) b_at(5, n) = n == 7 ? 0.0f : n % 2 ? -1.0f : 1.0f;
+      b_at(9, 33) = NAN;
+      for_each_isa([&](Isa isa, const std::string& name) {
+        const std::vector<float> c = run(data.product, data.c, 2, isa);
+        for (size_t m = 0; m < x.M; ++m)
+          for (size_t n = 0; n < x.N; ++n) {
+            const float value = c[m * x.N + n];
+            const bool ok = n == 33    ? std::isnan(value)
+                            : m != row ? std::isfinite(value)
+                            : n == 7   ? std::isnan(value)
+                                       : std::isinf(value) && (value > 0) == (n % 2 == 0);
+            CHECK_MESSAGE(ok, name + std::to_string(m) + " " + std::to_string(n));
+          }
+      });
+    }
+}
+
+}  // namespace
+
+int main() {
+  test_shapes();
+  test_everything_at_once();
+  test_blocks();
+  test_batches();
+  test_non_finite();
+  return summary();
+}

@@ -1,0 +1,206 @@
+// Copies of operands in the order in which tiles read them, for gemm_simd.cc.
+#pragma once
+#include "core/simd_half.h"
+#include "core/simd_transpose.h"
+#include "gemm/tile.h"
+#include "kernels/activation_math.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+// Readers give kLanes adjacent values from an offset on, or the first `count` and zeros, or one
+// value, as fp32.
+struct ReadF32 {
+  const float* p;
+  F32 all(size_t i) const { return load(p + i); }
+  F32 part(size_t i, size_t count) const { return load_part(p + i, count); }
+  F32 one(size_t i) const { return splat(p[i]); }
+};
+
+template <F32 (*widen)(U16)>
+struct Read16 {
+  const uint16_t* p;
+  F32 all(size_t i) const { return widen(load16(p + i)); }
+  F32 part(size_t i, size_t count) const { return widen(load16_part(p + i, count)); }
+  F32 one(size_t i) const { return widen(load16_part(p + i, 1)); }
+};
+
+template <F32 (*activation)(F32)>
+struct ReadActivated {
+  const float* p;
+  F32 all(size_t i) const { return activation(load(p + i)); }
+  F32 part(size_t i, size_t count) const { return activation(load_part(p + i, count)); }
+  F32 one(size_t i) const { return activation(splat(p[i])); }
+};
+
+struct ReadSiluMul {
+  const float* gate;
+  const float* up;
+  F32 all(size_t i) const { return silu_value(load(gate + i)) * load(up + i); }
+  F32 part(size_t i, size_t count) const {
+    return silu_value(load_part(gate + i, count)) * load_part(up + i, count);
+  }
+  F32 one(size_t i) const { return silu_value(splat(gate[i])) * splat(up[i]); }
+};
+
+// A panel: `width` lines (rows of A, columns of B) of `depth` terms. Element (line, term) is at
+// offset + line · line_stride + term · term_stride. It is written term by term, `pitch` ≥ width
+// floats apart; where pitch is more, zeros fill up.
+struct Panel {
+  size_t offset;
+  size_t line_stride;
+  size_t term_stride;
+  size_t width;
+  size_t depth;
+  size_t pitch;
+  float* out;
+};
+
+// Vectors are stored whole where they fit into the panel: what a vector writes beyond its own lines
+// belongs to later terms, which overwrite it.
+inline void store_term(const Panel& panel, size_t term, size_t line, F32 v) {
+  const size_t at = term * panel.pitch + line;
+  if (at + kLanes <= panel.depth * panel.pitch)
+    store(panel.out + at, v);
+  else
+    store_part(panel.out + at, v, panel.depth * panel.pitch - at);
+}
+
+// Lines are adjacent in memory.
+template <class Reader>
+void pack_adjacent_lines(const Panel& panel, const Reader& read) {
+  for (size_t term = 0; term < panel.depth; ++term) {
+    const size_t at = panel.offset + term * panel.term_stride;
+    size_t line = 0;
+    for (; line + kLanes <= panel.width; line += kLanes)
+      store_term(panel, term, line, read.all(at + line));
+    if (line < panel.width) store_term(panel, term, line, read.part(at + line, panel.width - line));
+  }
+}
+
+// Terms are adjacent in memory: squares of kLanes lines and terms are transposed.
+template <size_t kMaxWidth, class Reader>
+void pack_adjacent_terms(const Panel& panel, const Reader& read) {
+  constexpr size_t kSquares = (kMaxWidth + kLanes - 1) / kLanes;
+  const size_t squares = (panel.width + kLanes - 1) / kLanes;
+  for (size_t term = 0; term < panel.depth; term += kLanes) {
+    const size_t terms = panel.depth - term < kLanes ? panel.depth - term : kLanes;
+    F32 square[kSquares][kLanes];
+    for (size_t s = 0; s < squares; ++s) {
+      for (size_t i = 0; i < kLanes; ++i) {
+        const size_t line = s * kLanes + i;
+        const size_t at = panel.offset + line * panel.line_stride + term;
+        square[s][i] = line >= panel.width ? F32{}
+                       : terms == kLanes   ? read.all(at)
+                                           : read.part(at, terms);
+      }
+      transpose(square[s]);
+    }
+    for (size_t i = 0; i < terms; ++i)
+      for (size_t s = 0; s < squares; ++s) store_term(panel, term + i, s * kLanes, square[s][i]);
+  }
+}
+
+template <class Reader>
+void pack_scattered(const Panel& panel, const Reader& read) {
+  for (size_t term = 0; term < panel.depth; ++term)
+    for (size_t line = 0; line < panel.pitch; ++line)
+      panel.out[term * panel.pitch + line] =
+          line < panel.width
+              ? read.one(panel.offset + line * panel.line_stride + term * panel.term_stride)[0]
+              : 0.0f;
+}
+
+template <size_t kMaxWidth, class Reader>
+void pack_panel(const Panel& panel, const Reader& read) {
+  if (panel.line_stride == 1)
+    pack_adjacent_lines(panel, read);
+  else if (panel.term_stride == 1)
+    pack_adjacent_terms<kMaxWidth>(panel, read);
+  else
+    pack_scattered(panel, read);
+}
+
+template <class Reader>
+void pack_rows(const Product& product, Span rows, Span depth, const Reader& read, float* packed) {
+  const MatrixStrides strides = product.a_strides;
+  const size_t panels = parts_of(rows.count, kTileRows);
+  for (size_t i = 0; i < panels; ++i) {
+    const Span piece = piece_of(rows.count, panels, i);
+    const size_t offset = (rows.begin + piece.begin) * strides.row + depth.begin * strides.column;
+    pack_panel<kTileRows>({offset, strides.row, strides.column, piece.count, depth.count,
+                           piece.count, packed + piece.begin * depth.count},
+                          read);
+  }
+}
+
+void pack_a(const Product& product, const float* a, const float* a2, Span rows, Span depth,
+            float* packed) {
+  switch (product.prologue) {
+    case Prologue::kNone:
+      return pack_rows(product, rows, depth, ReadF32{a}, packed);
+    case Prologue::kGelu:
+      return pack_rows(product, rows, depth, ReadActivated<gelu_erf>{a}, packed);
+    case Prologue::kGeluTanh:
+      return pack_rows(product, rows, depth, ReadActivated<gelu_tanh>{a}, packed);
+    case Prologue::kSilu:
+      return pack_rows(product, rows, depth, ReadActivated<silu_value>{a}, packed);
+    case Prologue::kSiluMul:
+      return pack_rows(product, rows, depth, ReadSiluMul{a, a2}, packed);
+  }
+}
+
+template <class Reader>
+void pack_columns(const Product& product, Span columns, Span depth, const Reader& read,
+                  float* packed) {
+  const MatrixStrides strides = product.b_strides;
+  for (size_t j = 0; j < columns.count; j += kTileColumns) {
+    const size_t left = columns.count - j;
+    const size_t width = left < kTileColumns ? left : kTileColumns;
+    const size_t offset = (columns.begin + j) * strides.column + depth.begin * strides.row;
+    pack_panel<kTileColumns>({offset, strides.column, strides.row, width, depth.count,
+                              parts_of(width, kLanes) * kLanes, packed + j * depth.count},
+                             read);
+  }
+}
+
+// Calls fn(reader) with the reader of B's type.
+template <class Fn>
+void with_reader(const Product& product, const void* b, Fn fn) {
+  if (product.b_dtype == DType::kBFloat16)
+    fn(Read16<widen_bf16>{static_cast<const uint16_t*>(b)});
+  else if (product.b_dtype == DType::kFloat16)
+    fn(Read16<widen_fp16>{static_cast<const uint16_t*>(b)});
+  else
+    fn(ReadF32{static_cast<const float*>(b)});
+}
+
+void pack_b(const Product& product, const void* b, Span columns, Span depth, float* packed) {
+  with_reader(product, b, [&](auto read) { pack_columns(product, columns, depth, read, packed); });
+}
+
+void sum_columns(const float* packed, size_t columns, size_t depth, bool add, float* sums) {
+  for (size_t j = 0; j < columns; j += kLanes) {
+    // Panels are kTileColumns wide but for the last, which holds whole vectors.
+    const size_t panel = j / kTileColumns * kTileColumns;
+    const size_t left = columns - panel;
+    const size_t pitch = left < kTileColumns ? parts_of(left, kLanes) * kLanes : kTileColumns;
+    const float* in = packed + panel * depth + (j - panel);
+    F32 even{}, odd{};
+    size_t term = 0;
+    for (; term + 2 <= depth; term += 2) {
+      even += load(in + term * pitch);
+      odd += load(in + (term + 1) * pitch);
+    }
+    if (term < depth) even += load(in + term * pitch);
+    const F32 total = even + odd;
+    const size_t lanes = columns - j;
+    if (lanes >= kLanes)
+      store(sums + j, add ? load(sums + j) + total : total);
+    else
+      store_part(sums + j, add ? load_part(sums + j, lanes) + total : total, lanes);
+  }
+}
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA

@@ -1,0 +1,5 @@
+target_sources(dsjs_engine PRIVATE
+  gemm/gemm.cc
+  gemm/gemm_ref.cc
+  gemm/plan.cc)
+dsjs_isa_sources(gemm/gemm_simd.cc)
