@@ -31,17 +31,19 @@ struct NormalizationKernels {
                      float* rstd, size_t D, float epsilon, size_t begin, size_t end);
   // With x̂ = (x − mean)·rstd and h = dy·gamma: dx = rstd·(h − Σh/D − x̂·Σ(h·x̂)/D).
   // dgamma_part[D] = Σ dy·x̂ and dbeta_part[D] = Σ dy over the rows given (overwritten, not added
-  // to). dbeta_part may be null. dx may be dy.
+  // to). dbeta_part may be null. residual, unless it is null, is added to dx. dx may be dy or
+  // residual.
   void (*layer_norm_grad)(const float* dy, const float* x, const float* gamma, const float* mean,
-                          const float* rstd, float* dx, float* dgamma_part, float* dbeta_part,
-                          size_t D, size_t begin, size_t end);
+                          const float* rstd, const float* residual, float* dx, float* dgamma_part,
+                          float* dbeta_part, size_t D, size_t begin, size_t end);
   // rstd = 1/√(Σx²/D + epsilon), y = x·rstd·gamma. y may be x. (Zhang and Sennrich, arXiv
   // 1910.07467)
   void (*rms_norm)(const float* x, const float* gamma, float* y, float* rstd, size_t D,
                    float epsilon, size_t begin, size_t end);
   // As layer_norm_grad without the mean: dx = rstd·(h − x̂·Σ(h·x̂)/D), x̂ = x·rstd.
   void (*rms_norm_grad)(const float* dy, const float* x, const float* gamma, const float* rstd,
-                        float* dx, float* dgamma_part, size_t D, size_t begin, size_t end);
+                        const float* residual, float* dx, float* dgamma_part, size_t D,
+                        size_t begin, size_t end);
   // out[c] = Σ over parts, in order, of partials[part·D + c], for columns [begin, end).
   void (*sum_parts)(const float* partials, size_t parts, size_t D, float* out, size_t begin,
                     size_t end);

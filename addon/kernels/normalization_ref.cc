@@ -52,8 +52,8 @@ void rms_norm(const float* x, const float* gamma, float* y, float* rstd, size_t 
 
 // `mean` null: root-mean-square normalisation, which subtracts nothing.
 void norm_grad(const float* dy, const float* x, const float* gamma, const float* mean,
-               const float* rstd, float* dx, float* dgamma_part, float* dbeta_part, size_t D,
-               size_t begin, size_t end) {
+               const float* rstd, const float* residual, float* dx, float* dgamma_part,
+               float* dbeta_part, size_t D, size_t begin, size_t end) {
   std::vector<double> dgamma(D), dbeta(D), normed(D), h(D);
   for (size_t t = begin; t < end; ++t) {
     double mean_h = 0, mean_hx = 0;
@@ -67,7 +67,8 @@ void norm_grad(const float* dy, const float* x, const float* gamma, const float*
     }
     for (size_t c = 0; c < D; ++c)
       dx[t * D + c] =
-          static_cast<float>(rstd[t] * (h[c] - (mean ? mean_h : 0) - normed[c] * mean_hx));
+          static_cast<float>(rstd[t] * (h[c] - (mean ? mean_h : 0) - normed[c] * mean_hx) +
+                             (residual ? residual[t * D + c] : 0));
   }
   for (size_t c = 0; c < D; ++c) {
     dgamma_part[c] = static_cast<float>(dgamma[c]);
@@ -76,8 +77,9 @@ void norm_grad(const float* dy, const float* x, const float* gamma, const float*
 }
 
 void rms_norm_grad(const float* dy, const float* x, const float* gamma, const float* rstd,
-                   float* dx, float* dgamma_part, size_t D, size_t begin, size_t end) {
-  norm_grad(dy, x, gamma, nullptr, rstd, dx, dgamma_part, nullptr, D, begin, end);
+                   const float* residual, float* dx, float* dgamma_part, size_t D, size_t begin,
+                   size_t end) {
+  norm_grad(dy, x, gamma, nullptr, rstd, residual, dx, dgamma_part, nullptr, D, begin, end);
 }
 
 void sum_parts(const float* partials, size_t parts, size_t D, float* out, size_t begin,

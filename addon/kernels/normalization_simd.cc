@@ -49,9 +49,21 @@ inline void add_to(float* part, size_t D, Fn fn, const Inputs*... x) {
       part, 0, D, [fn](F32 sum, auto... v) { return fn(sum, v...); }, part, x...);
 }
 
+// dx[0, D) = fn(dy, gamma, x), plus the residual when there is one.
+template <class Fn>
+inline void store_gradient(float* dx, size_t D, const float* residual, Fn fn, const float* dy,
+                           const float* gamma, const float* x) {
+  if (residual)
+    map(
+        dx, 0, D, [fn](F32 d, F32 g, F32 v, F32 more) { return fn(d, g, v) + more; }, dy, gamma, x,
+        residual);
+  else
+    map(dx, 0, D, fn, dy, gamma, x);
+}
+
 void layer_norm_grad(const float* dy, const float* x, const float* gamma, const float* mean,
-                     const float* rstd, float* dx, float* dgamma_part, float* dbeta_part, size_t D,
-                     size_t begin, size_t end) {
+                     const float* rstd, const float* residual, float* dx, float* dgamma_part,
+                     float* dbeta_part, size_t D, size_t begin, size_t end) {
   std::memset(dgamma_part, 0, D * sizeof(float));
   if (dbeta_part) std::memset(dbeta_part, 0, D * sizeof(float));
   for (size_t t = begin; t < end; ++t) {
@@ -73,14 +85,15 @@ void layer_norm_grad(const float* dy, const float* x, const float* gamma, const 
       add_to(
           dbeta_part, D, [](F32 sum, F32 d) { return sum + d; }, slope);
     const F32 c0 = splat(static_cast<float>(mean_h)), c1 = splat(static_cast<float>(mean_hx));
-    map(
-        dx + t * D, 0, D, [=](F32 d, F32 g, F32 v) { return r * (d * g - c0 - (v - m) * r * c1); },
-        slope, gamma, row);
+    const auto gradient = [=](F32 d, F32 g, F32 v) { return r * (d * g - c0 - (v - m) * r * c1); };
+    store_gradient(dx + t * D, D, residual ? residual + t * D : nullptr, gradient, slope, gamma,
+                   row);
   }
 }
 
 void rms_norm_grad(const float* dy, const float* x, const float* gamma, const float* rstd,
-                   float* dx, float* dgamma_part, size_t D, size_t begin, size_t end) {
+                   const float* residual, float* dx, float* dgamma_part, size_t D, size_t begin,
+                   size_t end) {
   std::memset(dgamma_part, 0, D * sizeof(float));
   for (size_t t = begin; t < end; ++t) {
     const float* row = x + t * D;
@@ -93,9 +106,9 @@ void rms_norm_grad(const float* dy, const float* x, const float* gamma, const fl
     add_to(
         dgamma_part, D, [r](F32 sum, F32 d, F32 v) { return fma(d, v * r, sum); }, slope, row);
     const F32 c1 = splat(static_cast<float>(mean_hx));
-    map(
-        dx + t * D, 0, D, [=](F32 d, F32 g, F32 v) { return r * (d * g - v * r * c1); }, slope,
-        gamma, row);
+    const auto gradient = [=](F32 d, F32 g, F32 v) { return r * (d * g - v * r * c1); };
+    store_gradient(dx + t * D, D, residual ? residual + t * D : nullptr, gradient, slope, gamma,
+                   row);
   }
 }
 

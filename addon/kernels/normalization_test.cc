@@ -27,12 +27,13 @@ struct Backward {
 };
 
 void layer_grad_in_parts(const NormalizationKernels& kernels, const Case& c, const float* dy,
-                         const float* x, const float* gamma, const Forward& f, Backward& b) {
+                         const float* x, const float* gamma, const Forward& f, Backward& b,
+                         const float* residual = nullptr) {
   const size_t parts = norm_parts(c.T);
   std::vector<float> scratch(2 * parts * c.D, NAN);
   for (size_t p = parts; p-- > 0;) {
     const RowRange rows = norm_part_rows(c.T, p);
-    kernels.layer_norm_grad(dy, x, gamma, f.mean.data(), f.rstd.data(), b.dx.data(),
+    kernels.layer_norm_grad(dy, x, gamma, f.mean.data(), f.rstd.data(), residual, b.dx.data(),
                             scratch.data() + p * c.D, scratch.data() + (parts + p) * c.D, c.D,
                             rows.begin, rows.end);
   }
@@ -55,8 +56,8 @@ void test_layer_norm(const Case& c) {
   reference.layer_norm(x.data(), gamma.data(), beta.data(), want.y.data(), want.mean.data(),
                        want.rstd.data(), c.D, kEps, 0, c.T);
   reference.layer_norm_grad(dy.data(), x.data(), gamma.data(), want.mean.data(), want.rstd.data(),
-                            want_grad.dx.data(), want_grad.dgamma.data(), want_grad.dbeta.data(),
-                            c.D, 0, c.T);
+                            nullptr, want_grad.dx.data(), want_grad.dgamma.data(),
+                            want_grad.dbeta.data(), c.D, 0, c.T);
   for_each_isa([&](Isa isa, const std::string& name) {
     const NormalizationKernels& fast = normalization_kernels(isa);
     Forward got(c.T, c.D);
@@ -94,6 +95,14 @@ void test_layer_norm(const Case& c) {
     layer_grad_in_parts(fast, c, in_place.dx.data(), x.data(), gamma.data(), want, in_place);
     CHECK_MESSAGE(in_place.dx == grad.dx && in_place.dgamma == grad.dgamma, name);
 
+    // With a residual: its sum with dx, also where dx overwrites it.
+    Backward residual(c.T, c.D);
+    residual.dx = x;
+    layer_grad_in_parts(fast, c, dy.data(), x.data(), gamma.data(), want, residual,
+                        residual.dx.data());
+    for (size_t i = 0; i < c.T * c.D; ++i) CHECK_MESSAGE(residual.dx[i] == grad.dx[i] + x[i], name);
+    CHECK_MESSAGE(residual.dgamma == grad.dgamma, name);
+
     // Without beta: y is the same less beta, up to the rounding of the sum.
     fast.layer_norm(x.data(), gamma.data(), nullptr, again.y.data(), again.mean.data(),
                     again.rstd.data(), c.D, kEps, 0, c.T);
@@ -113,8 +122,8 @@ void test_rms_norm(const Case& c) {
   Forward want(c.T, c.D);
   Backward want_grad(c.T, c.D);
   reference.rms_norm(x.data(), gamma.data(), want.y.data(), want.rstd.data(), c.D, kEps, 0, c.T);
-  reference.rms_norm_grad(dy.data(), x.data(), gamma.data(), want.rstd.data(), want_grad.dx.data(),
-                          want_grad.dgamma.data(), c.D, 0, c.T);
+  reference.rms_norm_grad(dy.data(), x.data(), gamma.data(), want.rstd.data(), nullptr,
+                          want_grad.dx.data(), want_grad.dgamma.data(), c.D, 0, c.T);
   for_each_isa([&](Isa isa, const std::string& name) {
     const NormalizationKernels& fast = normalization_kernels(isa);
     Forward got(c.T, c.D);
@@ -128,10 +137,14 @@ void test_rms_norm(const Case& c) {
     std::vector<float> scratch(parts * c.D, NAN);
     for (size_t p = 0; p < parts; ++p) {
       const RowRange rows = norm_part_rows(c.T, p);
-      fast.rms_norm_grad(dy.data(), x.data(), gamma.data(), want.rstd.data(), grad.dx.data(),
-                         scratch.data() + p * c.D, c.D, rows.begin, rows.end);
+      fast.rms_norm_grad(dy.data(), x.data(), gamma.data(), want.rstd.data(), nullptr,
+                         grad.dx.data(), scratch.data() + p * c.D, c.D, rows.begin, rows.end);
     }
     fast.sum_parts(scratch.data(), parts, c.D, grad.dgamma.data(), 0, c.D);
+    std::vector<float> sum = x, dgamma(c.D);
+    fast.rms_norm_grad(dy.data(), x.data(), gamma.data(), want.rstd.data(), sum.data(), sum.data(),
+                       dgamma.data(), c.D, 0, c.T);
+    for (size_t i = 0; i < c.T * c.D; ++i) CHECK_MESSAGE(sum[i] == grad.dx[i] + x[i], name);
     close(name + "rms dx", grad.dx, want_grad.dx, [&](size_t i) {
       const double normed = x[i] * want.rstd[i / c.D];
       return 4 * kEpsilon * want.rstd[i / c.D] * 1.5 * (1 + std::fabs(normed));
@@ -153,7 +166,7 @@ void test_reference_against_differences() {
   reference.layer_norm(x.data(), gamma.data(), beta.data(), f.y.data(), f.mean.data(),
                        f.rstd.data(), D, kEps, 0, T);
   reference.layer_norm_grad(dy.data(), x.data(), gamma.data(), f.mean.data(), f.rstd.data(),
-                            b.dx.data(), b.dgamma.data(), b.dbeta.data(), D, 0, T);
+                            nullptr, b.dx.data(), b.dgamma.data(), b.dbeta.data(), D, 0, T);
   const auto loss = [&](const std::vector<float>& input) {
     Forward out(T, D);
     reference.layer_norm(input.data(), gamma.data(), beta.data(), out.y.data(), out.mean.data(),

@@ -64,14 +64,19 @@ void add_normalization_operators(Operators& operators) {
 
   operators.push_back(std::make_unique<Operator>(
       "LayerNormalizationGrad",
-      std::vector<Port>{
-          {"dY", kFloat}, {"X", kFloat}, {"gamma", kFloat}, {"mean", kFloat}, {"rstd", kFloat}},
+      std::vector<Port>{{"dY", kFloat},
+                        {"X", kFloat},
+                        {"gamma", kFloat},
+                        {"mean", kFloat},
+                        {"rstd", kFloat},
+                        {"residual", kFloat, true}},
       std::vector<Port>{{"dX", kFloat}, {"dGamma", kFloat}, {"dBeta", kFloat}}, Reuse::kInput0,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
         require_same("dY", in[0], "X", in[1]);
         require_gamma(in[1], "gamma", in[2]);
         require_same("mean", in[3], "X without its last axis", rows_shape(in[1]));
         require_same("rstd", in[4], "X without its last axis", rows_shape(in[1]));
+        if (!in[5].empty()) require_same("residual", in[5], "X", in[1]);
         return {in[1], in[2], in[2]};
       },
       [](const Attributes&) -> Kernel {
@@ -82,12 +87,14 @@ void add_normalization_operators(Operators& operators) {
           const auto* gamma = call.input<float>(2);
           const auto* mean = call.input<float>(3);
           const auto* rstd = call.input<float>(4);
+          const auto* residual = call.input<float>(5);
           auto* dx = call.output<float>(0);
           const std::vector<float*> sums{call.output<float>(1), call.output<float>(2)};
           sum_over_rows(call, element_count(call.shape(3)), D, sums,
                         [&](RowRange rows, float* dgamma, float* dbeta) {
-                          normalization_kernels().layer_norm_grad(
-                              dy, x, gamma, mean, rstd, dx, dgamma, dbeta, D, rows.begin, rows.end);
+                          normalization_kernels().layer_norm_grad(dy, x, gamma, mean, rstd,
+                                                                  residual, dx, dgamma, dbeta, D,
+                                                                  rows.begin, rows.end);
                         });
         };
       }));
@@ -116,12 +123,17 @@ void add_normalization_operators(Operators& operators) {
 
   operators.push_back(std::make_unique<Operator>(
       "RMSNormalizationGrad",
-      std::vector<Port>{{"dY", kFloat}, {"X", kFloat}, {"gamma", kFloat}, {"rstd", kFloat}},
+      std::vector<Port>{{"dY", kFloat},
+                        {"X", kFloat},
+                        {"gamma", kFloat},
+                        {"rstd", kFloat},
+                        {"residual", kFloat, true}},
       std::vector<Port>{{"dX", kFloat}, {"dGamma", kFloat}}, Reuse::kInput0,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
         require_same("dY", in[0], "X", in[1]);
         require_gamma(in[1], "gamma", in[2]);
         require_same("rstd", in[3], "X without its last axis", rows_shape(in[1]));
+        if (!in[4].empty()) require_same("residual", in[4], "X", in[1]);
         return {in[1], in[2]};
       },
       [](const Attributes&) -> Kernel {
@@ -131,11 +143,12 @@ void add_normalization_operators(Operators& operators) {
           const auto* x = call.input<float>(1);
           const auto* gamma = call.input<float>(2);
           const auto* rstd = call.input<float>(3);
+          const auto* residual = call.input<float>(4);
           auto* dx = call.output<float>(0);
           sum_over_rows(call, element_count(call.shape(3)), D, {call.output<float>(1)},
                         [&](RowRange rows, float* dgamma, float*) {
-                          normalization_kernels().rms_norm_grad(dy, x, gamma, rstd, dx, dgamma, D,
-                                                                rows.begin, rows.end);
+                          normalization_kernels().rms_norm_grad(dy, x, gamma, rstd, residual, dx,
+                                                                dgamma, D, rows.begin, rows.end);
                         });
         };
       }));
