@@ -83,41 +83,59 @@ struct Errors {
   std::vector<float> worker, server;
 };
 
-// Algorithm 1 over all ranks' vectors, by the typed-out loops. Returns the result of every rank.
+// Which rank serves which block, worked out from the rule alone.
+struct Block {
+  size_t offset, count, server;
+};
+std::vector<Block> blocks_of(const std::vector<size_t>& tensors, size_t ranks) {
+  size_t total = 0;
+  for (const size_t length : tensors) total += length;
+  std::vector<Block> blocks;
+  size_t offset = 0;
+  for (const size_t length : tensors)
+    for (size_t left = length; left > 0; left -= blocks.back().count) {
+      size_t server = 0;
+      while (offset >= total * (server + 1) / ranks) ++server;
+      blocks.push_back({offset, std::min<size_t>(1024, left), server});
+      offset += blocks.back().count;
+    }
+  return blocks;
+}
+
+// Algorithm 1 over all ranks' vectors, by the typed-out loops; `errors` are as long as the vectors.
+// Returns the result of every rank.
 std::vector<float> reference(const std::vector<std::vector<float>>& xs, std::vector<Errors>& errors,
-                             size_t chunk) {
-  const size_t n = xs.size(), count = xs[0].size();
-  std::vector<float> result(count);
-  for (size_t server = 0; server < n; ++server) {
-    const size_t begin = std::min(count, server * chunk);
-    const size_t length = std::min(count, begin + chunk) - begin;
-    if (length == 0) continue;
-    std::vector<std::vector<uint8_t>> bits(n, std::vector<uint8_t>(sign_bytes(length)));
+                             const std::vector<Block>& blocks) {
+  const size_t n = xs.size();
+  std::vector<float> result(xs[0].size());
+  for (const auto& [offset, count, server] : blocks) {
+    const auto scale = [count = count](double squares) {
+      return static_cast<float>(std::sqrt(squares / static_cast<double>(count)));
+    };
+    std::vector<std::vector<uint8_t>> bits(n, std::vector<uint8_t>(sign_bytes(count)));
     std::vector<const uint8_t*> pointers;
     std::vector<float> scales;
-    const auto scale = [length](double squares) {
-      return static_cast<float>(std::sqrt(squares / static_cast<double>(length)));
-    };
     for (size_t r = 0; r < n; ++r) {
-      float* error = errors[r].worker.data() + begin;
-      scales.push_back(scale(kSignReference.compensate(xs[r].data() + begin, error, length)));
-      kSignReference.pack(error, scales[r], bits[r].data(), length);
+      float* error = errors[r].worker.data() + offset;
+      scales.push_back(scale(kSignReference.compensate(xs[r].data() + offset, error, count)));
+      kSignReference.pack(error, scales[r], bits[r].data(), count);
       pointers.push_back(bits[r].data());
     }
-    float* error = errors[server].server.data();
+    float* error = errors[server].server.data() + offset;
     const float sent =
-        scale(kSignReference.average(pointers.data(), scales.data(), n, error, length));
-    kSignReference.pack(error, sent, bits[0].data(), length);
-    kSignReference.unpack(bits[0].data(), sent, result.data() + begin, length);
+        scale(kSignReference.average(pointers.data(), scales.data(), n, error, count));
+    kSignReference.pack(error, sent, bits[0].data(), count);
+    kSignReference.unpack(bits[0].data(), sent, result.data() + offset, count);
   }
   return result;
 }
 
-void test_all_reduce(int ranks, size_t count) {
-  const std::string what = std::to_string(ranks) + " ranks, " + std::to_string(count);
+void test_all_reduce(int ranks, const std::vector<size_t>& tensors) {
   const size_t n = static_cast<size_t>(ranks);
-  const size_t chunk = ((count + n - 1) / n + 63) / 64 * 64;
-  std::vector<Errors> want(n, {std::vector<float>(count), std::vector<float>(chunk)});
+  const std::vector<Block> blocks = blocks_of(tensors, n);
+  const size_t count = blocks.empty() ? 0 : blocks.back().offset + blocks.back().count;
+  const std::string what = std::to_string(ranks) + " ranks, " + std::to_string(count);
+  std::vector<Errors> want(n, {std::vector<float>(count), std::vector<float>(count)});
   std::vector<Errors> got = want;
   for (int step = 0; step < 4; ++step) {
     std::vector<std::vector<float>> xs;
@@ -125,12 +143,18 @@ void test_all_reduce(int ranks, size_t count) {
       Random random(1000 * static_cast<uint64_t>(step) + r);
       xs.push_back(step == 2 ? std::vector<float>(count) : with_zeros(random, count));
     }
-    const std::vector<float> result = reference(xs, want, chunk);
+    const std::vector<float> result = reference(xs, want, blocks);
     run_ranks(ranks, [&](Communicator& communicator) {
       const auto r = static_cast<size_t>(communicator.rank());
-      CompressedAllReduce reduce(communicator, count, std::make_shared<MemoryAccount>());
+      CompressedAllReduce reduce(communicator, tensors, std::make_shared<MemoryAccount>());
+      size_t begin = 0;
+      while (begin < blocks.size() && blocks[begin].server < r) ++begin;
+      size_t served = 0;
+      for (const Block& block : blocks) served += block.server == r ? block.count : 0;
+      CHECK_MESSAGE(reduce.count() == count && reduce.served() == served, what);
       std::vector<float> x = xs[r];
-      reduce.run(x.data(), got[r].worker.data(), got[r].server.data());
+      float* server = got[r].server.data() + (begin < blocks.size() ? blocks[begin].offset : 0);
+      reduce.run(x.data(), got[r].worker.data(), server);
       CHECK_MESSAGE(x == result, what);
       CHECK_MESSAGE(got[r].worker == want[r].worker, what);
       CHECK_MESSAGE(got[r].server == want[r].server, what);
@@ -139,16 +163,18 @@ void test_all_reduce(int ranks, size_t count) {
 }
 
 // Over many steps nothing is lost: the sum of what two ranks gave, halved, is the sum of the
-// results and what the errors still hold. Each step rounds each of the three additions once.
+// results and what the errors still hold. Each step rounds eight times at most.
 void test_feedback_identity() {
   constexpr size_t kCount = 130;
   constexpr int kSteps = 1000;
+  const std::vector<size_t> tensors{100, 30};
   std::vector<double> given(kCount), received(kCount);
-  std::vector<Errors> errors(2, {std::vector<float>(kCount), std::vector<float>(128)});
+  std::vector<Errors> errors(2, {std::vector<float>(kCount), std::vector<float>()});
   double largest = 0;
   run_ranks(2, [&](Communicator& communicator) {
     const auto r = static_cast<size_t>(communicator.rank());
-    CompressedAllReduce reduce(communicator, kCount, std::make_shared<MemoryAccount>());
+    CompressedAllReduce reduce(communicator, tensors, std::make_shared<MemoryAccount>());
+    errors[r].server.resize(reduce.served());
     for (int step = 0; step < kSteps; ++step) {
       std::vector<std::vector<float>> xs;
       for (uint64_t rank = 0; rank < 2; ++rank)
@@ -163,14 +189,15 @@ void test_feedback_identity() {
       }
     }
   });
+  std::vector<float> served = errors[0].server;
+  served.insert(served.end(), errors[1].server.begin(), errors[1].server.end());
   double size = largest;
-  for (const Errors& error : errors)
-    for (const std::vector<float>* kept : {&error.worker, &error.server})
-      for (const float value : *kept) size = std::max(size, std::fabs(double{value}));
+  for (const std::vector<float>* kept : {&errors[0].worker, &errors[1].worker, &served})
+    for (const float value : *kept) size = std::max(size, std::fabs(double{value}));
   const double tolerance = kSteps * 8 * size * kEpsilon;
+  CHECK(served.size() == kCount);
   for (size_t i = 0; i < kCount; ++i) {
-    const double kept = (double{errors[0].worker[i]} + errors[1].worker[i]) / 2 +
-                        (i < 128 ? errors[0].server[i] : errors[1].server[i - 128]);
+    const double kept = (double{errors[0].worker[i]} + errors[1].worker[i]) / 2 + served[i];
     CHECK_MESSAGE(
         std::fabs(given[i] - received[i] - kept) <= tolerance,
         "element " + std::to_string(i) + " lost " + std::to_string(given[i] - received[i] - kept));
@@ -180,7 +207,7 @@ void test_feedback_identity() {
 void test_non_finite() {
   for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")})
     run_ranks(3, [value](Communicator& communicator) {
-      CompressedAllReduce reduce(communicator, 200, std::make_shared<MemoryAccount>());
+      CompressedAllReduce reduce(communicator, {150, 50}, std::make_shared<MemoryAccount>());
       std::vector<float> x(200, 1), worker(200), server(reduce.served());
       if (communicator.rank() == 1) x[150] = value;
       std::string said;
@@ -198,9 +225,9 @@ void test_non_finite() {
 void test_bytes() {
   run_ranks(4, [](Communicator& communicator) {
     const size_t count = 1 << 20;
-    CompressedAllReduce reduce(communicator, count, std::make_shared<MemoryAccount>());
+    CompressedAllReduce reduce(communicator, {count}, std::make_shared<MemoryAccount>());
     const double dense = 2.0 * 3 / 4 * count * sizeof(float);
-    CHECK(dense / static_cast<double>(reduce.bytes_sent()) > 31.9);
+    CHECK(dense / static_cast<double>(reduce.bytes_sent()) > 30.9);
   });
 }
 
@@ -209,8 +236,9 @@ void test_bytes() {
 int main() {
   for_each_isa(test_loops);
   for (const int ranks : {1, 2, 3, 4, 8})
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{63}, size_t{129}, size_t{1000}})
-      test_all_reduce(ranks, count);
+    for (const std::vector<size_t>& tensors : std::vector<std::vector<size_t>>{
+             {}, {0}, {1}, {63}, {5, 1, 1030}, {2048, 7}, {3000}, {1, 1, 1, 1, 1, 1, 1, 1}})
+      test_all_reduce(ranks, tensors);
   test_feedback_identity();
   test_non_finite();
   test_bytes();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 
@@ -12,22 +11,12 @@
 namespace dsjs {
 namespace {
 
-// A block is a scale, padded to a word, and the signs of a chunk.
-constexpr size_t kHeader = 8;
-constexpr size_t kChunkMultiple = 64;
+constexpr size_t kBlock = 1024;
+constexpr size_t kLine = 64;
 
-float scale_of(double squares, size_t length) {
-  if (length == 0) return 0;
-  return static_cast<float>(std::sqrt(squares / static_cast<double>(length)));
+float scale_of(double squares, size_t count) {
+  return static_cast<float>(std::sqrt(squares / static_cast<double>(count)));
 }
-
-float read_scale(const uint8_t* block) {
-  float scale;
-  std::memcpy(&scale, block, sizeof scale);
-  return scale;
-}
-
-void write_scale(uint8_t* block, float scale) { std::memcpy(block, &scale, sizeof scale); }
 
 std::string names_of(const std::vector<size_t>& ranks) {
   std::string names = ranks.size() == 1 ? "rank " : "ranks ";
@@ -40,70 +29,112 @@ std::string names_of(const std::vector<size_t>& ranks) {
 
 }  // namespace
 
-CompressedAllReduce::CompressedAllReduce(Communicator& communicator, size_t count,
+CompressedAllReduce::CompressedAllReduce(Communicator& communicator,
+                                         const std::vector<size_t>& tensors,
                                          std::shared_ptr<MemoryAccount> account)
     : communicator_(communicator),
       ranks_(static_cast<size_t>(communicator.size())),
-      rank_(static_cast<size_t>(communicator.rank())),
-      count_(count) {
-  const size_t share = (count + ranks_ - 1) / ranks_;
-  chunk_ = (share + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
-  block_ = kHeader + sign_bytes(chunk_);
+      rank_(static_cast<size_t>(communicator.rank())) {
+  for (const size_t length : tensors) {
+    for (size_t done = 0; done < length; done += kBlock)
+      blocks_.push_back({count_ + done, std::min(kBlock, length - done), 0});
+    count_ += length;
+  }
+  size_t next = 0;
+  for (size_t r = 0; r < ranks_; ++r) {
+    first_.push_back(next);
+    size_t bytes = 0;
+    const size_t end = count_ / ranks_ * (r + 1) + count_ % ranks_ * (r + 1) / ranks_;
+    for (; next < blocks_.size() && blocks_[next].offset < end; ++next) {
+      blocks_[next].signs = bytes;
+      bytes += sign_bytes(blocks_[next].count);
+    }
+    message_ = std::max(message_, (next - first_[r]) * sizeof(float) + bytes);
+  }
+  first_.push_back(next);
+  // At least one scale, in which a rank can say that it cannot take part.
+  message_ = (std::max(message_, sizeof(float)) + kLine - 1) / kLine * kLine;
   for (auto* staging : {&outgoing_, &incoming_, &gathered_})
-    *staging = communicator.allocate_shared(ranks_ * block_, Category::kCommunication, account);
+    *staging = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
 }
 
-size_t CompressedAllReduce::offset(size_t rank) const { return std::min(count_, rank * chunk_); }
+size_t CompressedAllReduce::begin_of(size_t rank) const {
+  return first_[rank] < blocks_.size() ? blocks_[first_[rank]].offset : count_;
+}
 
-size_t CompressedAllReduce::length(size_t rank) const { return offset(rank + 1) - offset(rank); }
+CompressedAllReduce::Message CompressedAllReduce::message(const std::shared_ptr<Buffer>& buffer,
+                                                          size_t server, size_t slot) const {
+  uint8_t* start = static_cast<uint8_t*>(buffer->data()) + slot * message_;
+  return {reinterpret_cast<float*>(start),
+          start + (first_[server + 1] - first_[server]) * sizeof(float)};
+}
 
-uint8_t* CompressedAllReduce::block(const std::shared_ptr<Buffer>& buffer, size_t rank) const {
-  return static_cast<uint8_t*>(buffer->data()) + rank * block_;
+// Where an element is not finite, every server is told by its first scale, so that all ranks stop
+// at the same place.
+void CompressedAllReduce::send_to_servers(const float* x, float* worker_error, Isa isa) {
+  const SignKernels& kernels = sign_kernels(isa);
+  bool finite = true;
+  for (size_t r = 0; r < ranks_; ++r) {
+    const Message to = message(outgoing_, r, r);
+    for (size_t b = first_[r]; b < first_[r + 1]; ++b) {
+      const Block& block = blocks_[b];
+      float* error = worker_error + block.offset;
+      const float scale =
+          scale_of(kernels.compensate(x + block.offset, error, block.count), block.count);
+      finite = finite && std::isfinite(scale);
+      to.scales[b - first_[r]] = scale;
+      kernels.pack(error, scale, to.signs + block.signs, block.count);
+    }
+  }
+  if (finite) return;
+  for (size_t r = 0; r < ranks_; ++r)
+    *message(outgoing_, r, r).scales = std::numeric_limits<float>::quiet_NaN();
+}
+
+void CompressedAllReduce::average(float* server_error, Isa isa) {
+  const SignKernels& kernels = sign_kernels(isa);
+  const Message own = message(gathered_, rank_, rank_);
+  std::vector<const uint8_t*> signs(ranks_);
+  std::vector<float> scales(ranks_);
+  for (size_t b = first_[rank_]; b < first_[rank_ + 1]; ++b) {
+    const Block& block = blocks_[b];
+    for (size_t r = 0; r < ranks_; ++r) {
+      const Message from = message(incoming_, rank_, r);
+      scales[r] = from.scales[b - first_[rank_]];
+      signs[r] = from.signs + block.signs;
+    }
+    float* error = server_error + (block.offset - begin_of(rank_));
+    const float scale = scale_of(
+        kernels.average(signs.data(), scales.data(), ranks_, error, block.count), block.count);
+    own.scales[b - first_[rank_]] = scale;
+    kernels.pack(error, scale, own.signs + block.signs, block.count);
+  }
 }
 
 void CompressedAllReduce::run(float* x, float* worker_error, float* server_error, Isa isa) {
   const SignKernels& kernels = sign_kernels(isa);
-  std::vector<float> scales(ranks_);
-  bool finite = true;
-  for (size_t r = 0; r < ranks_; ++r) {
-    scales[r] =
-        scale_of(kernels.compensate(x + offset(r), worker_error + offset(r), length(r)), length(r));
-    finite = finite && std::isfinite(scales[r]);
-  }
-  // A rank that cannot take part says so in every block, so that all ranks stop at the same place.
-  if (!finite) std::fill(scales.begin(), scales.end(), std::numeric_limits<float>::quiet_NaN());
-  for (size_t r = 0; r < ranks_; ++r) {
-    uint8_t* out = block(outgoing_, r);
-    write_scale(out, scales[r]);
-    kernels.pack(worker_error + offset(r), scales[r], out + kHeader, length(r));
-  }
-  communicator_.all_to_all(outgoing_->data(), incoming_->data(), block_);
-
-  std::vector<const uint8_t*> signs(ranks_);
+  for (size_t r = 0; r < ranks_; ++r) *message(outgoing_, r, r).scales = 0;
+  send_to_servers(x, worker_error, isa);
+  communicator_.all_to_all(outgoing_->data(), incoming_->data(), message_);
   std::vector<size_t> broken;
-  for (size_t r = 0; r < ranks_; ++r) {
-    scales[r] = read_scale(block(incoming_, r));
-    signs[r] = block(incoming_, r) + kHeader;
-    if (std::isnan(scales[r])) broken.push_back(r);
-  }
+  for (size_t r = 0; r < ranks_; ++r)
+    if (std::isnan(*message(incoming_, rank_, r).scales)) broken.push_back(r);
   if (!broken.empty())
     throw EngineError(
         "NON_FINITE",
         "a vector to be compressed has a value that is not finite on " + names_of(broken),
         "compressedAllReduce", static_cast<int>(rank_));
 
-  const float scale = scale_of(
-      kernels.average(signs.data(), scales.data(), ranks_, server_error, served()), served());
-  uint8_t* own = block(gathered_, rank_);
-  write_scale(own, scale);
-  kernels.pack(server_error, scale, own + kHeader, served());
+  average(server_error, isa);
   std::vector<Shard> shards(ranks_);
-  const size_t words = block_ / sizeof(float);
+  const size_t words = message_ / sizeof(float);
   for (size_t r = 0; r < ranks_; ++r) shards[r] = {r * words, words};
   communicator_.all_gather(gathered_->data(), ranks_ * words, DType::kFloat32, shards);
   for (size_t r = 0; r < ranks_; ++r) {
-    const uint8_t* in = block(gathered_, r);
-    kernels.unpack(in + kHeader, read_scale(in), x + offset(r), length(r));
+    const Message from = message(gathered_, r, r);
+    for (size_t b = first_[r]; b < first_[r + 1]; ++b)
+      kernels.unpack(from.signs + blocks_[b].signs, from.scales[b - first_[r]],
+                     x + blocks_[b].offset, blocks_[b].count);
   }
 }
 

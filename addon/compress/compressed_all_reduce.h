@@ -1,13 +1,14 @@
 // The error-compensated one-bit all-reduce of 1-bit Adam (Tang et al., arXiv 2102.02888, algorithm
-// 1, lines 7 to 12): two phases, each sends one bit an element and one scale a chunk.
+// 1, lines 7 to 12): two phases, each sends one bit an element and one scale a block.
 //
-//   worker  c = x + worker_error; chunk r: scale ‖c‖₂/√length, signs → rank r; worker_error = c −
-//   sent server  a = Σ_r scale_r·sign_r / n + server_error; the same way → every rank; server_error
-//   = a − sent result  x = what the servers sent
+//   worker  c = x + worker_error; block b: scale ‖c_b‖₂/√length, signs → b's server; worker_error =
+//   c − sent server  a = Σ_r scale_r·sign_r / n + server_error; the same way → every rank;
+//   server_error = a − sent result  x = what the servers sent
 //
-// Rank r serves chunk r: elements [r·chunk, (r+1)·chunk) that exist, where chunk is count/n rounded
-// up to a multiple of 64, so that a chunk's bits are whole words. Deviation from DeepSpeed: a scale
-// of each chunk instead of one of the whole tensor, and padding is never counted in its length.
+// A block is at most 1,024 elements of one tensor, so that neither a large tensor nor a neighbour
+// of another size takes the small elements' scale; a rank serves consecutive blocks, about a share
+// of the elements. Deviation from DeepSpeed: it has one scale a tensor and counts padding in its
+// length; here nothing is padded.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,17 +22,17 @@ namespace dsjs {
 
 class CompressedAllReduce {
  public:
-  // For vectors of `count` fp32 elements over the ranks of `communicator`, which outlives this. The
-  // staging (about 3 bits an element) is allocated here and charged to `account` as communication.
-  CompressedAllReduce(Communicator& communicator, size_t count,
+  // For flat vectors of fp32 elements in which tensors of these lengths lie back to back, over the
+  // ranks of `communicator`, which outlives this. The staging (about 3 bits an element) is
+  // allocated here and charged to `account` as communication.
+  CompressedAllReduce(Communicator& communicator, const std::vector<size_t>& tensors,
                       std::shared_ptr<MemoryAccount> account);
 
-  // Elements of worker_error: the whole vector. Of server_error: this rank's chunk, 0 where it has
-  // none.
+  // Elements of x and worker_error, and of server_error: those that this rank serves.
   size_t count() const { return count_; }
-  size_t served() const { return length(rank_); }
+  size_t served() const { return end_of(rank_) - begin_of(rank_); }
   // Bytes that this rank sends to others in one call.
-  size_t bytes_sent() const { return 2 * (ranks_ - 1) * block_; }
+  size_t bytes_sent() const { return 2 * (ranks_ - 1) * message_; }
 
   // x becomes the compressed mean over ranks, equal on all of them bit for bit. Throws NON_FINITE
   // on every rank, naming the ranks, where a rank's x + worker_error has an element that is not
@@ -39,12 +40,30 @@ class CompressedAllReduce {
   void run(float* x, float* worker_error, float* server_error, Isa isa = active_isa());
 
  private:
-  size_t offset(size_t rank) const;
-  size_t length(size_t rank) const;
-  uint8_t* block(const std::shared_ptr<Buffer>& buffer, size_t rank) const;
+  struct Block {
+    size_t offset, count;
+    // Where its signs begin in its server's message, behind the scales.
+    size_t signs;
+  };
+  // One rank's part of a message buffer: a scale a block, then the blocks' signs.
+  struct Message {
+    float* scales;
+    uint8_t* signs;
+  };
+
+  size_t begin_of(size_t rank) const;
+  size_t end_of(size_t rank) const { return begin_of(rank + 1); }
+  Message message(const std::shared_ptr<Buffer>& buffer, size_t server, size_t slot) const;
+  void send_to_servers(const float* x, float* worker_error, Isa isa);
+  void average(float* server_error, Isa isa);
 
   Communicator& communicator_;
-  size_t ranks_, rank_, count_, chunk_, block_;
+  size_t ranks_, rank_, count_ = 0;
+  std::vector<Block> blocks_;
+  // Rank r serves blocks [first_[r], first_[r + 1]).
+  std::vector<size_t> first_;
+  // Bytes of the longest message.
+  size_t message_ = 0;
   std::shared_ptr<Buffer> outgoing_, incoming_, gathered_;
 };
 
