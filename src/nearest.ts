@@ -29,6 +29,11 @@ export function unknownName(name: string, known: readonly string[], noun: string
  * @throws ARGUMENTS_INVALID naming every key that is not known
  */
 export function refuseUnknownKeys(given: object, known: readonly string[], what: string): void {
+  if (typeof given !== 'object' || given === null) {
+    throw new DeepSpeedError('ARGUMENTS_INVALID', `the options of ${what} are ${given}`, {
+      fix: `Give an object with ${known.join(', ')}.`,
+    });
+  }
   const unknown = Object.keys(given).filter((key) => !known.includes(key));
   if (unknown.length === 0) return;
   const noun = `an option of ${what}`;

@@ -22,7 +22,7 @@ export function createBatchSource(dataset: Dataset, options: BatchSourceOptions)
   const map = byIndex(dataset);
   if (map) return mapSource(map, options);
   const stream = dataset as AsyncIterable<AnySample> & Iterable<AnySample>;
-  if (stream?.[Symbol.asyncIterator] || stream?.[Symbol.iterator]) {
+  if (typeof stream === 'object' && (stream[Symbol.asyncIterator] || stream[Symbol.iterator])) {
     return streamSource('next' in stream ? new SinglePass(stream) : stream, options);
   }
   throw new DeepSpeedError(

@@ -86,6 +86,12 @@ export const callbackEvents = [
  * @throws ARGUMENTS_INVALID with the nearest event
  */
 export function requireKnownEvents(callbacks: readonly TrainerCallback[]): void {
+  if (!Array.isArray(callbacks)) {
+    throw new DeepSpeedError(
+      'ARGUMENTS_INVALID',
+      'callbacks is a list: callbacks: [{ onLog() {} }]',
+    );
+  }
   const isKnown = (name: string) => callbackEvents.some((event) => event === name);
   for (const callback of callbacks) {
     const wrong = methodNames(callback).filter((name) => /^on[A-Z_]/.test(name) && !isKnown(name));

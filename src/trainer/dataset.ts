@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { DeepSpeedError } from '../errors.ts';
 import type { AnySample, Sample, TensorSample } from '../hosts/onnx/sample.ts';
 
@@ -41,6 +42,14 @@ export function tokenBlocks(tokens: ArrayLike<number>, blockSize: number): MapDa
       'DATASET_INVALID',
       `blockSize is ${blockSize}; it must be a whole number of at least 2`,
       { fix: 'Give tokenBlocks the number of tokens that a sample shall have.' },
+    );
+  }
+  const wrong = Array.prototype.findIndex.call(tokens, (token) => !Number.isInteger(token));
+  if (wrong >= 0) {
+    throw new DeepSpeedError(
+      'DATASET_INVALID',
+      `tokens[${wrong}] is ${inspect(tokens[wrong])}, which is no token id`,
+      { fix: 'Give tokenBlocks what tokenizer.encode(text) returns.' },
     );
   }
   const source = Int32Array.from(tokens);

@@ -40,17 +40,29 @@ function requireGeneration(
   maxNewTokens: number,
   maxLength: number,
 ): void {
-  const wrong = !(prompt?.length > 0)
-    ? 'the prompt is empty: a causal language model continues at least one token'
-    : prompt.length > maxLength
-      ? `the prompt has ${prompt.length} tokens, the model takes at most ${maxLength}`
-      : !(Number.isInteger(maxNewTokens) && maxNewTokens >= 0)
-        ? `maxNewTokens is ${maxNewTokens}, expected a whole number of at least 0`
-        : undefined;
+  const wrong = problemOf(prompt, maxNewTokens, maxLength);
   if (wrong === undefined) return;
   throw new DeepSpeedError('ARGUMENTS_INVALID', `generate(): ${wrong}`, {
     fix: 'Give generate() 1 to n_positions token ids, such as those of tokenizer.encode(text).',
   });
+}
+
+function problemOf(
+  prompt: readonly number[],
+  maxNewTokens: number,
+  maxLength: number,
+): string | undefined {
+  if (!(prompt?.length > 0)) {
+    return 'the prompt is empty: a causal language model continues at least one token';
+  }
+  if (!Array.from(prompt).every(Number.isInteger)) {
+    return 'the prompt holds something that is no token id; encode text with a tokenizer';
+  }
+  if (prompt.length > maxLength) {
+    return `the prompt has ${prompt.length} tokens, the model takes at most ${maxLength}`;
+  }
+  if (Number.isInteger(maxNewTokens) && maxNewTokens >= 0) return undefined;
+  return `maxNewTokens is ${maxNewTokens}, expected a whole number of at least 0`;
 }
 
 function argmax(values: Float32Array): number {

@@ -6,6 +6,7 @@ import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
 import { trainTokenizer } from '../models/index.ts';
 import { earlyStopping, type TrainerCallback } from './callbacks.ts';
+import { tokenBlocks } from './dataset.ts';
 import { Trainer, type TrainerOptions } from './trainer.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-trainer-'));
@@ -164,6 +165,55 @@ describe('is refused before anything runs', () => {
     expect(() => make({ args: undefined! })).toThrow(/args is missing; expected an object/);
     expect(() => earlyStopping({ patients: 3 } as object)).toThrow(/did you mean patience\?/);
     expect(() => AutoModelForCausalLM.fromConfig({}, { sead: 3 } as object)).toThrow(/seed\?/);
+  });
+
+  it.each<[what: string, action: () => unknown, message: RegExp]>([
+    [
+      'no options at all',
+      () => new Trainer(undefined!),
+      /options of new Trainer\(\) are undefined/,
+    ],
+    [
+      'a model that was not awaited',
+      () => make({ model: Promise.resolve() as never }),
+      /model is a promise: await it/,
+    ],
+    ['the name of a model', () => make({ model: 'gpt2' as never }), /model is not a model/],
+    ['callbacks that are no list', () => make({ callbacks: {} as never }), /callbacks is a list/],
+    [
+      'a model config that is none',
+      () => AutoModelForCausalLM.fromConfig(undefined!),
+      /model_type/,
+    ],
+    [
+      'a name where a function is asked for',
+      () => AutoModelForCausalLM.fromConfig({ model_type: 'gpt2' }).freeze('wte' as never),
+      /takes a function/,
+    ],
+    ['text instead of tokens', () => tokenBlocks('text' as never, 2), /tokens\[0\] is 't'/],
+    ['no numbers', () => tokenBlocks([1, Number.NaN], 2), /tokens\[1\] is NaN, which/],
+    ['text as prompt', () => make({}).generate('text' as never), /no token id; encode text/],
+    [
+      'one string as corpus',
+      () => trainTokenizer('text', folder, { vocabSize: 300 }),
+      /one string/,
+    ],
+    [
+      'a parameter that is not there',
+      () => make({}).parameter('transformer.wte.wieght'),
+      /not a parameter of the model; did you mean transformer\.wte\.weight\?/,
+    ],
+    ['prediction of nothing', () => make({}).predict(undefined!).next(), /predict\(\) needs/],
+    [
+      'text as dataset',
+      () => make({ trainDataset: 'text' as never }, { maxSteps: 1 }).train(),
+      /a dataset is an array, /,
+    ],
+  ])('%s', async (_what, action, message) => {
+    await expect((async () => action())()).rejects.toMatchObject({
+      name: 'DeepSpeedError',
+      message: expect.stringMatching(message),
+    });
   });
 
   it('callback events that do not exist, also of classes', () => {

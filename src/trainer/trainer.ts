@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { renderCommsTable } from '../monitor/index.ts';
-import { refuseUnknownKeys } from '../nearest.ts';
+import { refuseUnknownKeys, unknownName } from '../nearest.ts';
 import type { MemoryAccount } from '../native/index.ts';
 import type { RuntimeOptions } from '../runtime.ts';
 import { agree } from '../strategies/agree.ts';
@@ -74,7 +74,7 @@ export class Trainer {
 
   constructor(options: TrainerOptions) {
     refuseUnknownKeys(options, trainerOptions, 'new Trainer()');
-    if (!options.model) throw missing('new Trainer()', 'model');
+    requireModel(options.model);
     this.args = parseArguments(options.args);
     requireKnownEvents(options.callbacks ?? []);
     requireTokenizer(options.tokenizer);
@@ -114,6 +114,7 @@ export class Trainer {
 
   /** The model's outputs for this rank's share of the dataset, sample by sample. */
   async *predict(dataset: Dataset): AsyncGenerator<Prediction> {
+    if (!dataset) throw new DeepSpeedError('ARGUMENTS_INVALID', 'predict() needs a dataset');
     yield* predict(await this.#open(), dataset, this.state.step);
   }
 
@@ -159,8 +160,19 @@ export class Trainer {
     });
   }
 
-  /** A parameter's current value, fp32, not copied. It changes with every step. */
+  /**
+   * A parameter's current value, fp32, not copied. It changes with every step.
+   *
+   * @throws ARGUMENTS_INVALID for a name that is not in the model
+   */
   async parameter(name: string): Promise<Float32Array> {
+    const names = this.#options.model.parameters.map((parameter) => parameter.name);
+    if (!names.includes(name)) {
+      const message = unknownName(name, names, 'a parameter of the model');
+      throw new DeepSpeedError('ARGUMENTS_INVALID', message, {
+        fix: 'model.parameters lists the names.',
+      });
+    }
     return (await this.#open()).host.parameter(name);
   }
 
@@ -224,6 +236,15 @@ export class Trainer {
       throw error;
     }
   }
+}
+
+function requireModel(model: unknown): void {
+  if (model === undefined) throw missing('new Trainer()', 'model');
+  if (typeof (model as Partial<TrainableModel> | null)?.graph === 'function') return;
+  const what = model instanceof Promise ? 'a promise: await it' : 'not a model';
+  throw new DeepSpeedError('ARGUMENTS_INVALID', `model is ${what}`, {
+    fix: 'Give what AutoModelForCausalLM.fromConfig, await AutoModelForCausalLM.fromPretrained or await OnnxModel.fromFile returns.',
+  });
 }
 
 /** A model folder without its tokenizer would be noticed after the training. */

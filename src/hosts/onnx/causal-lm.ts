@@ -1,3 +1,4 @@
+import { DeepSpeedError } from '../../errors.ts';
 import type { Graph } from '../../graph/index.ts';
 import {
   arraySource,
@@ -51,7 +52,7 @@ export class AutoModelForCausalLM implements TrainableModel {
   ): AutoModelForCausalLM {
     refuseUnknownKeys(options, ['seed'], 'fromConfig()');
     const { seed = 42 } = options;
-    const parsed = parseModelConfig(config as never, 'the model config');
+    const parsed = parseModelConfig((config ?? {}) as never, 'the model config');
     const specs = new Map(modelParameters(parsed).map((spec) => [spec.name, spec]));
     return new AutoModelForCausalLM(parsed, (name) => initialSource(specs.get(name)!, seed));
   }
@@ -68,6 +69,11 @@ export class AutoModelForCausalLM implements TrainableModel {
    * @example model.freeze((name) => name.startsWith('transformer.wte'))
    */
   freeze(predicate: (name: string) => boolean): this {
+    if (typeof predicate !== 'function') {
+      throw new DeepSpeedError('ARGUMENTS_INVALID', 'freeze() takes a function of the name', {
+        fix: "For one parameter: freeze((name) => name === 'transformer.wte.weight').",
+      });
+    }
     this.#frozen = predicate;
     return this;
   }

@@ -44,6 +44,13 @@ interface Candidate {
  */
 export function trainBpe(texts: Iterable<string>, options: TrainTokenizerOptions): TrainedBpe {
   const { vocabSize, minFrequency = 2, specialTokens = ['<|endoftext|>'] } = options;
+  if (typeof texts === 'string') {
+    throw new DeepSpeedError(
+      'ARGUMENTS_INVALID',
+      'texts is one string, which would be taken letter by letter',
+      { fix: 'Give a list of texts: [text].' },
+    );
+  }
   const smallest = specialTokens.length + byteAlphabet.length;
   if (!Number.isInteger(vocabSize) || vocabSize < smallest || vocabSize >= pairBase) {
     throw new DeepSpeedError(
