@@ -136,34 +136,37 @@ OptimizerStep step_of(const Napi::Value& value) {
 class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeEngine",
-                       {
-                           InstanceMethod<&EngineHandle::allocate>("allocate"),
-                           InstanceMethod<&EngineHandle::memory>("memory"),
-                           InstanceMethod<&EngineHandle::load_session>("loadSession"),
-                           InstanceMethod<&EngineHandle::release_session>("releaseSession"),
-                           InstanceMethod<&EngineHandle::create_instance>("createInstance"),
-                           InstanceMethod<&EngineHandle::release_instance>("releaseInstance"),
-                           InstanceMethod<&EngineHandle::run>("run"),
-                           InstanceMethod<&EngineHandle::fill>("fill"),
-                           InstanceMethod<&EngineHandle::copy>("copy"),
-                           InstanceMethod<&EngineHandle::axpby>("axpby"),
-                           InstanceMethod<&EngineHandle::squared_norm>("squaredNorm"),
-                           InstanceMethod<&EngineHandle::optimizer_step>("optimizerStep"),
-                           InstanceMethod<&EngineHandle::all_reduce>("allReduce"),
-                           InstanceMethod<&EngineHandle::reduce_scatter>("reduceScatter"),
-                           InstanceMethod<&EngineHandle::all_gather>("allGather"),
-                           InstanceMethod<&EngineHandle::broadcast>("broadcast"),
-                           InstanceMethod<&EngineHandle::barrier>("barrier"),
-                           InstanceMethod<&EngineHandle::throttle_comm>("throttleComm"),
-                           InstanceMethod<&EngineHandle::comm_stats>("commStats"),
-                           InstanceMethod<&EngineHandle::wait>("wait"),
-                           InstanceMethod<&EngineHandle::wait_sync>("waitSync"),
-                           InstanceMethod<&EngineHandle::idle>("idle"),
-                           InstanceMethod<&EngineHandle::set_tracing>("setTracing"),
-                           InstanceMethod<&EngineHandle::take_records>("takeRecords"),
-                           InstanceMethod<&EngineHandle::dispose>("dispose"),
-                       });
+    return DefineClass(
+        env, "NativeEngine",
+        {
+            InstanceMethod<&EngineHandle::allocate>("allocate"),
+            InstanceMethod<&EngineHandle::memory>("memory"),
+            InstanceMethod<&EngineHandle::load_session>("loadSession"),
+            InstanceMethod<&EngineHandle::release_session>("releaseSession"),
+            InstanceMethod<&EngineHandle::create_instance>("createInstance"),
+            InstanceMethod<&EngineHandle::release_instance>("releaseInstance"),
+            InstanceMethod<&EngineHandle::run>("run"),
+            InstanceMethod<&EngineHandle::fill>("fill"),
+            InstanceMethod<&EngineHandle::copy>("copy"),
+            InstanceMethod<&EngineHandle::axpby>("axpby"),
+            InstanceMethod<&EngineHandle::squared_norm>("squaredNorm"),
+            InstanceMethod<&EngineHandle::optimizer_step>("optimizerStep"),
+            InstanceMethod<&EngineHandle::all_reduce>("allReduce"),
+            InstanceMethod<&EngineHandle::reduce_scatter>("reduceScatter"),
+            InstanceMethod<&EngineHandle::all_gather>("allGather"),
+            InstanceMethod<&EngineHandle::create_compressor>("createCompressor"),
+            InstanceMethod<&EngineHandle::compressed_all_reduce>("compressedAllReduce"),
+            InstanceMethod<&EngineHandle::broadcast>("broadcast"),
+            InstanceMethod<&EngineHandle::barrier>("barrier"),
+            InstanceMethod<&EngineHandle::throttle_comm>("throttleComm"),
+            InstanceMethod<&EngineHandle::comm_stats>("commStats"),
+            InstanceMethod<&EngineHandle::wait>("wait"),
+            InstanceMethod<&EngineHandle::wait_sync>("waitSync"),
+            InstanceMethod<&EngineHandle::idle>("idle"),
+            InstanceMethod<&EngineHandle::set_tracing>("setTracing"),
+            InstanceMethod<&EngineHandle::take_records>("takeRecords"),
+            InstanceMethod<&EngineHandle::dispose>("dispose"),
+        });
   }
 
   // new NativeEngine(options), by createEngine only.
@@ -343,6 +346,30 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
     return enqueue(info, [&] {
       return engine_->all_gather(region_of(info[0], "region"), shards_of(info[1]),
                                  works_of(info[2]));
+    });
+  }
+
+  // createCompressor(tensors)
+  Napi::Value create_compressor(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto tensors = list_of<size_t>(info[0], "tensors", [](const Napi::Value& length) {
+        return size_arg(length, "a tensor's length");
+      });
+      const uint32_t id = engine_->create_compressor(tensors);
+      auto made = Napi::Object::New(info.Env());
+      made.Set("id", id);
+      made.Set("served", static_cast<double>(engine_->compressor_served(id)));
+      return made;
+    });
+  }
+
+  // compressedAllReduce(compressor, x, workerError, serverError, after?)
+  Napi::Value compressed_all_reduce(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->compressed_all_reduce(
+          integer_arg<uint32_t>(info[0], "compressor"), region_of(info[1], "x"),
+          region_of(info[2], "workerError"), optional_region(info[3], "serverError"),
+          works_of(info[4]));
     });
   }
 

@@ -86,6 +86,7 @@ void check_optimizer_step(const OptimizerStep& step) {
   check_array("gradient", step.gradient);
   if (step.state1.buffer) check_array("state1", step.state1);
   if (step.state2.buffer) check_array("state2", step.state2);
+  if (step.state3.buffer) check_array("state3", step.state3);
   if (step.copy16.buffer) {
     require(step.copy16.dtype == DType::kBFloat16 || step.copy16.dtype == DType::kFloat16,
             "copy16 must be bfloat16 or float16");
@@ -105,6 +106,7 @@ void check_optimizer_step(const OptimizerStep& step) {
     const int states = optimizer_states(step.kind, step.groups[range.group]);
     require(states < 1 || step.state1.buffer, "this optimizer needs state1");
     require(states < 2 || step.state2.buffer, "this optimizer needs state2");
+    require(states < 3 || step.state3.buffer, "this optimizer needs state3");
   }
   require(step.max_norm >= 0, "maxNorm must not be negative");
   require(step.max_norm == 0 || step.norm_buffer, "clipping (maxNorm) needs `norm`");
@@ -123,6 +125,7 @@ void run_optimizer_step(ThreadPool& pool, const OptimizerStep& step) {
       floats(step.gradient),
       floats(step.state1),
       floats(step.state2),
+      floats(step.state3),
       step.copy16.buffer ? static_cast<uint16_t*>(step.copy16.data()) : nullptr,
       step.copy16.dtype};
   // One parallel loop over the shard: models have hundreds of small ranges (biases between

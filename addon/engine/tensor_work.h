@@ -46,7 +46,7 @@ struct OptimizerStep {
   OptimizerKind kind = OptimizerKind::kAdamW;
   uint64_t step = 1;
   // fp32 and of one length; the states and `copy16` have no buffer where they are absent.
-  Region master, gradient, state1, state2;
+  Region master, gradient, state1, state2, state3;
   Region copy16;
   std::vector<OptimizerRange> ranges;
   std::vector<OptimizerHyper> groups;

@@ -13,14 +13,14 @@ struct OptimizerConstants {
   float lr;
   // −lr·wd where weight decay is decoupled (adamw, lion), else 0.
   float decay;
-  // wd where it is added to the gradient (adam, sgd, adagrad), else 0.
+  // wd where it is added to the gradient (not adamw and lion), else 0.
   float l2;
   float beta1;
   float one_minus_beta1;
   float beta2;
   float one_minus_beta2;
   float eps;
-  // adam: lr/(1−β1ᵗ), 1/√(1−β2ᵗ).
+  // adam, adamax: lr/(1−β1ᵗ); adam: 1/√(1−β2ᵗ).
   float step_size;
   float inverse_root_correction2;
   // sgd: 1 on the first step, where the momentum buffer starts as the gradient.
@@ -37,6 +37,11 @@ struct OptimizerKernels {
   Update sgd_momentum;
   Update lion;
   Update adagrad;
+  Update adamax;
+  Update rmsprop;
+  Update rmsprop_centered;
+  Update adagrad_root;
+  Update adadelta;
   SquaredNorm (*squared_norm)(const float* x, size_t count);
 };
 

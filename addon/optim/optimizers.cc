@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "core/half.h"
@@ -23,8 +24,12 @@ OptimizerConstants constants_of(OptimizerKind kind, const OptimizerHyper& hyper,
                                 double gradient_scale) {
   const bool decoupled = kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion;
   const auto t = static_cast<double>(step);
-  const double correction1 = hyper.bias_correction ? 1 - std::pow(hyper.beta1, t) : 1;
-  const double correction2 = hyper.bias_correction ? 1 - std::pow(hyper.beta2, t) : 1;
+  const auto correction = [&](double given, double beta) {
+    if (given != 0) return given;
+    return hyper.bias_correction ? 1 - std::pow(beta, t) : 1;
+  };
+  const double correction1 = correction(hyper.correction1, hyper.beta1);
+  const double correction2 = correction(hyper.correction2, hyper.beta2);
   const bool sgd = kind == OptimizerKind::kSgd;
   OptimizerConstants c{};
   c.gradient_scale = static_cast<float>(gradient_scale);
@@ -55,31 +60,60 @@ OptimizerKernels::Update update_of(OptimizerKind kind, const OptimizerHyper& hyp
       return kernels.lion;
     case OptimizerKind::kAdagrad:
       return kernels.adagrad;
+    case OptimizerKind::kAdamax:
+      return kernels.adamax;
+    case OptimizerKind::kRmsprop:
+      return kernels.rmsprop;
+    case OptimizerKind::kRmspropCentered:
+      return kernels.rmsprop_centered;
+    case OptimizerKind::kAdagradRoot:
+      return kernels.adagrad_root;
+    case OptimizerKind::kAdadelta:
+      return kernels.adadelta;
   }
   refuse("unknown kind");
 }
+
+constexpr std::pair<const char*, OptimizerKind> kNames[] = {
+    {"adam", OptimizerKind::kAdam},
+    {"adamw", OptimizerKind::kAdamW},
+    {"sgd", OptimizerKind::kSgd},
+    {"lion", OptimizerKind::kLion},
+    {"adagrad", OptimizerKind::kAdagrad},
+    {"adamax", OptimizerKind::kAdamax},
+    {"rmsprop", OptimizerKind::kRmsprop},
+    {"rmsprop_centered", OptimizerKind::kRmspropCentered},
+    {"adagrad_root", OptimizerKind::kAdagradRoot},
+    {"adadelta", OptimizerKind::kAdadelta},
+};
 
 }  // namespace
 
 OptimizerKind optimizer_from_name(const char* name) {
   const std::string wanted = name;
-  if (wanted == "adam") return OptimizerKind::kAdam;
-  if (wanted == "adamw") return OptimizerKind::kAdamW;
-  if (wanted == "sgd") return OptimizerKind::kSgd;
-  if (wanted == "lion") return OptimizerKind::kLion;
-  if (wanted == "adagrad") return OptimizerKind::kAdagrad;
-  refuse("\"" + wanted + "\" is none of adam, adamw, sgd, lion, adagrad");
+  std::string names;
+  for (const auto& [known, kind] : kNames) {
+    if (wanted == known) return kind;
+    names += (names.empty() ? "" : ", ") + std::string(known);
+  }
+  refuse("\"" + wanted + "\" is none of " + names);
 }
 
 int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper) {
   switch (kind) {
     case OptimizerKind::kAdam:
     case OptimizerKind::kAdamW:
+    case OptimizerKind::kAdamax:
+    case OptimizerKind::kRmsprop:
+    case OptimizerKind::kAdadelta:
       return 2;
+    case OptimizerKind::kRmspropCentered:
+      return 3;
     case OptimizerKind::kSgd:
       return hyper.beta1 == 0 ? 0 : 1;
     case OptimizerKind::kLion:
     case OptimizerKind::kAdagrad:
+    case OptimizerKind::kAdagradRoot:
       return 1;
   }
   refuse("unknown kind");
@@ -91,7 +125,8 @@ void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t 
   if (step == 0) refuse("steps count from 1");
   if (!arrays.master || !arrays.gradient) refuse("master weights and gradient are needed");
   const int states = optimizer_states(kind, hyper);
-  if ((states > 0 && !arrays.state1) || (states > 1 && !arrays.state2))
+  if ((states > 0 && !arrays.state1) || (states > 1 && !arrays.state2) ||
+      (states > 2 && !arrays.state3))
     refuse(std::to_string(states) + " state arrays are needed");
   if (arrays.copy16 && arrays.copy_type != DType::kFloat16 && arrays.copy_type != DType::kBFloat16)
     refuse("the 16-bit copy is float16 or bfloat16");

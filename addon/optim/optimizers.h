@@ -12,7 +12,18 @@
 //   adagrad  g += wd·p;  v += g²;  p −= lr·g / (√v + eps)         Duchi et al., JMLR 12, 2011
 //
 // as PyTorch's optimizers of these names and DeepSpeed's CPUAdam, CPULion and CPUAdagrad define
-// them.
+// them. And, after g += wd·p, as TensorFlow.js defines its own:
+//
+//   adamax            m = β1·m + (1−β1)·g;  u = max(β2·u, |g|)
+//                     p −= lr/(1−β1ᵗ) · m / (u + eps)                   arXiv 1412.6980,
+//                     section 7.1
+//   rmsprop           s = β2·s + (1−β2)·g²;  b = β1·b + lr·g / √(s + eps);  p −= b
+//   rmsprop_centered  a = β2·a + (1−β2)·g besides;  the root is √(s − (a² + eps))
+//   adagrad_root      v += g²;  p −= lr·g / √(v + eps)
+//   adadelta          d = √(u + eps) / √(s + eps) · g with the old u and s;  s = β2·s + (1−β2)·g²
+//                     u = β2·u + (1−β2)·d²;  p −= lr·d                  Zeiler, arXiv 1212.5701
+//
+// A host that keeps 1−β1ᵗ and 1−β2ᵗ itself gives them as correction1 and correction2.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -22,9 +33,20 @@
 
 namespace dsjs {
 
-enum class OptimizerKind { kAdam, kAdamW, kSgd, kLion, kAdagrad };
+enum class OptimizerKind {
+  kAdam,
+  kAdamW,
+  kSgd,
+  kLion,
+  kAdagrad,
+  kAdamax,
+  kRmsprop,
+  kRmspropCentered,
+  kAdagradRoot,
+  kAdadelta
+};
 
-// "adam", "adamw", "sgd", "lion", "adagrad"; EngineError INVALID_ARGUMENT for another name.
+// The names above; EngineError INVALID_ARGUMENT for another name.
 OptimizerKind optimizer_from_name(const char* name);
 
 struct OptimizerHyper {
@@ -36,10 +58,14 @@ struct OptimizerHyper {
   bool bias_correction = true;
   bool nesterov = false;
   double dampening = 0;
+  // 0: computed from β and the step.
+  double correction1 = 0;
+  double correction2 = 0;
 };
 
 // How many state arrays of the shard's length an update needs: adam 2 (m, v), sgd 1 with momentum
-// (b), else 0, lion 1 (m), adagrad 1 (v). They start as zeros.
+// (b), else 0, lion 1 (m), adagrad and adagrad_root 1 (v), adamax 2 (m, u), rmsprop 2 (s, b),
+// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u). They start as zeros.
 int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper);
 
 // A contiguous range. Unused states are null. copy16, where not null, receives the new weights as
@@ -49,6 +75,7 @@ struct OptimizerArrays {
   const float* gradient = nullptr;
   float* state1 = nullptr;
   float* state2 = nullptr;
+  float* state3 = nullptr;
   uint16_t* copy16 = nullptr;
   DType copy_type = DType::kBFloat16;
 };
@@ -62,7 +89,7 @@ void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t 
 // The formulas above typed out, weights and states in double: for tests.
 void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                          double gradient_scale, double* master, const float* gradient,
-                         double* state1, double* state2, size_t count);
+                         double* state1, double* state2, double* state3, size_t count);
 
 // min(1, max_norm / (norm·gradient_scale + 1e-6)), norm = √squared_sum; 1 when max_norm is 0.
 double clip_factor(double squared_sum, double gradient_scale, double max_norm);

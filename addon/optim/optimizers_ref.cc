@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "optim/optimizers.h"
@@ -7,12 +8,16 @@ namespace {
 
 double sign(double x) { return x > 0 ? 1 : x < 0 ? -1 : 0; }
 
+double correction(const OptimizerHyper& h, double given, double beta, uint64_t step) {
+  if (given != 0) return given;
+  return h.bias_correction ? 1 - std::pow(beta, static_cast<double>(step)) : 1;
+}
+
 void adam(const OptimizerHyper& h, uint64_t step, double g, double& p, double& m, double& v) {
-  const double t = static_cast<double>(step);
   m = h.beta1 * m + (1 - h.beta1) * g;
   v = h.beta2 * v + (1 - h.beta2) * g * g;
-  const double correction1 = h.bias_correction ? 1 - std::pow(h.beta1, t) : 1;
-  const double correction2 = h.bias_correction ? 1 - std::pow(h.beta2, t) : 1;
+  const double correction1 = correction(h, h.correction1, h.beta1, step);
+  const double correction2 = correction(h, h.correction2, h.beta2, step);
   p -= h.lr / correction1 * m / (std::sqrt(v) / std::sqrt(correction2) + h.eps);
 }
 
@@ -35,11 +40,37 @@ void adagrad(const OptimizerHyper& h, double g, double& p, double& v) {
   p -= h.lr * g / (std::sqrt(v) + h.eps);
 }
 
+void adamax(const OptimizerHyper& h, uint64_t step, double g, double& p, double& m, double& u) {
+  m = h.beta1 * m + (1 - h.beta1) * g;
+  u = std::max(h.beta2 * u, std::abs(g));
+  p -= h.lr / correction(h, h.correction1, h.beta1, step) * m / (u + h.eps);
+}
+
+void rmsprop(const OptimizerHyper& h, double g, double& p, double& s, double& b, double* a) {
+  s = h.beta2 * s + (1 - h.beta2) * g * g;
+  if (a != nullptr) *a = h.beta2 * *a + (1 - h.beta2) * g;
+  const double under = a != nullptr ? s - (*a * *a + h.eps) : s + h.eps;
+  b = h.beta1 * b + h.lr * g / std::sqrt(under);
+  p -= b;
+}
+
+void adagrad_root(const OptimizerHyper& h, double g, double& p, double& v) {
+  v += g * g;
+  p -= h.lr * g / std::sqrt(v + h.eps);
+}
+
+void adadelta(const OptimizerHyper& h, double g, double& p, double& s, double& u) {
+  const double d = std::sqrt(u + h.eps) / std::sqrt(s + h.eps) * g;
+  s = h.beta2 * s + (1 - h.beta2) * g * g;
+  u = h.beta2 * u + (1 - h.beta2) * d * d;
+  p -= h.lr * d;
+}
+
 }  // namespace
 
 void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                          double gradient_scale, double* master, const float* gradient,
-                         double* state1, double* state2, size_t count) {
+                         double* state1, double* state2, double* state3, size_t count) {
   const bool decoupled = kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion;
   for (size_t i = 0; i < count; ++i) {
     double& p = master[i];
@@ -61,6 +92,21 @@ void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64
         break;
       case OptimizerKind::kAdagrad:
         adagrad(hyper, g, p, state1[i]);
+        break;
+      case OptimizerKind::kAdamax:
+        adamax(hyper, step, g, p, state1[i], state2[i]);
+        break;
+      case OptimizerKind::kRmsprop:
+        rmsprop(hyper, g, p, state1[i], state2[i], nullptr);
+        break;
+      case OptimizerKind::kRmspropCentered:
+        rmsprop(hyper, g, p, state1[i], state2[i], state3 + i);
+        break;
+      case OptimizerKind::kAdagradRoot:
+        adagrad_root(hyper, g, p, state1[i]);
+        break;
+      case OptimizerKind::kAdadelta:
+        adadelta(hyper, g, p, state1[i], state2[i]);
         break;
     }
   }

@@ -120,6 +120,7 @@ export interface Binding {
 
 export type SessionId = number;
 export type InstanceId = number;
+export type CompressorId = number;
 
 export interface SessionOptions {
   /** Shown in errors, traces and profiles. */
@@ -137,12 +138,23 @@ export interface SessionOptions {
 
 // ---------------------------------------------------------------- optimizer
 
-export type OptimizerKind = 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad';
+export type OptimizerKind =
+  | 'adam'
+  | 'adamw'
+  | 'sgd'
+  | 'lion'
+  | 'adagrad'
+  // As TensorFlow.js computes them; addon/optim/optimizers.h has the formulas.
+  | 'adamax'
+  | 'rmsprop'
+  | 'rmsprop_centered'
+  | 'adagrad_root'
+  | 'adadelta';
 
 /** Hyper-parameters of one parameter group for one step. Fields an optimizer does not use are ignored. */
 export interface OptimizerHyper {
   lr: number;
-  /** adam, adamw: betas; lion: betas; sgd: [momentum, 0]. */
+  /** adam, adamw, lion, adamax: betas; sgd: [momentum, 0]; rmsprop: [momentum, decay]; adadelta: [0, rho]. */
   beta1: number;
   beta2: number;
   eps: number;
@@ -151,6 +163,9 @@ export interface OptimizerHyper {
   /** sgd. */
   nesterov?: boolean;
   dampening?: number;
+  /** adam, adamw, adamax: 1 − β1ᵗ and 1 − β2ᵗ of a host that counts them itself. */
+  correction1?: number;
+  correction2?: number;
 }
 
 /** Elements [offset, offset + count) of the shard, updated with hyper-parameters `group`. */
@@ -164,11 +179,12 @@ export interface OptimizerStep {
   kind: OptimizerKind;
   /** 1-based; what bias correction uses. */
   step: number;
-  /** fp32, all of one length: the shard. `state2` is absent where the optimizer has one state. */
+  /** fp32, all of one length: the shard. States that the optimizer does not have are absent. */
   master: Region;
   gradient: Region;
   state1?: Region;
   state2?: Region;
+  state3?: Region;
   /** Where given, the updated shard is also written here in its 16-bit type. */
   copy16?: Region;
   ranges: OptimizerRange[];
@@ -263,6 +279,24 @@ export interface NativeEngine {
   ): Work;
   /** Rank r's part [shards[r].offset, +count) of the region is copied from r into every other rank's region. */
   allGather(region: Region, shards: { offset: number; count: number }[], after?: Work[]): Work;
+  /**
+   * Makes what `compressedAllReduce` needs for flat fp32 vectors in which tensors of these lengths lie back
+   * to back; staging of about 3 bits an element. Collective: the same order on every rank. `served` is
+   * the length of this rank's server error.
+   */
+  createCompressor(tensors: readonly number[]): { id: CompressorId; served: number };
+  /**
+   * x becomes the one-bit compressed mean over ranks with error feedback (addon/compress has the source).
+   * Both errors start as zeros and belong to the run's state; `serverError` is null where `served` is 0.
+   * NON_FINITE on every rank, naming ranks, where x + workerError is not finite.
+   */
+  compressedAllReduce(
+    compressor: CompressorId,
+    x: Region,
+    workerError: Region,
+    serverError: Region | null,
+    after?: Work[],
+  ): Work;
   broadcast(region: Region, root: number, after?: Work[]): Work;
   barrier(after?: Work[]): Work;
   /** For benches: bytes per second that the comm queue may move; 0 = unlimited. */
