@@ -198,6 +198,52 @@ WorkId Engine::all_gather(Region region, std::vector<Shard> shards, std::vector<
       });
 }
 
+uint32_t Engine::create_compressor(const std::vector<size_t>& tensors) {
+  require_open();
+  compressors_.emplace(next_id_,
+                       std::make_shared<CompressedAllReduce>(*communicator_, tensors, account_));
+  return next_id_++;
+}
+
+const std::shared_ptr<CompressedAllReduce>& Engine::compressor(uint32_t id,
+                                                               const char* operation) const {
+  const auto found = compressors_.find(id);
+  if (found == compressors_.end())
+    invalid("there is no compressor " + std::to_string(id), operation);
+  return found->second;
+}
+
+size_t Engine::compressor_served(uint32_t id) const {
+  return compressor(id, "createCompressor")->served();
+}
+
+WorkId Engine::compressed_all_reduce(uint32_t id, Region x, Region worker_error,
+                                     Region server_error, std::vector<WorkId> after) {
+  constexpr const char* kOperation = "compressedAllReduce";
+  require_open();
+  const auto& reduce = compressor(id, kOperation);
+  const auto require_fp32 = [&](const char* name, const Region& region, size_t count) {
+    const size_t given = region.buffer ? region.count : 0;
+    if (given != count)
+      invalid(std::string(name) + " has " + std::to_string(given) + " elements, must have " +
+                  std::to_string(count),
+              kOperation);
+    if (given > 0 && region.dtype != DType::kFloat32)
+      invalid(std::string(name) + " must be float32", kOperation);
+  };
+  require_fp32("x", x, reduce->count());
+  require_fp32("workerError", worker_error, reduce->count());
+  require_fp32("serverError", server_error, reduce->served());
+  return enqueue_collective(kOperation, std::move(after),
+                            [reduce, x = std::move(x), worker_error = std::move(worker_error),
+                             server_error = std::move(server_error)](Communicator&) {
+                              const auto floats = [](const Region& region) {
+                                return region.buffer ? static_cast<float*>(region.data()) : nullptr;
+                              };
+                              reduce->run(floats(x), floats(worker_error), floats(server_error));
+                            });
+}
+
 WorkId Engine::broadcast(Region region, int root, std::vector<WorkId> after) {
   require_open();
   if (root < 0 || root >= communicator_->size())

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "compress/compressed_all_reduce.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "engine/queue.h"
@@ -58,6 +59,14 @@ class Engine {
   WorkId reduce_scatter(Region bucket, std::vector<Shard> shards, Region target, bool accumulate,
                         std::vector<WorkId> after);
   WorkId all_gather(Region region, std::vector<Shard> shards, std::vector<WorkId> after);
+  // For flat vectors of tensors of these lengths. Every rank makes its compressors in the same
+  // order.
+  uint32_t create_compressor(const std::vector<size_t>& tensors);
+  // Elements of the server error of this rank.
+  size_t compressor_served(uint32_t compressor) const;
+  // `server_error` has no buffer where this rank serves nothing.
+  WorkId compressed_all_reduce(uint32_t compressor, Region x, Region worker_error,
+                               Region server_error, std::vector<WorkId> after);
   WorkId broadcast(Region region, int root, std::vector<WorkId> after);
   WorkId barrier(std::vector<WorkId> after);
   void throttle_comm(double bytes_per_second);
@@ -70,6 +79,7 @@ class Engine {
   void require_open() const;
   WorkId enqueue_collective(const char* name, std::vector<WorkId> after,
                             std::function<void(Communicator&)> body);
+  const std::shared_ptr<CompressedAllReduce>& compressor(uint32_t id, const char* operation) const;
   void check_shards(const char* operation, const Region& region,
                     const std::vector<Shard>& shards) const;
 
@@ -83,6 +93,7 @@ class Engine {
   ort::Owned<OrtRunOptions> run_options_;
   std::unordered_map<uint32_t, std::shared_ptr<ort::Session>> sessions_;
   std::unordered_map<uint32_t, std::shared_ptr<ort::Instance>> instances_;
+  std::unordered_map<uint32_t, std::shared_ptr<CompressedAllReduce>> compressors_;
   uint32_t next_id_ = 1;
   bool disposed_ = false;
   Queues queues_;  // last: its threads stop before anything above goes
