@@ -1,6 +1,7 @@
 /** deepspeed-js: what strategies, hosts and tools share. The Trainer is in `deepspeed-js/transformers`. */
 export { type DeepSpeedConfig, defineSection, readConfig, resolveConfig } from './config/index.ts';
 export { DeepSpeedError, type ErrorCode, errorCodes } from './errors.ts';
+export { requireCapability } from './hooks/index.ts';
 export type {
   Capability,
   GradientOwner,

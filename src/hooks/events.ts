@@ -90,6 +90,7 @@ export interface ColdHooks {
   evaluate: EvaluationResult;
   saveCheckpoint: CheckpointEvent;
   loadCheckpoint: CheckpointEvent;
+  /** Training ended with an error; `shutdown` does not follow. Peers may be gone: nothing to agree on here. */
   failed: FailureEvent;
   shutdown: Record<string, never>;
 }

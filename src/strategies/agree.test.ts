@@ -1,8 +1,8 @@
 import { expect, it } from 'vitest';
 import { runRanks } from '../trainer/testing/run-ranks.ts';
-import type { AgreeResult, AgreeTask } from './agree.fixture.ts';
+import type { AgreeResult, AgreeTask } from './testing/agree.fixture.ts';
 
-const fixture = new URL('./agree.fixture.ts', import.meta.url);
+const fixture = new URL('./testing/agree.fixture.ts', import.meta.url);
 
 const play = (scenario: AgreeTask['scenario'], worldSize: number, hangTimeoutMs = 60_000) =>
   runRanks<AgreeTask, AgreeResult>(fixture, worldSize, {
@@ -17,6 +17,7 @@ it.each([1, 3])('values of any length come from %i ranks, in rank order', async 
     text: ranks.map((rank) => 'é'.repeat(rank) + 'x'.repeat(rank)),
     mixed: ranks.map((rank) => (rank === 0 ? [] : { rank, nested: { list: [1, null] } })),
     lengths: ranks.map((rank) => rank * 100_001),
+    blocking: ranks.map((of) => ({ of })),
     first: 'of 0',
   };
   expect(await play('gather', worldSize)).toEqual(ranks.map(() => ({ value })));

@@ -1,5 +1,5 @@
 import { DeepSpeedError } from '../errors.ts';
-import type { NativeCommunicator, NativeEngine } from '../native/contract.ts';
+import type { NativeCommunicator, NativeEngine, Work } from '../native/contract.ts';
 
 /** This rank's engine and its place among the ranks: a Runtime, or a strategy's context. */
 export interface Peers {
@@ -13,54 +13,71 @@ export interface Peers {
  * ends the wait as it ends any collective of a step.
  */
 export async function gatherJson<T>(peers: Peers, value: T): Promise<T[]> {
-  const { size, rank } = peers.communicator;
-  // Alone as well: what a rank gets back is always a copy that has been through JSON.
-  const own = new TextEncoder().encode(JSON.stringify(value));
-  if (size === 1) return [parse<T>(own)];
-  const sizes = Array.from({ length: size }, () => 4);
-  const lengths = await gatherBytes(peers, new Uint8Array(Int32Array.of(own.length).buffer), sizes);
-  const byRank = [...new Int32Array(lengths.buffer)];
-  const all = await gatherBytes(peers, own, byRank);
-  let end = 0;
-  return byRank.map((length, from) => {
-    const start = end;
-    end += alignUp(length, wordBytes);
-    return parse<T>(from === rank ? own : all.subarray(start, start + length));
-  });
+  const exchange = new JsonExchange(peers, value);
+  for (const work of exchange.works()) await peers.engine.wait(work);
+  return exchange.values() as T[];
+}
+
+/** As gatherJson, and blocks: for hosts whose trainer is synchronous. */
+export function gatherJsonSync<T>(peers: Peers, value: T): T[] {
+  const exchange = new JsonExchange(peers, value);
+  for (const work of exchange.works()) peers.engine.waitSync(work);
+  return exchange.values() as T[];
 }
 
 const wordBytes = 4;
 
-/** Every rank's bytes, each starting at a multiple of a word. */
-async function gatherBytes(
-  { engine, communicator }: Peers,
-  own: Uint8Array,
-  lengths: readonly number[],
-): Promise<Uint8Array> {
-  let words = 0;
-  const shards = lengths.map((length) => {
-    const shard = { offset: words, count: alignUp(length, wordBytes) / wordBytes };
-    words += shard.count;
-    return shard;
-  });
-  const buffer = engine.allocate(words * wordBytes, { category: 'communication', name: 'json' });
-  try {
-    new Uint8Array(buffer.view(), shards[communicator.rank]!.offset * wordBytes).set(own);
-    // An all-gather copies, so any bytes may travel as floats.
-    const region = { buffer, byteOffset: 0, count: words, dtype: 'float32' } as const;
-    await engine.wait(engine.allGather(region, shards));
-    return new Uint8Array(buffer.view()).slice();
-  } finally {
-    buffer.dispose();
+/** First the lengths, then the texts, each starting at a multiple of a word. */
+class JsonExchange {
+  readonly #peers: Peers;
+  readonly #own: Uint8Array;
+  #texts: Uint8Array[];
+
+  constructor(peers: Peers, value: unknown) {
+    this.#peers = peers;
+    this.#own = new TextEncoder().encode(JSON.stringify(value));
+    this.#texts = [this.#own];
   }
-}
 
-function alignUp(length: number, unit: number): number {
-  return Math.ceil(length / unit) * unit;
-}
+  /** The works to wait for, one after the other; whoever waits decides how. */
+  *works(): Generator<Work> {
+    const { size } = this.#peers.communicator;
+    if (size === 1) return;
+    const length = new Uint8Array(Int32Array.of(this.#own.length).buffer);
+    const lengths = yield* this.#gather(
+      length,
+      Array.from({ length: size }, () => wordBytes),
+    );
+    const bytes = lengths.map((word) => new Int32Array(word.buffer)[0]!);
+    this.#texts = yield* this.#gather(this.#own, bytes);
+  }
 
-function parse<T>(bytes: Uint8Array): T {
-  return JSON.parse(new TextDecoder().decode(bytes)) as T;
+  /** Alone, too, what a rank gets back is a copy that has been through JSON. */
+  values(): unknown[] {
+    return this.#texts.map((text) => JSON.parse(new TextDecoder().decode(text)));
+  }
+
+  /** Every rank's bytes; rank r has `lengths[r]`. */
+  *#gather(own: Uint8Array, lengths: readonly number[]): Generator<Work, Uint8Array[]> {
+    const { engine, communicator } = this.#peers;
+    let words = 0;
+    const shards = lengths.map((length) => {
+      const shard = { offset: words, count: Math.ceil(length / wordBytes) };
+      words += shard.count;
+      return shard;
+    });
+    const buffer = engine.allocate(words * wordBytes, { category: 'communication', name: 'json' });
+    try {
+      new Uint8Array(buffer.view(), shards[communicator.rank]!.offset * wordBytes).set(own);
+      // An all-gather copies, so any bytes may travel as floats.
+      yield engine.allGather({ buffer, byteOffset: 0, count: words, dtype: 'float32' }, shards);
+      return shards.map(({ offset }, rank) =>
+        new Uint8Array(buffer.view(), offset * wordBytes, lengths[rank]!).slice(),
+      );
+    } finally {
+      buffer.dispose();
+    }
+  }
 }
 
 /** Rank 0's value on every rank. */

@@ -1,5 +1,6 @@
 import type { DeepSpeedConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
+import { type Host, requireCapability } from '../hooks/index.ts';
 import { applyCheckpoint } from './checkpoint/index.ts';
 import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
@@ -19,12 +20,25 @@ export function applyDeepSpeed(context: StrategyContext): void {
     wholeGradients: keepsWholeGradients(config),
     reduceBucketSize: config.zero_optimization.reduce_bucket_size,
     allgatherBucketSize: config.zero_optimization.allgather_bucket_size,
-    overlap: config.zero_optimization.overlap_comm,
+    overlap: overlaps(config, context.host),
     reduceScatter: config.zero_optimization.reduce_scatter,
     averaging: averagingOf(config, context.communicator.size),
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);
+}
+
+const overlapKey = 'zero_optimization.overlap_comm';
+
+/**
+ * Buckets can leave during backward only where backward comes in pieces. A config that asks for it on
+ * another host is refused; one that says nothing gets what the host can do.
+ */
+function overlaps(config: DeepSpeedConfig, host: Host): boolean {
+  const asked = config.provenance.origins[overlapKey] !== 'default';
+  if (!config.zero_optimization.overlap_comm) return false;
+  if (asked) requireCapability(host, 'segments', overlapKey);
+  return host.capabilities.has('segments');
 }
 
 /** Plain data parallelism: everything on every rank, gradients averaged while backward runs. */
@@ -34,7 +48,7 @@ export function applyDataParallel(context: StrategyContext): ZeroState {
     // PyTorch's DistributedDataParallel uses 25 MiB buckets; the same trade-off holds here.
     reduceBucketSize: (25 * 2 ** 20) / 4,
     allgatherBucketSize: Number.MAX_SAFE_INTEGER,
-    overlap: true,
+    overlap: context.host.capabilities.has('segments'),
     reduceScatter: false,
     averaging: 1,
   });

@@ -1,8 +1,8 @@
 /** One rank of agree.test.ts: a worker thread. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { openRuntime } from '../runtime.ts';
-import type { RankThread } from '../trainer/testing/run-ranks.ts';
-import { agree, fromRankZero, gatherJson } from './agree.ts';
+import { openRuntime } from '../../runtime.ts';
+import type { RankThread } from '../../trainer/testing/run-ranks.ts';
+import { agree, fromRankZero, gatherJson, gatherJsonSync } from '../agree.ts';
 
 export interface AgreeTask {
   scenario: keyof typeof scenarios;
@@ -35,6 +35,7 @@ const scenarios = {
     text: await gatherJson(runtime, 'é'.repeat(rank) + 'x'.repeat(rank)),
     mixed: await gatherJson(runtime, rank === 0 ? [] : { rank, nested: { list: [1, null] } }),
     lengths: (await gatherJson(runtime, 'x'.repeat(rank * 100_001))).map(({ length }) => length),
+    blocking: gatherJsonSync(runtime, { of: rank }),
     first: await fromRankZero(runtime, `of ${rank}`),
   }),
   failure: () =>
