@@ -4,6 +4,7 @@ import { type Differentiated, differentiate } from './gradient/index.ts';
 import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { Graph, Tensor, ValueType } from './ir.ts';
 import { lower } from './passes/lower/index.ts';
+import { fuseProducts } from './passes/products/index.ts';
 import { type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from './passes/rewrite.ts';
 import { withoutDropout } from './randomness.ts';
 import type { Piece } from './segments.ts';
@@ -52,6 +53,14 @@ export interface PieceOutputs {
   fanIn: ReadonlyMap<string, number>;
 }
 
+export interface CompileOptions {
+  /** Fuse what lies between products. */
+  fuse: boolean;
+  /** Plain ONNX at the end. */
+  lower: boolean;
+  recompute: RecomputePolicy | undefined;
+}
+
 interface CompiledProgram {
   program: Program;
   types: ReadonlyMap<string, ValueType>;
@@ -62,13 +71,11 @@ export class Compiler {
   readonly programs = new Map<string, Program>();
   private readonly compiled = new Map<string, CompiledProgram>();
   private readonly context: PieceContext;
-  private readonly lowering: boolean;
-  private readonly policy: RecomputePolicy | undefined;
+  private readonly options: CompileOptions;
 
-  constructor(context: PieceContext, lowering: boolean, policy: RecomputePolicy | undefined) {
+  constructor(context: PieceContext, options: CompileOptions) {
     this.context = context;
-    this.lowering = lowering;
-    this.policy = policy;
+    this.options = options;
   }
 
   compile(piece: Piece, outputs: PieceOutputs): CompiledPiece {
@@ -91,7 +98,7 @@ export class Compiler {
       parameters,
       activations,
       outputGradients: new Map([...arriving].map(([name, list]) => [formal(name), list])),
-      ...(this.policy && { policy: this.policy }),
+      ...(this.options.recompute && { policy: this.options.recompute }),
     };
     const key = graphKey(
       canonical.graph,
@@ -99,7 +106,8 @@ export class Compiler {
       parameters,
       activations,
       [...options.outputGradients],
-      this.lowering,
+      this.options.fuse,
+      this.options.lower,
     );
     let entry = this.compiled.get(key);
     if (entry === undefined) {
@@ -125,7 +133,8 @@ export class Compiler {
       withoutDeadNodes({ ...graph, nodes: withoutDropout(graph.nodes) }),
     );
     const finish = (typed: TypedGraph, part: string): Graph => {
-      const done = this.lowering ? lower(typed) : typed;
+      const fused = this.options.fuse ? fuseProducts(typed) : typed;
+      const done = this.options.lower ? lower(fused) : fused;
       for (const [name, type] of done.types) allTypes.set(name, type);
       return { ...done.graph, name: `${part}.${key}` };
     };

@@ -122,10 +122,10 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const isBound = (name: string) => options.trainable(name) || (options.bound?.(name) ?? false);
   const concrete = makeConcrete(source, options.inputShapes, isBound);
   const trainable = new Set([...concrete.parameters].filter(options.trainable));
-  // The engine has no kernels of attention yet: what is lowered needs none.
-  const compose = options.lower ?? false;
   const fused =
-    options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete, trainable, compose);
+    options.fuse === false
+      ? { ...concrete, replaced: [] }
+      : fuse(concrete, trainable, composes(options));
   const typed: TypedGraph = { graph: fused.graph, types: fused.types };
   const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
   if (!active.has(loss)) throw nothingToTrain(loss);
@@ -158,6 +158,11 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
     parameters: planner.parameters(segments),
     replaced: fused.replaced,
   };
+}
+
+/** The engine has no kernels of attention yet; what is lowered needs none. */
+export function composes(options: PlanOptions): boolean {
+  return options.lower ?? false;
 }
 
 function withOutputs(graph: Graph, wanted: readonly string[]): Graph {

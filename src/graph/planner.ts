@@ -4,7 +4,14 @@ import type { Role } from './canonical.ts';
 import { type CompiledPiece, Compiler, type Program } from './compile.ts';
 import type { DataType, Graph, Node, ValueInfo } from './ir.ts';
 import type { TypedGraph } from './passes/rewrite.ts';
-import type { Binding, PlanOptions, PlannedSegment, PlannedValue, TrainingPlan } from './plan.ts';
+import {
+  type Binding,
+  composes,
+  type PlanOptions,
+  type PlannedSegment,
+  type PlannedValue,
+  type TrainingPlan,
+} from './plan.ts';
 import { type Division, type Piece, valuesLeaving } from './segments.ts';
 import { numel } from './tensor.ts';
 import { readsOf, writesOf } from './topology.ts';
@@ -53,8 +60,11 @@ export class Planner {
     const roleOf = (value: string) => this.roleOf(value);
     const compiler = new Compiler(
       { types: typed.types, constants, roleOf, trainable, active },
-      options.lower ?? false,
-      options.recompute,
+      {
+        fuse: (options.fuse ?? true) && composes(options),
+        lower: options.lower ?? false,
+        recompute: options.recompute,
+      },
     );
     this.programs = compiler.programs;
     /** Activation → segments that send a gradient for it, ascending. */

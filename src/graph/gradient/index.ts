@@ -10,7 +10,7 @@ import type { TypedGraph } from '../passes/rewrite.ts';
 import { readsOf, valuesLeadingTo, writesOf } from '../topology.ts';
 import { missingRule } from './missing-rule.ts';
 import { ParameterGradients } from './parameters.ts';
-import { planRecomputation, type RecomputePolicy, recomputeCheap } from './recompute.ts';
+import { planRecomputation, recomputeDefault, type RecomputePolicy } from './recompute.ts';
 import { type Gradient, RuleContext, type WrittenGradient } from './rule.ts';
 import { scatterRows } from './scatter.ts';
 import { gradientRule } from './table.ts';
@@ -55,7 +55,7 @@ export function gradientName(input: string): string {
 export function differentiate(source: TypedGraph, options: DifferentiateOptions): Differentiated {
   const types = new Map(source.types);
   const graph = withDropoutMasks(source.graph, types);
-  const { outputGradients, policy = recomputeCheap } = options;
+  const { outputGradients, policy = recomputeDefault } = options;
   const sources = [...options.parameters, ...options.activations];
   const needed = activeValues(graph, types, sources, outputGradients.keys());
 

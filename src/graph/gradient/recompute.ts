@@ -40,27 +40,29 @@ const cheap = new Set([
   'deepspeed.Dropout',
 ]);
 
-/** The default: cheap arithmetic is computed again. */
+/**
+ * Some arithmetic for each element, which disappears in the product that reads the result (passes/products)
+ * or takes one pass over a row in cache: far less than a product, for one to four widths a token.
+ */
+const activations = new Set([
+  'deepspeed.Gelu',
+  'deepspeed.LayerNormalization',
+  'deepspeed.RMSNormalization',
+  'deepspeed.Silu',
+  'deepspeed.SiluMul',
+]);
+
+/** The default: cheap arithmetic, activations and normalisations are computed again. */
+export const recomputeDefault: RecomputePolicy = (node) => {
+  const key = operatorKey(node);
+  return cheap.has(key) || activations.has(key);
+};
+
+/** Cheap arithmetic only. */
 export const recomputeCheap: RecomputePolicy = (node) => cheap.has(operatorKey(node));
 
 /** Everything that backward reads is kept, except views. */
 export const recomputeNothing: RecomputePolicy = () => false;
-
-/** Also activations: less memory for about one more pass of each. */
-export const recomputeActivations: RecomputePolicy = (node) =>
-  cheap.has(operatorKey(node)) || activations.has(operatorKey(node));
-
-const activations = new Set([
-  'Div',
-  'Exp',
-  'Sigmoid',
-  'Tanh',
-  'Gelu',
-  'Softmax',
-  'deepspeed.Gelu',
-  'deepspeed.Silu',
-  'deepspeed.SiluMul',
-]);
 
 export interface Recomputation {
   /** Backward's nodes, with forward nodes put in before their first use. */
