@@ -34,6 +34,8 @@ export interface SessionParts {
   config: DeepSpeedConfig | null;
   optimizer: OptimizerRecipe;
   precision: Precision;
+  /** Default 42, as Hugging Face's Trainer has it. */
+  seed?: number;
   tracer?: Tracer;
 }
 
@@ -76,6 +78,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     parameters,
     optimizer,
     precision,
+    seed: parts.seed ?? 42,
     config,
     version: packageVersion,
   });

@@ -123,10 +123,6 @@ describe('what is not available yet', () => {
     ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
     ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
     ['optimizer.type', { optimizer: { type: 'OneBitAdam' } }],
-    [
-      'progressive_layer_drop',
-      { progressive_layer_drop: { enabled: true, theta: 0.5, gamma: 0.001 } },
-    ],
     ['sparse_attention', { sparse_attention: { mode: 'fixed' } }],
     [
       'compression_training',

@@ -24,7 +24,14 @@ function refuse(findings: RuleFindings, path: string, expected: string): void {
   findings.problems.push({ kind: 'rule', path, expected });
 }
 
-const rules: Rule[] = [onePrecision, averagingOfShards, lossScale, schedulerNeeds, cycleMomentum];
+const rules: Rule[] = [
+  onePrecision,
+  averagingOfShards,
+  lossScale,
+  schedulerNeeds,
+  cycleMomentum,
+  layerDropNeeds,
+];
 
 function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: RuleFindings): void {
   if (fp16.enabled && bf16.enabled) {
@@ -110,5 +117,17 @@ function cycleMomentum(
     findings.warnings.push(
       `scheduler.params.cycle_momentum has no effect: ${optimizer.type} has no betas (DeepSpeed does the same)`,
     );
+  }
+}
+
+/** DeepSpeed has no defaults for them. */
+function layerDropNeeds(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const { enabled, theta, gamma } = config.progressive_layer_drop;
+  if (!enabled) return;
+  const published = { theta: 0.5, gamma: 0.001 };
+  for (const [name, value] of Object.entries({ theta, gamma })) {
+    if (value !== null) continue;
+    const usual = published[name as keyof typeof published];
+    refuse(findings, `progressive_layer_drop.${name}`, `needed; the published value is ${usual}`);
   }
 }

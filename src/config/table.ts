@@ -5,6 +5,7 @@ import { checkpointKeys } from './sections/checkpoint.ts';
 import { diagnosticKeys } from './sections/diagnostics.ts';
 import { gradientKeys } from './sections/gradients.ts';
 import { laterKeys } from './sections/later.ts';
+import { layerDropKeys } from './sections/layer-drop.ts';
 import { monitorKeys } from './sections/monitors.ts';
 import { optimizerKeys } from './sections/optimizer.ts';
 import { precisionKeys } from './sections/precision.ts';
@@ -19,6 +20,7 @@ export const table = {
   ...gradientKeys,
   ...precisionKeys,
   ...zeroKeys,
+  ...layerDropKeys,
   ...checkpointKeys,
   ...monitorKeys,
   ...diagnosticKeys,

@@ -9,6 +9,17 @@ export interface StepPlan {
   /** 0-based within the accumulation of this step. */
   readonly microBatch: number;
   readonly microBatches: number;
+  /**
+   * Factors s on the residual of skippable segments: one with input x and output F(x) yields
+   * x + s·(F(x) − x). 0: it does not run and none of its hooks fire. The same on every rank and in every
+   * micro batch of a step. Segments that are not named, and all where it is absent, run as they are.
+   */
+  readonly residualScales?: ReadonlyMap<number, number>;
+}
+
+/** True for a segment that the plan leaves out. */
+export function isSkipped(plan: StepPlan, segment: number): boolean {
+  return plan.residualScales?.get(segment) === 0;
 }
 
 /** True on the micro batch after which the optimizer steps. */

@@ -37,6 +37,11 @@ export interface Host {
   readonly segments: readonly string[];
   /** Trainable parameters in the order in which backward completes their gradients. */
   readonly parameters: readonly HostParameter[];
+  /**
+   * Segments that a plan may leave out or scale, ascending: the layers of a residual stream, which share no
+   * trainable parameter with another segment. For hosts with "layerSkipping".
+   */
+  readonly skippable?: readonly number[];
 }
 
 /** Throws unless the host has the capability that a config key needs. */

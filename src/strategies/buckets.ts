@@ -14,18 +14,24 @@ export interface Bucket {
   /** First backward position that writes into it, and the one after which it is whole. */
   readonly firstPosition: number;
   readonly completePosition: number;
+  /** The segment that may be left out and whose gradients alone these are; null for any other bucket. */
+  readonly skippable: number | null;
 }
 
 /**
  * Fills buckets up to `bucketSize` elements in completion order; a larger parameter goes alone. The
  * last bucket of the buffer also carries its padding.
+ *
+ * @param skippable segments that a step may leave out: no bucket holds gradients of one and of others
  */
 export function planBuckets(
   parameters: readonly HostParameter[],
   layout: FlatLayout,
   segmentCount: number,
   bucketSize: number,
+  skippable: ReadonlySet<number> = new Set(),
 ): Bucket[] {
+  const ownerOf = ({ segments: [first] }: HostParameter) => (skippable.has(first!) ? first! : null);
   const buckets: Bucket[] = [];
   let start = 0;
   while (start < parameters.length) {
@@ -33,10 +39,11 @@ export function planBuckets(
     let size = 0;
     let first = Number.POSITIVE_INFINITY;
     let complete = 0;
+    const owner = ownerOf(parameters[start]!);
     while (end < parameters.length) {
       const parameter = parameters[end]!;
       const { count } = layout.slots[end]!;
-      if (end > start && size + count > bucketSize) break;
+      if (end > start && (size + count > bucketSize || ownerOf(parameter) !== owner)) break;
       size += count;
       first = Math.min(first, segmentCount - 1 - parameter.segments.at(-1)!);
       complete = Math.max(complete, segmentCount - 1 - parameter.segments[0]!);
@@ -51,6 +58,7 @@ export function planBuckets(
       parameters: parameters.slice(start, end).map((parameter) => parameter.name),
       firstPosition: first,
       completePosition: complete,
+      skippable: owner,
     });
     start = end;
   }

@@ -4,6 +4,7 @@ import { type Host, requireCapability } from '../hooks/index.ts';
 import { applyCheckpoint } from './checkpoint/index.ts';
 import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
+import { applyLayerDrop } from './progressive-layer-drop.ts';
 import { keepsWholeGradients } from './zero/estimate.ts';
 import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
 
@@ -15,6 +16,8 @@ export function applyDeepSpeed(context: StrategyContext): void {
   const config = context.config;
   if (!config)
     throw new DeepSpeedError('INTERNAL', 'internal: the deepspeed strategy has no config');
+  const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
+  if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });
   const zero = applyZero(context, {
     stage: config.zero_optimization.stage as ZeroStage,
     wholeGradients: keepsWholeGradients(config),
@@ -23,6 +26,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     overlap: overlaps(config, context.host),
     reduceScatter: config.zero_optimization.reduce_scatter,
     averaging: averagingOf(config, context.communicator.size),
+    ...(dropsLayers && { skippable: context.host.skippable! }),
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);

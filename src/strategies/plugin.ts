@@ -24,6 +24,8 @@ export interface StrategyContext {
   readonly parameters: NativeBuffer;
   readonly optimizer: OptimizerRecipe;
   readonly precision: Precision;
+  /** Of the run: what strategies draw from, the same on every rank. */
+  readonly seed: number;
   /** Effective config; null for a strategy that takes none. */
   readonly config: DeepSpeedConfig | null;
   readonly version: string;

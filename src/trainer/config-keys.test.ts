@@ -172,6 +172,8 @@ const calls = ({ stats }: RankResult, operation: string) =>
     .filter((entry) => entry.operation === operation)
     .reduce((sum, entry) => sum + entry.calls, 0);
 
+const layerDrop = { enabled: true, theta: 0.1, gamma: 20 };
+
 /** Keys that only a run shows: what is observed, without and with the change. */
 const runKeys: [key: string, observe: (run: RankResult) => unknown, object, object][] = [
   [
@@ -210,6 +212,14 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     { ...zero({ stage: 2 }), gradient_accumulation_steps: 2 },
     { ...zero({ stage: 2, reduce_at_boundary: true }), gradient_accumulation_steps: 2 },
   ],
+  ...Object.entries({ enabled: false, theta: 1, gamma: 0 }).map(
+    ([name, value]): (typeof runKeys)[number] => [
+      `progressive_layer_drop.${name}`,
+      ({ metrics }) => metrics.map(({ loss }) => loss),
+      { progressive_layer_drop: layerDrop },
+      { progressive_layer_drop: { ...layerDrop, [name]: value } },
+    ],
+  ),
   ['prescale_gradients', ({ gradientPeaks }) => gradientPeaks[0], {}, { prescale_gradients: true }],
   [
     'gradient_predivide_factor',

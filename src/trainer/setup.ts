@@ -83,6 +83,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       config: recipe.config,
       optimizer: recipe.optimizer,
       precision: recipe.precision,
+      seed: args.seed,
       ...(tracer && { tracer }),
     });
     const gradients = requireOwner(session, 'gradients');

@@ -5,7 +5,6 @@ const whenOn = 'used only when switched on';
 
 export const laterKeys = {
   sparse_attention: block('not yet', 'Block-sparse attention.'),
-  progressive_layer_drop: block('not yet', 'Drop layers more and more often as training goes on.'),
   compression_training: block('not yet', 'Quantisation, pruning and layer reduction in training.'),
   data_efficiency: block('not yet', 'Curriculum sampling and random token dropping.'),
   curriculum_learning: block('not yet', 'Legacy curriculum by sequence length.'),

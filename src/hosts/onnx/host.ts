@@ -6,6 +6,7 @@ import {
   type GradientOwner,
   type Host,
   type HostParameter,
+  isSkipped,
   type Lifecycle,
   type Location,
   type StepPlan,
@@ -17,6 +18,7 @@ import { alignUp, type FlatLayout, slotAlignment } from '../../layout.ts';
 import type { Batch } from './batch.ts';
 import { lossSum, type TrainableModel } from './model.ts';
 import { Program, type ProgramKind, SessionCache } from './program.ts';
+import { residualStreams, ScaledResidual } from './residual-stream.ts';
 
 /** Biases and norms get no weight decay, as everywhere in the field. */
 export const decayGroup = 0;
@@ -41,9 +43,13 @@ export interface OutputView {
  */
 export class OnnxHost implements Host {
   readonly name = 'onnx';
-  readonly capabilities: ReadonlySet<Capability> = new Set<Capability>(['segments']);
+  readonly capabilities: ReadonlySet<Capability> = new Set<Capability>([
+    'segments',
+    'layerSkipping',
+  ]);
   readonly segments: readonly string[];
   readonly parameters: readonly HostParameter[];
+  readonly skippable: readonly number[];
   readonly frozen: readonly { name: string; shape: readonly number[] }[];
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
@@ -71,6 +77,7 @@ export class OnnxHost implements Host {
     const plan = this.#plan(first);
     this.segments = plan.segments.map((segment) => segment.name);
     this.parameters = orderParameters(model, plan);
+    this.skippable = [...residualStreams(plan).keys()];
     const trained = new Set(this.parameters.map(({ name }) => name));
     this.frozen = model.parameters.filter(({ name }) => !trained.has(name));
     warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
@@ -135,11 +142,20 @@ export class OnnxHost implements Host {
     new Float32Array(seed.buffer.view(), seed.byteOffset, 1)[0] = scale;
     let last = this.#enqueueForward(program, lifecycle, plan);
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
+      const residual = this.#residual(program, plan, segment);
+      if (isSkipped(plan, segment)) {
+        last = residual!.passGradientOn() ?? last;
+        continue;
+      }
       const instance = program.backward[segment];
       const event = { plan, segment, pass: 'backward' } as const;
       lifecycle.fire('acquire', event);
       // A segment before the first trainable parameter has no backward; its place in the order stays.
-      if (instance !== undefined) last = engine.run(instance, gradients.ready(segment));
+      if (instance !== undefined) {
+        residual?.scaleGradient();
+        last = engine.run(instance, gradients.ready(segment));
+        last = residual?.addGradient() ?? last;
+      }
       lifecycle.fire('backward', { ...event, work: last });
       lifecycle.fire('release', event);
     }
@@ -181,13 +197,27 @@ export class OnnxHost implements Host {
     let last: Work = 0;
     if (program.prologue !== undefined) last = engine.run(program.prologue);
     for (const [segment, instance] of program.forward.entries()) {
+      const residual = this.#residual(program, plan, segment);
+      if (isSkipped(plan, segment)) {
+        last = residual!.passOn();
+        continue;
+      }
       const event = { plan, segment, pass: 'forward' } as const;
       lifecycle.fire('acquire', event);
       last = engine.run(instance);
+      last = residual?.mix() ?? last;
       lifecycle.fire('forward', { ...event, work: last });
       lifecycle.fire('release', event);
     }
     return last;
+  }
+
+  /** What a plan's factor on a segment's residual asks for; undefined for factor 1. */
+  #residual(program: Program, plan: StepPlan, segment: number): ScaledResidual | undefined {
+    const scale = plan.residualScales?.get(segment) ?? 1;
+    return scale === 1
+      ? undefined
+      : new ScaledResidual(this.#runtime.engine, program, segment, scale);
   }
 
   #setFlags(first: boolean): void {

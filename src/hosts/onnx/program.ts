@@ -11,6 +11,7 @@ import type {
 } from '../../native/index.ts';
 import { LifetimeRecorder, planArena } from './arena.ts';
 import type { Batch } from './batch.ts';
+import { type ResidualStream, residualStreams } from './residual-stream.ts';
 
 /** Where the host keeps what a program is bound to. */
 export interface ProgramStorage {
@@ -86,6 +87,8 @@ export class Program {
   readonly prologue: InstanceId | undefined;
   readonly forward: readonly InstanceId[] = [];
   readonly backward: readonly (InstanceId | undefined)[] = [];
+  /** Segments that can be left out. */
+  readonly residuals: ReadonlyMap<number, ResidualStream>;
   readonly #engine: NativeEngine;
   readonly #sessions: SessionCache;
   readonly #taken: string[] = [];
@@ -104,6 +107,7 @@ export class Program {
     this.#engine = engine;
     this.#sessions = sessions;
     this.plan = plan;
+    this.residuals = residualStreams(plan);
     const timeline = new Timeline(plan, kind);
     this.#values = timeline.values;
     const arena = planArena(timeline.lifetimes.lifetimes());

@@ -2,6 +2,7 @@ import { DeepSpeedError } from '../../errors.ts';
 import {
   type GradientOwner,
   isBoundary,
+  isSkipped,
   type Location,
   type ReducedGradient,
   type SegmentWorkEvent,
@@ -38,6 +39,11 @@ export interface GradientReducer extends GradientOwner {
   produced(event: SegmentWorkEvent): void;
   /** Bytes that the policy took, by what they are for. */
   readonly buffers: readonly NativeBuffer[];
+}
+
+/** Buckets whose segment the plan left out: every rank knows that their gradient is zero. */
+function skippedBuckets({ buckets }: ReducerOptions, { plan }: SegmentWorkEvent): Bucket[] {
+  return buckets.filter(({ skippable }) => skippable !== null && isSkipped(plan, skippable));
 }
 
 /** Runs `reduce(bucket, after)` for every bucket that an enqueued backward has made whole. */
@@ -106,9 +112,20 @@ export class WholeGradient implements GradientReducer {
   }
 
   produced(event: SegmentWorkEvent): void {
+    if (!isBoundary(event.plan)) return;
+    if (event.segment === 0) this.#clearSkipped(event);
     const stays = this.#options.worldSize === 1 && !this.#wire.narrows;
-    if (!isBoundary(event.plan) || stays) return;
+    if (stays) return;
     this.#completion.after(event, (bucket, after) => this.#reduce(bucket, after));
+  }
+
+  /** A segment that was left out has a gradient of zero, which nobody need send. */
+  #clearSkipped(event: SegmentWorkEvent): void {
+    for (const bucket of skippedBuckets(this.#options, event)) {
+      const cleared = this.#options.engine.fill(this.#region(bucket), 0);
+      // Where a 16-bit sum is widened as a whole, its part of the wire must hold the zeros, too.
+      this.#works.push(...this.#wire.send(bucket.offset, bucket.count, [cleared]).after);
+    }
   }
 
   #reduce(bucket: Bucket, after: Work): void {
@@ -229,7 +246,18 @@ export class ShardedGradient implements GradientReducer {
         ? this.#scatter(bucket, sent, accumulate)
         : this.#reduceWhole(bucket, sent, accumulate);
     });
-    if (event.segment === 0) this.#collect(() => true);
+    if (event.segment !== 0) return;
+    this.#collect(() => true);
+    if (event.plan.microBatch === 0) this.#clearSkipped(event);
+  }
+
+  /** A segment that was left out adds nothing: a step begins with a zero where it would have set its sum. */
+  #clearSkipped(event: SegmentWorkEvent): void {
+    const { engine, layout, rank } = this.#options;
+    for (const bucket of skippedBuckets(this.#options, event)) {
+      const target = this.#target(bucket, bucketShards(bucket, layout)[rank]!);
+      if (target) engine.fill(target, 0);
+    }
   }
 
   #scatter(bucket: Bucket, { region, after }: Sent, accumulate: boolean): Work {

@@ -18,6 +18,8 @@ export interface ZeroOptions {
   reduceScatter: boolean;
   /** What gradients are multiplied by while they are summed, fp16's scale aside. */
   averaging: number;
+  /** Segments that a step may leave out. */
+  skippable?: readonly number[];
 }
 
 /** What other plugins need of ZeRO: the states to save. */
@@ -42,7 +44,13 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     rank,
     worldSize,
     segmentCount,
-    buckets: planBuckets(host.parameters, layout, segmentCount, options.reduceBucketSize),
+    buckets: planBuckets(
+      host.parameters,
+      layout,
+      segmentCount,
+      options.reduceBucketSize,
+      new Set(options.skippable),
+    ),
     overlap: options.overlap,
     reduceScatter: options.stage > 0 && options.reduceScatter,
     gradientType: precision.gradientType,

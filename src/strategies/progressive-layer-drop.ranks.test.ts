@@ -1,0 +1,162 @@
+/** Layer drop under ZeRO, accumulation, 16 bits and resume; ranks are threads. */
+import { afterAll, describe, expect, it } from 'vitest';
+import {
+  type RankResult,
+  type RankTask,
+  removeFolders,
+  temporaryFolder,
+  train as trainOnce,
+  trainRanks,
+} from '../trainer/testing/train-ranks.ts';
+import { drawLayers } from './progressive-layer-drop.ts';
+
+afterAll(removeFolders);
+
+// The model has two layers; the second is kept with probability 0.55 from the second step on.
+const options = { theta: 0.1, gamma: 20 };
+const seed = 42;
+const maxSteps = 8;
+const drawn = Array.from({ length: maxSteps }, (_, step) => drawLayers(step, 2, seed, options));
+const dropped = drawn.flatMap((scales, step) => (scales[1] === 0 ? [step] : []));
+
+const runs = new Map<string, Promise<RankResult>>();
+
+/** Equal tasks are run once. */
+function train(wanted: RankTask): Promise<RankResult> {
+  const key = JSON.stringify(wanted);
+  const run = runs.get(key) ?? trainOnce(wanted);
+  runs.set(key, run);
+  return run;
+}
+
+type Extra = Omit<RankTask, 'args'> & { args?: Partial<RankTask['args']> };
+
+const task = (deepspeed: object, { args, ...rest }: Extra = {}): RankTask => ({
+  worldSize: 2,
+  ...rest,
+  args: {
+    maxSteps,
+    seed,
+    ...args,
+    deepspeed: {
+      ...deepspeed,
+      progressive_layer_drop: { enabled: true, ...options },
+    },
+  },
+});
+
+function bits({ parameters }: RankResult): Record<string, Uint32Array> {
+  return Object.fromEntries(
+    [...parameters].map(([name, values]) => [name, new Uint32Array(values.buffer.slice(0))]),
+  );
+}
+
+const losses = ({ metrics }: RankResult) => metrics.map(({ loss }) => loss);
+const stage = (value: number) => ({ zero_optimization: { stage: value, reduce_bucket_size: 500 } });
+
+it('these steps drop layers, and not all do', () => {
+  expect(dropped.length).toBeGreaterThan(1);
+  expect(dropped.length).toBeLessThan(maxSteps - 1);
+});
+
+describe('ZeRO', () => {
+  it.each([1, 2])('stage %i learns what stage 0 does, bit for bit', async (value) => {
+    expect(bits(await train(task(stage(value))))).toEqual(bits(await train(task(stage(0)))));
+  });
+
+  it('every rank learns the same', async () => {
+    const ranks = await trainRanks(task(stage(2)));
+    expect(bits(ranks[1]!)).toEqual(bits(ranks[0]!));
+    expect(losses(ranks[1]!)).toEqual(losses(ranks[0]!));
+  });
+
+  it('two ranks learn what one with twice the batch does, but for rounding', async () => {
+    const one = await train(task(stage(0), { worldSize: 1, args: { perDeviceTrainBatchSize: 8 } }));
+    for (const [step, loss] of losses(one).entries())
+      expect(Math.abs(loss - losses(await train(task(stage(0))))[step]!)).toBeLessThan(1e-4);
+  });
+
+  it.each([0, 1, 2])('stage %i does not send the gradient of a dropped layer', async (value) => {
+    const operation = value === 0 ? 'allReduce' : 'reduceScatter';
+    const sent = async (run: Promise<RankResult>) =>
+      (await run).stats
+        .filter((entry) => entry.operation === operation && entry.bytes > 16)
+        .reduce((sum, { bytes, calls }) => sum + bytes * calls, 0);
+    const whole = task(stage(value));
+    whole.args.deepspeed = stage(value);
+    const [withDrop, without] = await Promise.all([
+      sent(train(task(stage(value)))),
+      sent(train(whole)),
+    ]);
+    // The second layer in floats: two norms, qkv, projection and both halves of the feed-forward, with
+    // gaps that fill lines of 16.
+    const layer = 2 * 32 + 16 * 48 + 48 + 16 * 16 + 16 + 2 * 16 * 64 + 64 + 16;
+    expect(without - withDrop).toBe(dropped.length * layer * 4);
+  });
+});
+
+describe.each([0, 1, 2])('at stage %i', (value) => {
+  const accumulation = { gradientAccumulationSteps: 2, perDeviceTrainBatchSize: 2 };
+
+  it('two micro batches learn what one of twice the size does, but for rounding', async () => {
+    const whole = await train(task(stage(value)));
+    const halves = await train(task(stage(value), { args: accumulation }));
+    for (const [step, loss] of losses(halves).entries())
+      expect(Math.abs(loss - losses(whole)[step]!)).toBeLessThan(1e-4);
+  });
+
+  it('resume equals never stopping, bit for bit', async () => {
+    const outputDir = temporaryFolder();
+    const saving = { ...accumulation, outputDir, saveStrategy: 'steps', saveSteps: 3 } as const;
+    const through = await train(task(stage(value), { args: saving }));
+    const resumed = await train(
+      task(stage(value), {
+        args: { ...accumulation, outputDir: temporaryFolder() },
+        resumeFromCheckpoint: `${outputDir}/global_step3`,
+      }),
+    );
+    expect(resumed.metrics.map(({ step }) => step)).toEqual([4, 5, 6, 7, 8]);
+    expect(bits(resumed)).toEqual(bits(through));
+  });
+
+  it.skipIf(value === 0)('16-bit gradients are those of stage 0, bit for bit', async () => {
+    const keys = { bf16: { enabled: true }, ...stage(value) };
+    const base = { bf16: { enabled: true }, ...stage(0) };
+    expect(bits(await train(task(keys)))).toEqual(bits(await train(task(base))));
+  });
+});
+
+it('is another run with another seed', async () => {
+  const other = await train(task(stage(0), { args: { seed: 7 } }));
+  expect(losses(other)).not.toEqual(losses(await train(task(stage(0)))));
+});
+
+// Moments decay and weights shrink as with a gradient of zero, which is what DeepSpeed makes of a missing one.
+it('a dropped layer has a gradient of zero for the optimizer', async () => {
+  const sgd = {
+    optimizer: { type: 'SGD', params: { lr: 'auto', momentum: 0.9 } },
+    gradient_clipping: 0,
+  };
+  // A step that drops the layer after two that keep it.
+  const first = dropped.find(
+    (step) => !dropped.includes(step - 1) && !dropped.includes(step - 2) && step > 1,
+  )!;
+  const parametersAfter = async (steps: number) =>
+    (
+      await train(
+        task({ ...sgd, ...stage(1) }, { args: { maxSteps: steps, lrSchedulerType: 'constant' } }),
+      )
+    ).parameters;
+  const [earlier, before, after] = await Promise.all([
+    parametersAfter(first - 1),
+    parametersAfter(first),
+    parametersAfter(first + 1),
+  ]);
+  const name = 'transformer.h.1.mlp.c_fc.weight';
+  // PyTorch's momentum: the step is lr·buffer, and without a gradient the buffer shrinks by 0.9.
+  const [a, b, c] = [earlier.get(name)!, before.get(name)!, after.get(name)!];
+  const largest = Math.max(...b.map((value, i) => Math.abs(value - a[i]!)));
+  expect(largest).toBeGreaterThan(0);
+  for (let i = 0; i < a.length; i++)
+    expect(Math.abs(c[i]! - b[i]! - 0.9 * (b[i]! - a[i]!))).toBeLessThan(1e-6);
+});
