@@ -251,6 +251,7 @@ OrtCustomOpDomain* operator_domain() {
     add_softmax_operators(operators);
     add_elementwise_operators(operators);
     add_gemm_operators(operators);
+    add_attention_operators(operators);
     OrtCustomOpDomain* made = nullptr;
     check(api::CreateCustomOpDomain("deepspeed", &made), "create the operator domain");
     for (const auto& op : operators)

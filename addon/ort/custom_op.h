@@ -184,6 +184,7 @@ void add_normalization_operators(Operators& operators);
 void add_softmax_operators(Operators& operators);
 void add_elementwise_operators(Operators& operators);
 void add_gemm_operators(Operators& operators);
+void add_attention_operators(Operators& operators);
 
 // A domain `deepspeed` with all of them. Lives as long as the process.
 OrtCustomOpDomain* operator_domain();

@@ -1,6 +1,7 @@
 target_sources(dsjs_engine PRIVATE
   ort/activation_ops.cc
   ort/allocator.cc
+  ort/attention_ops.cc
   ort/custom_op.cc
   ort/elementwise_ops.cc
   ort/environment.cc

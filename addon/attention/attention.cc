@@ -1,0 +1,124 @@
+// Tasks of a call and the threads that take them. A task writes what no other one writes, so it
+// does not matter which thread takes it, nor when.
+#include "attention/attention.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "attention/attention_kernels.h"
+#include "core/isa_tables.h"
+
+namespace dsjs {
+
+DSJS_DECLARE_ISA_TABLES(AttentionKernels, attention)
+
+const AttentionKernels& attention_kernels(Isa isa) { return DSJS_ISA_TABLE(isa, attention); }
+
+namespace {
+
+size_t parts_of(size_t total, size_t size) { return (total + size - 1) / size; }
+
+// Each of at most `threads` workers with scratch memory of its own takes task after task.
+template <class Task>
+void run_tasks(Parallel& parallel, size_t tasks, size_t scratch_each, float* scratch, Task&& task) {
+  std::atomic<size_t> next = 0;
+  const size_t workers = std::min(parallel.threads(), tasks);
+  parallel.run(workers, [&](size_t worker) {
+    for (size_t i = next++; i < tasks; i = next++) task(i, scratch + worker * scratch_each);
+  });
+}
+
+// How many parts the blocks of queries of a key head are cut into: enough tasks that threads end at
+// about the same time, and not so short that packing the keys for each of them counts.
+size_t forward_parts(const Attention& a, size_t threads) {
+  constexpr size_t kTasksPerThread = 4, kLeastBlocks = 4;
+  if (threads == 1) return 1;
+  const size_t units = a.H / a.Hkv * query_blocks(a);
+  const size_t wanted = parts_of(kTasksPerThread * threads, a.B * a.Hkv);
+  return std::max<size_t>(1, std::min(wanted, units / kLeastBlocks));
+}
+
+// How many parts the blocks of keys of a head are cut into. Each part sums up its own dQ, which
+// costs memory: there is more than one only where heads alone leave a fifth of the threads idle.
+size_t backward_parts(const Attention& a, size_t threads) {
+  for (size_t parts = 1; parts < threads; ++parts) {
+    const size_t tasks = a.B * a.Hkv * parts;
+    if (5 * tasks >= 4 * threads * parts_of(tasks, threads)) return std::min(parts, key_blocks(a));
+  }
+  return std::max<size_t>(1, std::min(threads, key_blocks(a)));
+}
+
+// The bounds of parts of about equal work: bounds[p] to bounds[p + 1].
+size_t part_begin(const Attention& a, size_t kv_head, size_t part, size_t parts) {
+  const size_t blocks = key_blocks(a), group = a.H / a.Hkv;
+  const auto work = [&](size_t block) {
+    size_t tiles = 1;
+    for (size_t i = 0; i < group; ++i) tiles += queries_of(a, kv_head * group + i, block).count;
+    return tiles;
+  };
+  size_t total = 0;
+  for (size_t block = 0; block < blocks; ++block) total += work(block);
+  size_t before = 0, block = 0;
+  for (; block < blocks && before * parts < part * total; ++block) before += work(block);
+  return block;
+}
+
+bool empty(const Attention& a) { return a.B == 0 || a.H == 0 || a.Sq == 0; }
+
+size_t dq_part(const Attention& a, Isa isa) {
+  return a.B * a.H * a.Sq * attention_kernels(isa).row_size(a.D);
+}
+
+}  // namespace
+
+size_t attention_scratch(const Attention& a, size_t threads, Isa isa) {
+  return threads * attention_kernels(isa).forward_scratch(a);
+}
+
+size_t attention_grad_scratch(const Attention& a, size_t threads, Isa isa) {
+  const size_t parts = backward_parts(a, threads);
+  return threads * attention_kernels(isa).backward_scratch(a) +
+         (parts > 1 ? parts * dq_part(a, isa) : 0);
+}
+
+void attention(const Attention& a, const AttentionResult& result, Parallel& parallel,
+               float* scratch, Isa isa) {
+  if (empty(a)) return;
+  const AttentionKernels& kernels = attention_kernels(isa);
+  const size_t heads = a.B * a.Hkv, parts = forward_parts(a, parallel.threads());
+  const size_t units = a.H / a.Hkv * query_blocks(a);
+  run_tasks(parallel, heads * parts, kernels.forward_scratch(a), scratch,
+            [&](size_t i, float* memory) {
+              // With a causal mask the last part has most to do: it goes first.
+              const size_t part = parts - 1 - i / heads, head = i % heads;
+              const ForwardTask task{head / a.Hkv, head % a.Hkv, part * units / parts,
+                                     (part + 1) * units / parts};
+              kernels.forward(a, result, task, memory);
+            });
+}
+
+void attention_grad(const Attention& a, const AttentionGradient& gradient, Parallel& parallel,
+                    float* scratch, Isa isa) {
+  if (a.B == 0 || a.H == 0) return;
+  const AttentionKernels& kernels = attention_kernels(isa);
+  const size_t heads = a.B * a.Hkv, group = a.H / a.Hkv, Dp = kernels.row_size(a.D);
+  const size_t parts = backward_parts(a, parallel.threads());
+  const size_t each = kernels.backward_scratch(a), part_size = dq_part(a, isa);
+  float* sums = parts > 1 ? scratch + parallel.threads() * each : nullptr;
+  run_tasks(parallel, heads * parts, each, scratch, [&](size_t i, float* memory) {
+    const size_t part = i / heads, head = i % heads;
+    const BackwardTask task{head / a.Hkv, head % a.Hkv, part_begin(a, head % a.Hkv, part, parts),
+                            part_begin(a, head % a.Hkv, part + 1, parts),
+                            sums ? sums + part * part_size + head * group * a.Sq * Dp : nullptr};
+    kernels.backward(a, gradient, task, memory);
+  });
+  if (!sums) return;
+  const size_t blocks = query_blocks(a);
+  parallel.run(a.B * a.H * blocks, [&](size_t i) {
+    const size_t head = i / blocks;
+    kernels.finish_queries(a, gradient, head / a.H, head % a.H, query_range(a, i % blocks),
+                           sums + head * a.Sq * Dp, parts, part_size);
+  });
+}
+
+}  // namespace dsjs

@@ -1,0 +1,116 @@
+// What one instruction set brings to attention: the work of one task, which a thread does alone.
+#pragma once
+#include <cstddef>
+
+#include "attention/attention.h"
+
+namespace dsjs {
+
+// Adjacent queries or keys.
+struct BlockRange {
+  size_t begin, end;
+};
+
+namespace {
+
+// Queries are taken in blocks of so many, keys in blocks of so many; a block is one of the layout's
+// where there is one. Internal to each file that includes this, as everything is that is compiled
+// for several instruction sets.
+constexpr size_t kDenseQueries = 64;
+constexpr size_t kDenseKeys = 128;
+
+inline size_t query_block(const Attention& a) { return a.layout ? a.layout->block : kDenseQueries; }
+inline size_t key_block(const Attention& a) { return a.layout ? a.layout->block : kDenseKeys; }
+inline size_t query_blocks(const Attention& a) {
+  return (a.Sq + query_block(a) - 1) / query_block(a);
+}
+inline size_t key_blocks(const Attention& a) { return (a.Sk + key_block(a) - 1) / key_block(a); }
+
+inline BlockRange query_range(const Attention& a, size_t block) {
+  const size_t begin = block * query_block(a), end = begin + query_block(a);
+  return {begin, end < a.Sq ? end : a.Sq};
+}
+inline BlockRange key_range(const Attention& a, size_t block) {
+  const size_t begin = block * key_block(a), end = begin + key_block(a);
+  return {begin, end < a.Sk ? end : a.Sk};
+}
+
+// Blocks in ascending order: a list, or `count` in a row from `first` on.
+struct Blocks {
+  const uint32_t* list;
+  size_t first, count;
+};
+inline size_t block_at(const Blocks& blocks, size_t i) {
+  return blocks.list ? blocks.list[i] : blocks.first + i;
+}
+inline Blocks listed(const BlockLists& lists, size_t row) {
+  return {lists.blocks + lists.starts[row], 0, lists.starts[row + 1] - lists.starts[row]};
+}
+inline const BlockLists& lists_of(const BlockLists* lists, const BlockLayout& layout, size_t head) {
+  return lists[layout.heads == 1 ? 0 : head];
+}
+
+// The blocks of keys of which some query of the block sees some key.
+inline Blocks keys_of(const Attention& a, size_t head, size_t block) {
+  const size_t end = query_range(a, block).end;
+  // Keys before `limit` are seen by the last query.
+  const size_t limit = !a.causal ? a.Sk : end + a.Sk > a.Sq ? end + a.Sk - a.Sq : 0;
+  const size_t before = (limit + key_block(a) - 1) / key_block(a);
+  if (!a.layout) return {nullptr, 0, before < key_blocks(a) ? before : key_blocks(a)};
+  Blocks blocks = listed(lists_of(a.layout->keys_of_queries, *a.layout, head), block);
+  while (blocks.count > 0 && blocks.list[blocks.count - 1] >= before) --blocks.count;
+  return blocks;
+}
+
+// The blocks of queries of which some query sees some key of the block.
+inline Blocks queries_of(const Attention& a, size_t head, size_t block) {
+  // Queries from `first` on see the block's first key.
+  const size_t key = block * key_block(a);
+  const size_t first = a.causal && key + a.Sq > a.Sk ? (key + a.Sq - a.Sk) / query_block(a) : 0;
+  if (!a.layout) {
+    const size_t all = query_blocks(a);
+    return {nullptr, first, first < all ? all - first : 0};
+  }
+  Blocks blocks = listed(lists_of(a.layout->queries_of_keys, *a.layout, head), block);
+  for (; blocks.count > 0 && *blocks.list < first; ++blocks.list) --blocks.count;
+  return blocks;
+}
+
+}  // namespace
+
+// Blocks of queries of one key head: unit u is block u mod query_blocks of the head's query head u
+// / query_blocks.
+struct ForwardTask {
+  size_t sample, kv_head;
+  size_t begin, end;
+};
+
+// The gradients of one key head, as far as they come from blocks of keys [begin, end): those of
+// these keys, and where `dq` is null those of all queries. Otherwise the queries' sums over these
+// keys go to dq[H/Hkv, Sq, Dp], not yet rotated back nor scaled.
+struct BackwardTask {
+  size_t sample, kv_head;
+  size_t begin, end;
+  float* dq;
+};
+
+struct AttentionKernels {
+  // D rounded up to whole vectors.
+  size_t (*row_size)(size_t D);
+  // Floats of scratch memory for a task.
+  size_t (*forward_scratch)(const Attention& attention);
+  size_t (*backward_scratch)(const Attention& attention);
+  void (*forward)(const Attention& attention, const AttentionResult& result,
+                  const ForwardTask& task, float* scratch);
+  void (*backward)(const Attention& attention, const AttentionGradient& gradient,
+                   const BackwardTask& task, float* scratch);
+  // dQ of rows of one head from the sums of `parts` tasks, `part_stride` floats apart; the first
+  // one is used up.
+  void (*finish_queries)(const Attention& attention, const AttentionGradient& gradient,
+                         size_t sample, size_t head, BlockRange rows, float* sums, size_t parts,
+                         size_t part_stride);
+};
+
+const AttentionKernels& attention_kernels(Isa isa);
+
+}  // namespace dsjs

@@ -1,0 +1,176 @@
+// Gradients of queries, keys and values from blocks of keys, for attention_simd.cc. With P the
+// probabilities, Z what dropout multiplies them by, and ∘ element by element:
+//   dV = (P∘Z)ᵀ·dY,  dS = P∘(Z∘(dY·Vᵀ) − rowsum(dY∘Y)),  dQ = scale·dS·K,  dK = scale·dSᵀ·Q
+// (Dao et al. 2022, arXiv 2205.14135, appendix B.2).
+#pragma once
+#include "attention/tile_scores.h"
+#include "kernels/row_math.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+struct BackwardMemory {
+  // Sq rows each: scale·R·Q, dY, and the sums of dQ.
+  float* queries;
+  float* dy;
+  float* dq;
+  // One for each query: what is subtracted from scores to get a probability's logarithm, and
+  // rowsum(dY∘Y).
+  float* shift;
+  float* along;
+  // One block of keys: as rows and in panels, and its gradients.
+  float* keys;
+  float* key_panels;
+  float* values;
+  float* value_panels;
+  float* dk;
+  float* dv;
+  // A tile: probabilities, and the gradients of scores.
+  float* p;
+  float* ds;
+  size_t size;
+};
+
+inline BackwardMemory backward_memory(const Attention& a, float* base) {
+  const size_t Dp = padded(a.D), all = a.Sq * Dp, block = padded(key_block(a)) * Dp;
+  Scratch scratch{base};
+  BackwardMemory m;
+  m.queries = scratch.take(all);
+  m.dy = scratch.take(all);
+  m.dq = scratch.take(all);
+  m.shift = scratch.take(a.Sq);
+  m.along = scratch.take(a.Sq);
+  m.keys = scratch.take(block);
+  m.key_panels = scratch.take(block);
+  m.values = scratch.take(block);
+  m.value_panels = scratch.take(block);
+  m.dk = scratch.take(block);
+  m.dv = scratch.take(block);
+  m.p = scratch.take(kTileQueries * kTileKeys);
+  m.ds = scratch.take(kTileQueries * kTileKeys);
+  m.size = scratch.used;
+  return m;
+}
+
+class Backward {
+ public:
+  Backward(const Attention& a, const AttentionGradient& gradient, const BackwardTask& task,
+           float* scratch)
+      : a_(a), g_(gradient), task_(task), m_(backward_memory(a, scratch)), Dp_(padded(a.D)) {}
+
+  void run() {
+    const size_t group = a_.H / a_.Hkv;
+    for (size_t i = 0; i < group; ++i) {
+      const size_t head = task_.kv_head * group + i;
+      float* dq = task_.dq ? task_.dq + i * a_.Sq * Dp_ : m_.dq;
+      pack_queries(head);
+      for (size_t e = 0; e < a_.Sq * Dp_; ++e) dq[e] = 0;
+      for (size_t block = task_.begin; block < task_.end; ++block)
+        run_block(head, block, i == 0, i + 1 == group, dq);
+      if (!task_.dq)
+        unpack_rows(dq, a_.Sq, a_.D, Dp_, a_.scale, rotation_at(a_, 0),
+                    row_of(g_.dq, task_.sample, head, 0), g_.dq.row);
+    }
+  }
+
+ private:
+  void pack_queries(size_t head) {
+    const size_t b = task_.sample, Sq = a_.Sq;
+    pack_rows(row_of(a_.q, b, head, 0), a_.q.row, Sq, a_.D, Dp_, a_.scale, rotation_at(a_, 0),
+              m_.queries);
+    pack_rows(row_of(g_.dy, b, head, 0), g_.dy.row, Sq, a_.D, Dp_, 1.0f, kNoRotation, m_.dy);
+    const float* lse = g_.lse + (b * a_.H + head) * Sq;
+    for (size_t r = 0; r < Sq; ++r) {
+      // A row that sees nothing has only scores −∞, and probabilities 0.
+      m_.shift[r] = lse[r] == -kInfinity ? kInfinity : lse[r];
+      const float* dy = row_of(g_.dy, b, head, r);
+      const float* y = row_of(g_.y, b, head, r);
+      m_.along[r] = static_cast<float>(row_sum(
+          a_.D, [](F32 d, F32 v) { return d * v; }, dy, y));
+    }
+  }
+
+  // Adds a block's share to the gradients. The first query head of the group starts those of the
+  // keys; the others find them, not rotated back, where the last one leaves them finished.
+  void run_block(size_t head, size_t block, bool first, bool last, float* dq) {
+    const auto [begin, end] = key_range(a_, block);
+    const size_t b = task_.sample, kv = task_.kv_head, count = end - begin;
+    float* dk_rows = row_of(g_.dk, b, kv, begin);
+    float* dv_rows = row_of(g_.dv, b, kv, begin);
+    if (first) {
+      for (size_t e = 0; e < count * Dp_; ++e) m_.dk[e] = m_.dv[e] = 0;
+    } else {
+      pack_rows(dk_rows, g_.dk.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.dk);
+      pack_rows(dv_rows, g_.dv.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.dv);
+    }
+    const Blocks blocks = queries_of(a_, head, block);
+    if (blocks.count > 0) {
+      pack_rows(row_of(a_.k, b, kv, begin), a_.k.row, count, a_.D, Dp_, 1.0f,
+                rotation_at(a_, begin), m_.keys);
+      pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation,
+                m_.values);
+      transpose_rows(m_.keys, count, Dp_, m_.key_panels);
+      transpose_rows(m_.values, count, Dp_, m_.value_panels);
+    }
+    for (size_t i = 0; i < blocks.count; ++i) {
+      const BlockRange queries = query_range(a_, block_at(blocks, i));
+      for (size_t query = queries.begin; query < queries.end; query += kTileQueries) {
+        const size_t left = queries.end - query;
+        run_tile(
+            score_tile(a_, b, head, query, left < kTileQueries ? left : kTileQueries, begin, count),
+            dq);
+      }
+    }
+    unpack_rows(m_.dk, count, a_.D, Dp_, 1.0f, last ? rotation_at(a_, begin) : kNoRotation, dk_rows,
+                g_.dk.row);
+    unpack_rows(m_.dv, count, a_.D, Dp_, 1.0f, kNoRotation, dv_rows, g_.dv.row);
+  }
+
+  void run_tile(const ScoreTile& t, float* dq) {
+    const float* queries = m_.queries + t.query * Dp_;
+    const float* dy = m_.dy + t.query * Dp_;
+    multiply_keys(t, queries, m_.key_panels, a_.D, Dp_, m_.p);
+    add_bias(t, a_.bias, m_.p);
+    hide(t, a_, m_.p);
+    multiply_keys(t, dy, m_.value_panels, a_.D, Dp_, m_.ds);
+    differentiate(t);
+    add_transposed(t, m_.p, dy, Dp_, m_.dv);
+    add_transposed(t, m_.ds, queries, Dp_, m_.dk);
+    add_values(t, m_.ds, m_.keys, Dp_, dq + t.query * Dp_, Start::kAdd, nullptr);
+  }
+
+  // p: scores → P∘Z; ds: dY·Vᵀ → dS. Where a row sees nothing both become 0.
+  void differentiate(const ScoreTile& t) {
+    RowFactors factors;
+    for (size_t r = 0; r < t.rows; ++r) {
+      float* p = m_.p + r * kTileKeys;
+      float* ds = m_.ds + r * kTileKeys;
+      const F32 shift = splat(m_.shift[t.query + r]), along = splat(m_.along[t.query + r]);
+      const size_t seen = padded(seen_columns(t, r)), width = padded(t.columns);
+      if (a_.dropout.rng) {
+        const float* kept = drop_factors(t, a_, r, factors);
+        for (size_t c = 0; c < seen; c += kLanes) {
+          const F32 probability = exp_negative(load(p + c) - shift), z = load(kept + c);
+          store(p + c, probability * z);
+          store(ds + c, probability * (load(ds + c) * z - along));
+        }
+      } else {
+        for (size_t c = 0; c < seen; c += kLanes) {
+          const F32 probability = exp_negative(load(p + c) - shift);
+          store(p + c, probability);
+          store(ds + c, probability * (load(ds + c) - along));
+        }
+      }
+      for (size_t c = seen; c < width; ++c) p[c] = ds[c] = 0;
+    }
+  }
+
+  const Attention& a_;
+  const AttentionGradient& g_;
+  const BackwardTask& task_;
+  const BackwardMemory m_;
+  const size_t Dp_;
+};
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA

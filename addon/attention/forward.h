@@ -1,0 +1,140 @@
+// Blocks of queries from their scores to their values, for attention_simd.cc.
+#pragma once
+#include "attention/attention_kernels.h"
+#include "attention/tile_scores.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+struct ForwardMemory {
+  float* packed_row;  // kLanes rows
+  float* keys;        // Sk rows in panels
+  float* values;      // Sk rows
+  float* is_packed;   // one for each block of keys
+  float* queries;
+  float* out;
+  float* scores;
+  size_t size;
+};
+
+inline ForwardMemory forward_memory(const Attention& a, float* base) {
+  const size_t Dp = padded(a.D), rows = padded(a.Sk);
+  Scratch scratch{base};
+  ForwardMemory m;
+  m.packed_row = scratch.take(kLanes * Dp);
+  m.keys = scratch.take(rows * Dp);
+  m.values = scratch.take(rows * Dp);
+  m.is_packed = scratch.take(key_blocks(a));
+  m.queries = scratch.take(kTileQueries * Dp);
+  m.out = scratch.take(kTileQueries * Dp);
+  m.scores = scratch.take(kTileQueries * kTileKeys);
+  m.size = scratch.used;
+  return m;
+}
+
+// Part of a tile: adjacent keys, from `column` of the tile on.
+struct Segment {
+  size_t key, count, column;
+};
+
+class Forward {
+ public:
+  Forward(const Attention& a, const AttentionResult& result, const ForwardTask& task,
+          float* scratch)
+      : a_(a), result_(result), task_(task), m_(forward_memory(a, scratch)), Dp_(padded(a.D)) {
+    for (size_t i = 0; i < key_blocks(a); ++i) m_.is_packed[i] = 0;
+  }
+
+  void run() {
+    const size_t blocks = query_blocks(a_);
+    for (size_t unit = task_.begin; unit < task_.end; ++unit) {
+      const size_t head = task_.kv_head * (a_.H / a_.Hkv) + unit / blocks;
+      const size_t block = unit % blocks;
+      const auto [begin, end] = query_range(a_, block);
+      for (size_t query = begin; query < end; query += kTileQueries)
+        attend(head, block, query, end - query < kTileQueries ? end - query : kTileQueries);
+    }
+  }
+
+ private:
+  // Y and lse of `rows` queries of one block.
+  void attend(size_t head, size_t block, size_t query, size_t rows) {
+    pack_rows(row_of(a_.q, task_.sample, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
+              rotation_at(a_, query), m_.queries);
+    for (size_t i = 0; i < rows * Dp_; ++i) m_.out[i] = 0;
+    begin_softmax(softmax_);
+
+    const Blocks blocks = keys_of(a_, head, block);
+    Segment segments[kTileKeys / 16];
+    size_t count = 0, columns = 0;
+    for (size_t i = 0; i < blocks.count; ++i) {
+      const size_t at = block_at(blocks, i);
+      pack_keys(at);
+      if (columns + key_block(a_) > kTileKeys) {
+        advance(head, query, rows, segments, count, columns);
+        count = columns = 0;
+      }
+      const BlockRange keys = key_range(a_, at);
+      segments[count++] = {keys.begin, keys.end - keys.begin, columns};
+      columns += padded(keys.end - keys.begin);
+    }
+    if (count > 0) advance(head, query, rows, segments, count, columns);
+    finish(head, query, rows);
+  }
+
+  void pack_keys(size_t block) {
+    if (m_.is_packed[block] != 0) return;
+    m_.is_packed[block] = 1;
+    const auto [begin, end] = key_range(a_, block);
+    pack_rows(row_of(a_.v, task_.sample, task_.kv_head, begin), a_.v.row, end - begin, a_.D, Dp_,
+              1.0f, kNoRotation, m_.values + begin * Dp_);
+    for (size_t key = begin; key < end; key += kLanes) {
+      const size_t count = end - key < kLanes ? end - key : kLanes;
+      pack_rows(row_of(a_.k, task_.sample, task_.kv_head, key), a_.k.row, count, a_.D, Dp_, 1.0f,
+                rotation_at(a_, key), m_.packed_row);
+      transpose_rows(m_.packed_row, count, Dp_, m_.keys + key * Dp_);
+    }
+  }
+
+  // One more tile of scores goes into the sums.
+  void advance(size_t head, size_t query, size_t rows, const Segment* segments, size_t count,
+               size_t columns) {
+    for (size_t i = 0; i < count; ++i) {
+      const Segment& s = segments[i];
+      const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
+      float* scores = m_.scores + s.column;
+      multiply_keys(t, m_.queries, m_.keys + s.key * Dp_, a_.D, Dp_, scores);
+      add_bias(t, a_.bias, scores);
+      hide(t, a_, scores);
+    }
+    advance_softmax(softmax_, rows, columns / kLanes, m_.scores);
+    for (size_t i = 0; i < count; ++i) {
+      const Segment& s = segments[i];
+      const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
+      float* scores = m_.scores + s.column;
+      if (a_.dropout.rng) drop(t, a_, scores);
+      add_values(t, scores, m_.values + s.key * Dp_, Dp_, m_.out,
+                 i == 0 ? Start::kScale : Start::kAdd, softmax_.factor);
+    }
+  }
+
+  void finish(size_t head, size_t query, size_t rows) {
+    float* lse = result_.lse + (task_.sample * a_.H + head) * a_.Sq + query;
+    for (size_t r = 0; r < rows; ++r) {
+      const float total = sum(load(softmax_.sums + r * kLanes));
+      lse[r] = total == 0 ? -kInfinity : softmax_.top[r] + __builtin_logf(total);
+      unpack_rows(m_.out + r * Dp_, 1, a_.D, Dp_, total == 0 ? 0.0f : 1.0f / total, kNoRotation,
+                  row_of(result_.y, task_.sample, head, query + r), 0);
+    }
+  }
+
+  const Attention& a_;
+  const AttentionResult& result_;
+  const ForwardTask& task_;
+  const ForwardMemory m_;
+  const size_t Dp_;
+  RunningSoftmax softmax_;
+};
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA

@@ -1,0 +1,4 @@
+target_sources(dsjs_engine PRIVATE
+  attention/attention.cc
+  attention/attention_ref.cc)
+dsjs_isa_sources(attention/attention_simd.cc)

@@ -1,0 +1,109 @@
+// Products of small matrices that lie in the first-level cache, for attention_simd.cc.
+#pragma once
+#include "core/simd.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+// C = or += A·B. Columns come in whole vectors: vector v of term k of B is at b + k·b_term +
+// v·b_vector.
+struct TileProduct {
+  const float* a;
+  // Distance of two rows, or with a transposed A of two terms; the other one is 1.
+  size_t a_stride;
+  const float* b;
+  size_t b_term, b_vector;
+  float* c;
+  size_t c_row;
+  size_t rows, vectors, terms;
+};
+
+enum class Start {
+  kZero,   // C = A·B
+  kAdd,    // C += A·B
+  kScale,  // C = factors[row]·C + A·B
+};
+
+#if defined(DSJS_ISA_AVX512) || defined(DSJS_ISA_NEON)
+constexpr size_t kMaxVectors = 4;
+#else
+constexpr size_t kMaxVectors = 2;
+#endif
+
+// Rows of a register tile so many vectors wide: accumulators, a row of B and an element of A fill
+// the registers.
+constexpr size_t register_rows(size_t vectors) {
+#if defined(DSJS_ISA_AVX512) || defined(DSJS_ISA_NEON)
+  constexpr size_t kRows[] = {16, 12, 8, 6};
+#else
+  constexpr size_t kRows[] = {8, 6};
+#endif
+  return kRows[vectors - 1];
+}
+
+// kRows × kVectors elements of C, in registers from the first term to the last.
+template <size_t kRows, size_t kVectors, bool kTransposedA>
+void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
+                   const float* factors) {
+  float* c = p.c + row * p.c_row + vector * kLanes;
+  const float* a = p.a + (kTransposedA ? row : row * p.a_stride);
+  const float* b = p.b + vector * p.b_vector;
+  F32 sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (size_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) sum[r][v] = F32{};
+
+  for (size_t k = 0; k < p.terms; ++k, b += p.b_term, a += kTransposedA ? p.a_stride : 1) {
+    F32 term[kVectors];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) term[v] = load(b + v * p.b_vector);
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r) {
+      const F32 element = splat(a[kTransposedA ? r : r * p.a_stride]);
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = fma(element, term[v], sum[r][v]);
+    }
+  }
+
+#pragma GCC unroll 16
+  for (size_t r = 0; r < kRows; ++r) {
+    float* to = c + r * p.c_row;
+    const F32 factor = splat(start == Start::kScale ? factors[row + r] : 1.0f);
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v, to += kLanes)
+      store(to, start == Start::kZero ? sum[r][v] : fma(factor, load(to), sum[r][v]));
+  }
+}
+
+template <size_t kVectors, bool kTransposedA>
+void multiply_rows(const TileProduct& p, size_t vector, Start start, const float* factors) {
+  constexpr size_t kRows = register_rows(kVectors);
+  size_t row = 0;
+  for (; row + kRows <= p.rows; row += kRows)
+    register_tile<kRows, kVectors, kTransposedA>(p, row, vector, start, factors);
+  if constexpr (kRows > 8)
+    for (; row + 8 <= p.rows; row += 8)
+      register_tile<8, kVectors, kTransposedA>(p, row, vector, start, factors);
+  for (; row + 4 <= p.rows; row += 4)
+    register_tile<4, kVectors, kTransposedA>(p, row, vector, start, factors);
+  for (; row + 2 <= p.rows; row += 2)
+    register_tile<2, kVectors, kTransposedA>(p, row, vector, start, factors);
+  if (row < p.rows) register_tile<1, kVectors, kTransposedA>(p, row, vector, start, factors);
+}
+
+template <bool kTransposedA>
+void multiply(const TileProduct& p, Start start, const float* factors = nullptr) {
+  size_t vector = 0;
+  for (; vector + kMaxVectors <= p.vectors; vector += kMaxVectors)
+    multiply_rows<kMaxVectors, kTransposedA>(p, vector, start, factors);
+  const size_t rest = p.vectors - vector;
+  if constexpr (kMaxVectors > 2) {
+    if (rest == 3) return multiply_rows<3, kTransposedA>(p, vector, start, factors);
+    if (rest == 2) return multiply_rows<2, kTransposedA>(p, vector, start, factors);
+  }
+  if (rest == 1) multiply_rows<1, kTransposedA>(p, vector, start, factors);
+}
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA

@@ -1,0 +1,211 @@
+// A tile of the scores: the product, what is added and hidden, the softmax; for attention_simd.cc.
+#pragma once
+#include "attention/attention_kernels.h"
+#include "attention/tile_pack.h"
+#include "attention/tile_product.h"
+#include "kernels/dropout_mask.h"
+#include "kernels/vector_math.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+constexpr float kInfinity = __builtin_inff();
+// A tile has at most so many queries and keys; its rows are kTileKeys floats apart.
+constexpr size_t kTileQueries = kDenseQueries;
+constexpr size_t kTileKeys = kDenseKeys;
+// Tiles that the diagonal crosses are worked on in strips of so many rows, each with its own end.
+constexpr size_t kStrip = 12;
+
+struct ScoreTile {
+  size_t sample, head;
+  size_t query, rows;
+  // Columns fill whole vectors; those past the last key are hidden.
+  size_t key, columns;
+  // Row r sees column c when c ≤ r + diagonal.
+  ptrdiff_t diagonal;
+};
+
+inline ScoreTile score_tile(const Attention& a, size_t sample, size_t head, size_t query,
+                            size_t rows, size_t key, size_t columns) {
+  const auto all = static_cast<ptrdiff_t>(kTileKeys);
+  const auto shift = static_cast<ptrdiff_t>(query + a.Sk) - static_cast<ptrdiff_t>(a.Sq + key);
+  return {sample, head, query, rows, key, columns, a.causal && shift < all ? shift : all};
+}
+
+inline bool crosses_diagonal(const ScoreTile& t) {
+  return t.diagonal + 1 < static_cast<ptrdiff_t>(t.columns);
+}
+// How many columns a row sees.
+inline size_t seen_columns(const ScoreTile& t, size_t row) {
+  const ptrdiff_t seen = static_cast<ptrdiff_t>(row) + t.diagonal + 1;
+  return seen <= 0                               ? 0
+         : static_cast<size_t>(seen) < t.columns ? static_cast<size_t>(seen)
+                                                 : t.columns;
+}
+// The first row that sees a column.
+inline size_t first_row(const ScoreTile& t, size_t column) {
+  const ptrdiff_t row = static_cast<ptrdiff_t>(column) - t.diagonal;
+  return row <= 0 ? 0 : static_cast<size_t>(row) < t.rows ? static_cast<size_t>(row) : t.rows;
+}
+
+// Calls fn(begin, count) for strips of [0, total); one strip when no diagonal crosses the tile.
+template <class Fn>
+inline void for_strips(const ScoreTile& t, size_t total, Fn fn) {
+  const size_t strip = crosses_diagonal(t) ? kStrip : total;
+  for (size_t begin = 0; begin < total; begin += strip)
+    fn(begin, total - begin < strip ? total - begin : strip);
+}
+
+// out[rows, columns] = x·panelsᵀ for packed rows x and the panels of the tile's keys. Columns that
+// a strip does not see are left as they are.
+inline void multiply_keys(const ScoreTile& t, const float* x, const float* panels, size_t D,
+                          size_t Dp, float* out) {
+  for_strips(t, t.rows, [&](size_t row, size_t count) {
+    const size_t vectors = vectors_of(seen_columns(t, row + count - 1));
+    multiply<false>({x + row * Dp, Dp, panels, kLanes, kLanes * Dp, out + row * kTileKeys,
+                     kTileKeys, count, vectors, D},
+                    Start::kZero);
+  });
+}
+
+// out[rows, Dp] = factors∘out + tile·values, for packed values of the tile's keys.
+inline void add_values(const ScoreTile& t, const float* tile, const float* values, size_t Dp,
+                       float* out, Start start, const float* factors) {
+  for_strips(t, t.rows, [&](size_t row, size_t count) {
+    const size_t terms = seen_columns(t, row + count - 1);
+    multiply<false>({tile + row * kTileKeys, kTileKeys, values, Dp, kLanes, out + row * Dp, Dp,
+                     count, Dp / kLanes, terms},
+                    start, factors ? factors + row : nullptr);
+  });
+}
+
+// out[columns, Dp] += tileᵀ·rows, for packed rows of the tile's queries.
+inline void add_transposed(const ScoreTile& t, const float* tile, const float* rows, size_t Dp,
+                           float* out) {
+  for_strips(t, t.columns, [&](size_t column, size_t count) {
+    const size_t first = first_row(t, column);
+    multiply<true>({tile + first * kTileKeys + column, kTileKeys, rows + first * Dp, Dp, kLanes,
+                    out + column * Dp, Dp, count, Dp / kLanes, t.rows - first},
+                   Start::kAdd);
+  });
+}
+
+inline void add_bias(const ScoreTile& t, const ScoreBias& bias, float* scores) {
+  if (!bias.data) return;
+  const float* corner = bias.data + t.sample * bias.batch + t.head * bias.head +
+                        t.query * bias.query + t.key * bias.key;
+  for (size_t r = 0; r < t.rows; ++r) {
+    const float* from = corner + r * bias.query;
+    float* row = scores + r * kTileKeys;
+    const size_t seen = seen_columns(t, r);
+    if (bias.key) {
+      map(
+          row, 0, seen, [](F32 s, F32 b) { return s + b; }, row, from);
+    } else {
+      const F32 b = splat(*from);
+      map(
+          row, 0, seen, [b](F32 s) { return s + b; }, row);
+    }
+  }
+}
+
+// −∞ for what a query does not see: keys after it, keys that the mask hides, columns past the end.
+inline void hide(const ScoreTile& t, const Attention& a, float* scores) {
+  const size_t width = padded(t.columns);
+  const uint8_t* mask = a.key_mask ? a.key_mask + t.sample * a.Sk + t.key : nullptr;
+  if (!mask && width == t.columns && !crosses_diagonal(t)) return;
+  float limit[kTileKeys];
+  for (size_t c = 0; c < width; ++c)
+    limit[c] = c < t.columns && (!mask || mask[c]) ? kInfinity : -kInfinity;
+  for (size_t r = 0; r < t.rows; ++r) {
+    float* row = scores + r * kTileKeys;
+    const size_t seen = seen_columns(t, r);
+    // A hidden score is −∞ even where it was NaN.
+    map(
+        row, 0, seen, [](F32 s, F32 l) { return l > 0.0f ? s : l; }, row, limit);
+    for (size_t c = seen; c < width; ++c) row[c] = -kInfinity;
+  }
+}
+
+// What dropout multiplies the probabilities of a row of the tile by.
+struct RowFactors {
+  float values[kTileKeys + 2 * kKeepBlock];
+};
+inline const float* drop_factors(const ScoreTile& t, const Attention& a, size_t row,
+                                 RowFactors& factors) {
+  const size_t element = (t.head * a.Sq + t.query + row) * a.Sk + t.key;
+  const size_t lead = element % 4;
+  for (size_t i = 0; i < lead + t.columns; i += kKeepBlock)
+    keep_factors(a.dropout, a.dropout.rng[2 + t.sample], element - lead + i, factors.values + i);
+  return factors.values + lead;
+}
+
+inline void drop(const ScoreTile& t, const Attention& a, float* tile) {
+  RowFactors factors;
+  for (size_t r = 0; r < t.rows; ++r)
+    map(
+        tile + r * kTileKeys, 0, t.columns, [](F32 p, F32 f) { return p * f; },
+        tile + r * kTileKeys, drop_factors(t, a, r, factors));
+}
+
+inline float largest_lane(F32 v) {
+#if defined(DSJS_ISA_AVX512)
+  return _mm512_reduce_max_ps(__m512(v));
+#else
+  float lanes[kLanes];
+  store(lanes, v);
+  for (size_t width = kLanes / 2; width > 0; width /= 2)
+    for (size_t i = 0; i < width; ++i)
+      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+#endif
+}
+
+// A softmax in progress: of each row the largest score so far, the sum of exponentials relative to
+// it in kLanes parts, and what earlier sums and values are multiplied by when a tile comes.
+struct RunningSoftmax {
+  float top[kTileQueries];
+  float factor[kTileQueries];
+  float sums[kTileQueries * kLanes];
+};
+
+inline void begin_softmax(RunningSoftmax& state) {
+  for (size_t r = 0; r < kTileQueries; ++r) state.top[r] = -kInfinity;
+  for (float& sum : state.sums) sum = 0;
+}
+
+// Scores of whole vectors become exp(score − top).
+inline void advance_softmax(RunningSoftmax& state, size_t rows, size_t vectors, float* scores) {
+  float shift[kTileQueries];
+  for (size_t r = 0; r < rows; ++r) {
+    const float* row = scores + r * kTileKeys;
+    F32 top = splat(-kInfinity);
+    // Where a score is NaN it does not count here; its exponential shows it.
+    for (size_t v = 0; v < vectors; ++v) top = max(load(row + v * kLanes), top);
+    const float largest = largest_lane(top);
+    shift[r] = largest > state.top[r] ? largest : state.top[r];
+  }
+  for (size_t r = 0; r < rows; r += kLanes) {
+    const F32 top = load(shift + r);
+    // Of a row that has seen nothing yet every exponential is to be 0, not exp(−∞ + ∞).
+    const F32 safe = top == -kInfinity ? F32{} : top;
+    store(state.factor + r, exp_negative(load(state.top + r) - safe));
+    store(state.top + r, top);
+    store(shift + r, safe);
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    float* row = scores + r * kTileKeys;
+    const F32 top = splat(shift[r]);
+    F32 sum{};
+    for (size_t v = 0; v < vectors; ++v) {
+      const F32 p = exp_negative(load(row + v * kLanes) - top);
+      store(row + v * kLanes, p);
+      sum += p;
+    }
+    float* sums = state.sums + r * kLanes;
+    store(sums, fma(load(sums), splat(state.factor[r]), sum));
+  }
+}
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA
