@@ -15,8 +15,10 @@ export const trainingArgumentsSchema = z.strictObject({
   strategy: z.union([z.string(), z.custom<StrategyPlugin>(isStrategy)]).optional(),
   /** Path of a ds_config.json, or its content. */
   deepspeed: z.union([z.string(), z.record(z.string(), z.unknown())]).optional(),
+  /** The micro batch of a rank. */
   perDeviceTrainBatchSize: positiveInt.default(8),
   perDeviceEvalBatchSize: positiveInt.default(8),
+  /** Micro batches of one optimizer step. */
   gradientAccumulationSteps: positiveInt.default(1),
   numTrainEpochs: z.number().positive().default(3),
   /** Overrides numTrainEpochs. */
@@ -32,9 +34,11 @@ export const trainingArgumentsSchema = z.strictObject({
     .enum(['linear', 'cosine', 'constant', 'constant_with_warmup'])
     .default('linear'),
   warmupSteps: z.number().int().nonnegative().default(0),
+  /** Share of all steps; `warmupSteps` wins. */
   warmupRatio: fraction.default(0),
   loggingSteps: positiveInt.default(10),
   evalStrategy: interval.default('no'),
+  /** With evalStrategy "steps"; absent: `loggingSteps`. */
   evalSteps: positiveInt.optional(),
   saveStrategy: interval.default('steps'),
   saveSteps: positiveInt.default(500),
@@ -46,6 +50,7 @@ export const trainingArgumentsSchema = z.strictObject({
   seed: z.number().int().nonnegative().default(42),
   /** Seed of the sampling order; absent: `seed`. */
   dataSeed: z.number().int().nonnegative().optional(),
+  /** Leaves out an epoch's last global batch when it is not full. */
   dataloaderDropLast: z.boolean().default(false),
   /** Sequence lengths are rounded up to a multiple of this. */
   padToMultipleOf: positiveInt.default(8),
@@ -55,6 +60,7 @@ export const trainingArgumentsSchema = z.strictObject({
   greaterIsBetter: z.boolean().default(false),
   /** Event files that are written under outputDir. */
   reportTo: z.array(z.enum(['tensorboard', 'csv'])).default(['tensorboard', 'csv']),
+  /** No progress bar, nor the lines that stand for it; evaluation lines and the summary stay. */
   disableTqdm: z.boolean().default(false),
   /** Writes a Perfetto trace of the first steps to outputDir. */
   traceSteps: z.number().int().nonnegative().default(0),

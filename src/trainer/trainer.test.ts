@@ -3,7 +3,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { fromNumbers, GraphBuilder, saveModel } from '../graph/index.ts';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
+import { OnnxModel } from '../hosts/onnx/onnx-model.ts';
 import { trainTokenizer } from '../models/index.ts';
 import { earlyStopping, type TrainerCallback } from './callbacks.ts';
 import { tokenBlocks } from './dataset.ts';
@@ -253,6 +255,28 @@ it('a model that is too large is refused with the bytes that it needs and the ke
     message: expect.stringMatching(/need \d{6}\.\d\d GiB on each of 1 rank/),
     fix: expect.stringContaining('zero_optimization.stage'),
   });
+});
+
+it('a model of samples is counted in samples', async () => {
+  const b = new GraphBuilder('classifier');
+  const x = b.input('x', 'float32', ['batch', 2]);
+  const w = b.initializer('w', fromNumbers('float32', [2, 3], [1, 2, 3, 4, 5, 6]));
+  b.output(b.op('MatMul', [x, w], {}, { output: 'logits' }), 'float32', ['batch', 3]);
+  const path = join(folder, 'classifier.onnx');
+  const file = { irVersion: 10, producerName: 'test', opsets: new Map([['', 21]]) };
+  await saveModel({ ...file, graph: b.build(), metadata: new Map() }, path);
+  const model = await OnnxModel.fromFile(path, { loss: { type: 'crossEntropy' } });
+  const rows = Array.from({ length: 6 }, (_, row) => ({ x: [row, 1], labels: row % 3 }));
+  const said = listen();
+  const trainer = make({ model, trainDataset: rows, evalDataset: rows }, { disableTqdm: false });
+  const { metrics } = await trainer.train();
+  const evaluation = await trainer.evaluate();
+  await trainer.close();
+  expect(said.text()).toMatch(/^step 1\/3 .* samples\/s/m);
+  expect(said.text()).toMatch(/^speed .* samples\/s, 6 samples$/m);
+  expect(said.text()).not.toContain('tokens');
+  expect(Object.keys(metrics)).toContain('train_samples_per_second');
+  expect(Object.keys({ ...metrics, ...evaluation }).filter((key) => /token/.test(key))).toEqual([]);
 });
 
 describe('early stopping', () => {
