@@ -1,0 +1,354 @@
+/**
+ * MatMul and MatMulAccumulate inside ONNX Runtime against their formulas in float64: shapes,
+ * broadcasting, attributes, optional inputs, in-place buffers. The kernels have their own tests in C++
+ * (addon/gemm).
+ *
+ * Bounds: a sum of K products in fp32 errs by at most K·u·Σ|terms|; to K come a few roundings of what
+ * stands around the sum, and no derivative of an activation is above 1.13.
+ */
+import fc from 'fast-check';
+import { afterAll, describe, expect, test } from 'vitest';
+import { numel } from '../graph/index.ts';
+import { randomNumbers } from '../graph/testing.ts';
+import { type BoundGraph, soloEngine } from './engine-testing.ts';
+import {
+  type Expected,
+  expectClose,
+  flag,
+  geluForms,
+  type Port,
+  random,
+  runOperator,
+  silu,
+  siluSlope,
+  token,
+} from './operator-testing.ts';
+
+const engine = soloEngine(2);
+afterAll(() => engine.dispose());
+const run = runOperator.bind(null, engine);
+
+const prologues = {
+  none: (x: number) => x,
+  gelu: geluForms.none.value,
+  gelu_tanh: geluForms.tanh.value,
+  silu,
+  silu_mul: (x: number, y: number) => silu(x) * y,
+};
+const epilogues = {
+  none: (x: number) => x,
+  gelu: geluForms.none.value,
+  gelu_tanh: geluForms.tanh.value,
+  silu,
+  gelu_grad: (x: number, z: number) => x * geluForms.none.slope(z),
+  gelu_tanh_grad: (x: number, z: number) => x * geluForms.tanh.slope(z),
+  silu_grad: (x: number, z: number) => x * siluSlope(z),
+};
+
+interface Attributes {
+  transA: number;
+  transB: number;
+  alpha: number;
+  prologue: keyof typeof prologues;
+  epilogue: keyof typeof epilogues;
+}
+const plain: Attributes = { transA: 0, transB: 0, alpha: 1, prologue: 'none', epilogue: 'none' };
+
+interface Inputs {
+  A: Port;
+  B: Port;
+  A2?: Port | undefined;
+  bias?: Port | undefined;
+  residual?: Port | undefined;
+  Z?: Port | undefined;
+}
+
+/** Position in the leading axes `dims`, aligned at the end, of element `index` of the axes `whole`. */
+function broadcastIndex(index: number, whole: readonly number[], dims: readonly number[]): number {
+  let position = 0;
+  let stride = 1;
+  for (let i = 1; i <= whole.length; i++) {
+    const size = dims.at(-i) ?? 1;
+    position += (size === 1 ? 0 : index % whole.at(-i)!) * stride;
+    stride *= size;
+    index = Math.floor(index / whole.at(-i)!);
+  }
+  return position;
+}
+
+function broadcastDims(a: readonly number[], b: readonly number[]): number[] {
+  const length = Math.max(a.length, b.length);
+  return Array.from({ length }, (_, i) => {
+    const [x, y] = [a.at(i - length) ?? 1, b.at(i - length) ?? 1];
+    return i < length - a.length ? y : i < length - b.length ? x : x === 1 ? y : x;
+  });
+}
+
+function product(inputs: Inputs, { transA, transB, alpha, prologue, epilogue }: Attributes) {
+  const { A, B, A2, bias, residual, Z } = inputs;
+  const [M, K] = transA ? [A.dims.at(-1)!, A.dims.at(-2)!] : [A.dims.at(-2)!, A.dims.at(-1)!];
+  const N = B.dims.at(transB ? -2 : -1)!;
+  const leadingA = A.dims.slice(0, -2);
+  const leadingB = B.dims.slice(0, -2);
+  const leading = broadcastDims(leadingA, leadingB);
+  const expected: Expected[] = [];
+  for (let i = 0; i < numel(leading); i++) {
+    const a = broadcastIndex(i, leading, leadingA) * M * K;
+    const b = broadcastIndex(i, leading, leadingB) * K * N;
+    for (let m = 0; m < M; m++)
+      for (let n = 0; n < N; n++) {
+        let [sum, size] = [0, 0];
+        for (let k = 0; k < K; k++) {
+          const at = a + (transA ? k * M + m : m * K + k);
+          const x = prologues[prologue](A.values[at]!, A2?.values[at] ?? 0);
+          const term = x * B.values[b + (transB ? n * K + k : k * N + n)]!;
+          sum += term;
+          size += Math.abs(term);
+        }
+        const at = expected.length;
+        const shift = bias?.values[n] ?? 0;
+        const rest = residual?.values[at] ?? 0;
+        const value = epilogues[epilogue](alpha * sum + shift, Z?.values[at] ?? 0);
+        const scale = Math.abs(alpha) * size + Math.abs(shift);
+        expected.push({ value: value + rest, scale: 1.13 * scale + Math.abs(rest) });
+      }
+  }
+  return { expected, dims: [...leading, M, N], K };
+}
+
+async function checkMatMul(inputs: Inputs, attributes: Attributes): Promise<void> {
+  const { expected, dims, K } = product(inputs, attributes);
+  const bound = await run(
+    'MatMul',
+    {
+      A: inputs.A,
+      B: inputs.B,
+      A2: inputs.A2,
+      bias: inputs.bias,
+      residual: inputs.residual,
+      Z: inputs.Z,
+    },
+    { Y: { dims } },
+    { ...attributes },
+  );
+  expectClose(bound.numbers('Y'), expected, K + 24);
+  bound.dispose();
+}
+
+/** Leading axes of A and B that broadcast. */
+const leadingAxes = [
+  [[], []],
+  [[2, 3], []],
+  [[], [3]],
+  [[2, 1], [3]],
+  [
+    [2, 3],
+    [2, 3],
+  ],
+  [[1], [4, 1]],
+  [[0], [1]],
+  [[5], [1]],
+] as const;
+
+describe('MatMul', () => {
+  const size = fc.constantFrom(0, 1, 2, 3, 5, 16, 17, 33, 40);
+  test('all attributes, shapes and optional inputs', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          M: size,
+          N: size,
+          K: size,
+          leading: fc.constantFrom(...leadingAxes),
+          transA: fc.constantFrom(0, 1),
+          transB: fc.constantFrom(0, 1),
+          alpha: fc.constantFrom(1, 0.5, -2),
+          prologue: fc.constantFrom(...(Object.keys(prologues) as Attributes['prologue'][])),
+          epilogue: fc.constantFrom(...(Object.keys(epilogues) as Attributes['epilogue'][])),
+          bias: fc.boolean(),
+          residual: fc.boolean(),
+          seed: fc.integer({ min: 1, max: 1 << 20 }),
+        }),
+        async ({ M, N, K, leading, bias, residual, seed, ...attributes }) => {
+          const [leadingA, leadingB] = leading;
+          const a = [...leadingA, ...(attributes.transA ? [K, M] : [M, K])];
+          const b = [...leadingB, ...(attributes.transB ? [N, K] : [K, N])];
+          const y = [...broadcastDims(leadingA, leadingB), M, N];
+          await checkMatMul(
+            {
+              // Small: the reference's erf is exact below 4.
+              A: random(a, seed, -0.5, 0.5),
+              B: random(b, seed + 1, -0.5, 0.5),
+              A2: attributes.prologue === 'silu_mul' ? random(a, seed + 2) : undefined,
+              bias: bias ? random([N], seed + 3) : undefined,
+              residual: residual ? random(y, seed + 4) : undefined,
+              Z: attributes.epilogue.endsWith('grad') ? random(y, seed + 5) : undefined,
+            },
+            attributes,
+          );
+        },
+      ),
+      { numRuns: 150, seed: 7 },
+    );
+  });
+
+  test.each([
+    { dtype: 'bfloat16' as const, bits: 8 },
+    { dtype: 'float16' as const, bits: 11 },
+  ])('B stored as $dtype', async ({ dtype, bits }) => {
+    // Values of so few significant bits are exact in both types.
+    const dims = [65, 129];
+    const values = randomNumbers(numel(dims), 3, -1, 1).map(
+      (v) => Math.round(v * 2 ** (bits - 1)) / 2 ** (bits - 1),
+    );
+    for (const transB of [0, 1]) {
+      const A = random([37, transB ? 129 : 65], 4);
+      await checkMatMul({ A, B: { dtype, dims, values } }, { ...plain, transB });
+      const one = random([1, A.dims[1]!], 5);
+      await checkMatMul({ A: one, B: { dtype, dims, values } }, { ...plain, transB });
+    }
+  });
+
+  test('what does not fit is named', async () => {
+    const A = random([2, 3], 1);
+    const y = { Y: { dims: [2, 4] } };
+    const cases: [Partial<Inputs>, Partial<Attributes>, RegExp][] = [
+      [{ B: random([4, 3], 2) }, {}, /columns of A and rows of B/],
+      [{ B: random([3, 4], 2), A2: A }, {}, /A2 is for the prologue silu_mul/],
+      [{ B: random([3, 4], 2) }, { prologue: 'silu_mul' }, /A2 is for the prologue silu_mul/],
+      [{ B: random([3, 4], 2), bias: random([3], 3) }, {}, /bias/],
+      [{ B: random([3, 4], 2), residual: random([4, 2], 3) }, {}, /residual/],
+      [{ B: random([3, 4], 2) }, { epilogue: 'silu_grad' }, /Z is for the epilogues/],
+      [{ B: random([3, 4], 2) }, { epilogue: 'relu' as 'silu' }, /epilogue is 'relu'.*gelu_tanh/],
+      [{ B: { dtype: 'int32', dims: [3, 4], values: Array(12).fill(1) } }, {}, /B is int32/],
+    ];
+    for (const [inputs, attributes, message] of cases) {
+      const { B, A2, bias, residual } = inputs;
+      const given = { A, B: B!, A2, bias, residual };
+      await expect(run('MatMul', given, y, { ...plain, ...attributes })).rejects.toThrow(message);
+    }
+  });
+
+  test('repeats bit for bit at any number of threads', async () => {
+    const inputs = { A: random([130, 700], 1), B: random([700, 150], 2) };
+    const y = { Y: { dims: [130, 150] } };
+    const first = await run('MatMul', inputs, y);
+    const wanted = first.numbers('Y');
+    for (const threads of [1, 3]) {
+      const other = soloEngine(threads);
+      const bound = await runOperator(other, 'MatMul', inputs, y);
+      expect(bound.numbers('Y')).toEqual(wanted);
+      bound.dispose();
+      other.dispose();
+    }
+    first.dispose();
+  });
+});
+
+describe('MatMulAccumulate', () => {
+  async function check(
+    a: number[],
+    b: number[],
+    { transA, transB, prologue = 'none' }: Partial<Attributes> & { transA: number; transB: number },
+  ): Promise<void> {
+    const A = random(a, 1);
+    const B = random(b, 2);
+    const A2 = prologue === 'silu_mul' ? random(a, 3) : undefined;
+    // As one product over the flattened leading axes: the terms of all matrices side by side.
+    const flat = ({ dims, values }: Port): Port => {
+      const [rows, columns] = dims.slice(-2) as [number, number];
+      const matrices = numel(dims.slice(0, -2));
+      const oneSum = transA === 1 && transB === 0;
+      return { dims: oneSum ? [matrices * rows, columns] : [matrices, rows, columns], values };
+    };
+    const attributes = { ...plain, transA, transB, alpha: 0.5, prologue };
+    const each = product({ A: flat(A), B: flat(B), A2 }, attributes);
+    const [M, N] = each.dims.slice(-2) as [number, number];
+    const products = numel(each.dims.slice(0, -2));
+    const sums = Array.from({ length: M * N }, (_, i) => {
+      const terms = Array.from({ length: products }, (_, p) => each.expected[p * M * N + i]!);
+      return terms.reduce((x, y) => ({ value: x.value + y.value, scale: x.scale + y.scale }), {
+        value: 0,
+        scale: 0,
+      });
+    });
+    const rows = numel(B.dims) / N;
+    const columnSums = Array.from({ length: N }, (_, n) => {
+      let [value, scale] = [0, 0];
+      for (let i = 0; i < rows; i++) {
+        const K = B.dims.at(-1)!;
+        const at = transB ? Math.floor(i / K) * N * K + n * K + (i % K) : i * N + n;
+        value += B.values[at]!;
+        scale += Math.abs(B.values[at]!);
+      }
+      return { value, scale };
+    });
+    const buffer = random([M, N], 4);
+    const biasBuffer = random([N], 5);
+    const plus = (to: Port, on: boolean) => (e: Expected, i: number) => ({
+      value: e.value + (on ? to.values[i]! : 0),
+      scale: e.scale + Math.abs(to.values[i]!),
+    });
+    for (const [first, biasFirst] of [
+      [true, false],
+      [false, true],
+    ] as const) {
+      const bound = await run(
+        'MatMulAccumulate',
+        {
+          A,
+          B,
+          buffer,
+          first: flag(first),
+          A2,
+          biasBuffer,
+          biasFirst: flag(biasFirst),
+        },
+        { token },
+        attributes,
+      );
+      const terms = each.K * products + 24;
+      expectClose(bound.numbers('buffer'), sums.map(plus(buffer, !first)), terms);
+      expectClose(bound.numbers('biasBuffer'), columnSums.map(plus(biasBuffer, !biasFirst)), terms);
+      bound.dispose();
+    }
+  }
+
+  test.each([
+    { a: [40, 7], b: [40, 33], transA: 1, transB: 0 },
+    { a: [2, 5, 3], b: [10, 4], transA: 1, transB: 0 },
+    { a: [0, 3], b: [0, 4], transA: 1, transB: 0 },
+    { a: [3, 20, 7], b: [3, 33, 20], transA: 1, transB: 1 },
+    { a: [3, 7, 20], b: [3, 20, 33], transA: 0, transB: 0 },
+    { a: [2, 2, 7, 20], b: [4, 33, 20], transA: 0, transB: 1 },
+    { a: [600, 70], b: [2, 300, 90], transA: 1, transB: 0 },
+  ])('A $a B $b transA $transA transB $transB', async ({ a, b, transA, transB }) => {
+    await check(a, b, { transA, transB });
+    await check(a, b, { transA, transB, prologue: 'silu_mul' });
+  });
+
+  test('without a bias gradient; what does not fit is named', async () => {
+    const A = random([5, 2], 1);
+    const B = random([5, 3], 2);
+    const buffer = random([2, 3], 3);
+    const first = flag(true);
+    const bound = await run('MatMulAccumulate', { A, B, buffer, first }, { token });
+    const { expected } = product({ A, B }, { ...plain, transA: 1 });
+    expectClose(bound.numbers('buffer'), expected, 32);
+    bound.dispose();
+    const wrong = { A, B, buffer: random([3, 2], 3), first };
+    await expect(run('MatMulAccumulate', wrong, { token })).rejects.toThrow(/buffer is \[3, 2\]/);
+    const alone = { A, B, buffer, first, A2: undefined, biasBuffer: random([3], 4) };
+    await expect(run('MatMulAccumulate', alone, { token })).rejects.toThrow(/come together/);
+  });
+});
+
+test('a product allocates nothing after its first run', async () => {
+  const inputs = { A: random([200, 300], 1), B: random([300, 250], 2) };
+  const bound: BoundGraph = await run('MatMul', inputs, { Y: { dims: [200, 250] } });
+  await bound.run({});
+  const before = engine.memory().allocations;
+  for (let i = 0; i < 5; i++) await bound.run({});
+  expect(engine.memory().allocations).toBe(before);
+  bound.dispose();
+});
