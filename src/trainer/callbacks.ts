@@ -54,8 +54,17 @@ export interface CallbackContext {
 /**
  * Hugging Face's callback events in camelCase. Callbacks run on every rank with equal state; what they
  * ask for through `control` on one rank happens on all. Ranks may have different callbacks.
+ *
+ * One that remembers something between events gives it a `name` and both state methods: it is stored in
+ * checkpoints, so that a resumed run goes on as one that never stopped.
  */
 export interface TrainerCallback {
+  /** What its state is stored under. */
+  readonly name?: string;
+  /** JSON of what it remembers; called for every checkpoint. */
+  saveState?(): unknown;
+  /** Given what saveState returned, before onTrainBegin. */
+  loadState?(state: unknown): void;
   onTrainBegin?(context: CallbackContext): void | Promise<void>;
   onEpochBegin?(context: CallbackContext): void | Promise<void>;
   onStepBegin?(context: CallbackContext): void | Promise<void>;
@@ -144,6 +153,13 @@ export function earlyStopping(
   let best: number | undefined;
   let waited = 0;
   return {
+    name: 'earlyStopping',
+    saveState: () => ({ best: best ?? null, waited }),
+    loadState(state) {
+      const stored = state as { best: number | null; waited: number };
+      best = stored.best ?? undefined;
+      waited = stored.waited;
+    },
     onTrainBegin({ args }) {
       if (args.evalStrategy !== 'no') return;
       throw new DeepSpeedError(

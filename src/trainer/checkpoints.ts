@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import { agree } from '../strategies/agree.ts';
 import { locate } from '../strategies/checkpoint/index.ts';
+import type { CallbackStates } from './callback-state.ts';
 import type { TrainerState } from './callbacks.ts';
 import type { Training } from './setup.ts';
 
@@ -11,6 +12,22 @@ interface HostState {
   trainer: TrainerState;
   /** What decides the order of samples. */
   dataSeed: number;
+  /** Absent in checkpoints of 0.1.0. */
+  callbacks?: CallbackStates;
+  /** Losses of steps that no log entry has averaged yet. */
+  unlogged?: LossTotal;
+}
+
+/** Losses of some steps, for their mean. */
+export interface LossTotal {
+  sum: number;
+  steps: number;
+}
+
+/** What a run keeps beside `TrainerState`. */
+export interface RunState {
+  callbacks: CallbackStates;
+  unlogged: LossTotal;
 }
 
 /** The folder of the checkpoint after `step` optimizer steps, below outputDir. */
@@ -24,10 +41,15 @@ const tagPattern = /^global_step\d+$/;
 export async function saveTrainerCheckpoint(
   training: Training,
   state: TrainerState,
+  run: RunState,
 ): Promise<string> {
   const { args, session, runtime } = training;
   const tag = checkpointTag(state.step);
-  const stored: HostState = { trainer: state, dataSeed: args.dataSeed ?? args.seed };
+  const stored: HostState = {
+    trainer: state,
+    dataSeed: args.dataSeed ?? args.seed,
+    ...run,
+  };
   const event = {
     directory: args.outputDir,
     tag,
@@ -49,7 +71,7 @@ export async function saveTrainerCheckpoint(
 export async function loadTrainerCheckpoint(
   training: Training,
   from: true | string,
-): Promise<{ state: TrainerState; folder: string } | null> {
+): Promise<{ state: TrainerState; run: RunState; folder: string } | null> {
   const { args, session } = training;
   const directory = from === true || from === 'auto' ? args.outputDir : from;
   const found = await locate(directory);
@@ -72,7 +94,8 @@ export async function loadTrainerCheckpoint(
       { code: 'DEEPSPEED_JS_DATA_SEED' },
     );
   }
-  return { state: host.trainer, folder };
+  const { callbacks = {}, unlogged = { sum: 0, steps: 0 } } = host;
+  return { state: host.trainer, run: { callbacks, unlogged }, folder };
 }
 
 /** Deletes the oldest checkpoints beyond the limit; never the newest nor the best. */

@@ -9,6 +9,7 @@ import {
   type TrainerControl,
   type TrainerState,
 } from './callbacks.ts';
+import { collectStates, restoreStates, statefulCallbacks } from './callback-state.ts';
 import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
@@ -32,6 +33,7 @@ export class TrainLoop {
   readonly state: TrainerState;
   readonly #training: Training;
   readonly #callbacks: readonly TrainerCallback[];
+  readonly #stateful: ReturnType<typeof statefulCallbacks>;
   readonly #evalDataset: Dataset | undefined;
   readonly #control: TrainerControl = {
     shouldTrainingStop: false,
@@ -54,6 +56,7 @@ export class TrainLoop {
   ) {
     this.#training = training;
     this.#callbacks = callbacks;
+    this.#stateful = statefulCallbacks(callbacks);
     this.#evalDataset = evalDataset;
     this.state = state;
   }
@@ -64,6 +67,8 @@ export class TrainLoop {
     const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
     if (resumed) {
       Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps });
+      restoreStates(this.#stateful, resumed.run.callbacks);
+      this.#lossSinceLog = resumed.run.unlogged;
     }
     const records = new WorkRecords(runtime.engine);
     this.#reporter = new Reporter(this.#training, this.state, records);
@@ -253,7 +258,10 @@ export class TrainLoop {
   async #save(): Promise<void> {
     this.#reporter.flush();
     this.#noteBestCheckpoint();
-    const folder = await saveTrainerCheckpoint(this.#training, this.state);
+    const folder = await saveTrainerCheckpoint(this.#training, this.state, {
+      callbacks: await collectStates(this.#training.runtime, this.#stateful),
+      unlogged: this.#lossSinceLog,
+    });
     this.#lastSaved = this.state.step;
     this.#reporter.wrote(folder);
     await this.#call('onSave', { folder });

@@ -207,8 +207,15 @@ export class Trainer {
   async close(): Promise<void> {
     if (!this.#training || this.#closed) return;
     this.#closed = true;
-    const training = await this.#training;
-    await training.session.lifecycle.run('shutdown', {});
+    // A set-up that failed has told its caller, and has closed what it opened.
+    const training = await this.#training.catch(() => null);
+    if (!training) return;
+    try {
+      await training.session.lifecycle.run('shutdown', {});
+    } catch (error) {
+      training.runtime.close(error instanceof Error ? error.message : String(error));
+      throw error;
+    }
     training.runtime.close();
   }
 

@@ -1,0 +1,149 @@
+/** What a resumed run knows of the one before it, and how a Trainer ends. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
+import { applyDataParallel } from '../strategies/deepspeed.ts';
+import type { StrategyContext } from '../strategies/plugin.ts';
+import { earlyStopping, type TrainerCallback } from './callbacks.ts';
+import { Trainer, type TrainerOptions } from './trainer.ts';
+
+let outputDir: string;
+beforeEach(() => {
+  outputDir = mkdtempSync(`${tmpdir()}/deepspeed-js-`);
+  vi.spyOn(console, 'log').mockImplementation(() => {});
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  rmSync(outputDir, { recursive: true, force: true });
+});
+
+const samples = Array.from({ length: 16 }, (_, row) => ({
+  input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
+}));
+
+function make(args: Partial<TrainerOptions['args']>, callbacks: TrainerCallback[] = []): Trainer {
+  return new Trainer({
+    model: AutoModelForCausalLM.fromConfig({
+      model_type: 'gpt2',
+      vocab_size: 31,
+      n_positions: 8,
+      n_embd: 8,
+      n_layer: 1,
+      n_head: 1,
+    }),
+    trainDataset: samples,
+    evalDataset: samples,
+    callbacks,
+    args: {
+      outputDir,
+      perDeviceTrainBatchSize: 2,
+      lrSchedulerType: 'constant',
+      learningRate: 0.01,
+      saveStrategy: 'steps',
+      saveSteps: 1,
+      reportTo: [],
+      disableTqdm: true,
+      ...args,
+    },
+    runtime: { threads: 1 },
+  });
+}
+
+async function train(trainer: Trainer, resumeFromCheckpoint: boolean) {
+  try {
+    const { globalStep } = await trainer.train({ resumeFromCheckpoint });
+    return { globalStep, history: trainer.state.logHistory };
+  } finally {
+    await trainer.close();
+  }
+}
+
+/** Evaluations never get better than the first. */
+const worse: TrainerCallback = {
+  onEvaluate({ metrics, state }) {
+    metrics.eval_loss = state.step;
+  },
+};
+
+describe('a resumed run', () => {
+  const evaluating = { evalStrategy: 'steps', evalSteps: 1 } as const;
+
+  it('goes on waiting where early stopping was: each of two counts by itself', async () => {
+    const callbacks = () => [worse, earlyStopping({ patience: 9 }), earlyStopping({ patience: 3 })];
+    const whole = await train(make({ ...evaluating, maxSteps: 12 }, callbacks()), false);
+    expect(whole.globalStep).toBe(4);
+    const first = await train(make({ ...evaluating, maxSteps: 3 }, callbacks()), false);
+    expect(first.globalStep).toBe(3);
+    const rest = await train(make({ ...evaluating, maxSteps: 12 }, callbacks()), true);
+    expect(rest.globalStep).toBe(4);
+  });
+
+  it('averages the losses that were not logged yet into its first entry', async () => {
+    const loss = (history: { step: number; loss?: number }[]) =>
+      history.filter((entry) => entry.loss !== undefined && entry.step === 5);
+    // A run's end logs what is left, so the first one is cut short, not finished.
+    const stop: TrainerCallback = {
+      onSave({ state }) {
+        if (state.step === 3) throw new Error('cut short');
+      },
+    };
+    await expect(train(make({ loggingSteps: 5, maxSteps: 5 }, [stop]), false)).rejects.toThrow(
+      'cut short',
+    );
+    const rest = await train(make({ loggingSteps: 5, maxSteps: 5 }), true);
+    const whole = await train(make({ loggingSteps: 5, maxSteps: 5 }), false);
+    expect(loss(rest.history)).toHaveLength(1);
+    expect(loss(rest.history)).toEqual(loss(whole.history));
+  });
+
+  it('gives callbacks what they saved, and leaves those alone that saved nothing', async () => {
+    const loaded: unknown[] = [];
+    const remembers = (name: string): TrainerCallback => ({
+      name,
+      saveState: () => ({ of: name }),
+      loadState: (state) => void loaded.push(state),
+    });
+    await train(make({ maxSteps: 1 }, [remembers('a'), remembers('b')]), false);
+    await train(make({ maxSteps: 2 }, [remembers('c'), remembers('b'), worse]), true);
+    expect(loaded).toEqual([{ of: 'b' }]);
+  });
+
+  it('refuses a callback that keeps a state without a name', async () => {
+    const nameless = { saveState: () => 1, loadState: () => {} };
+    await expect(train(make({ maxSteps: 1 }, [nameless]), false)).rejects.toMatchObject({
+      code: 'ARGUMENTS_INVALID',
+    });
+  });
+});
+
+describe('close', () => {
+  it('frees the engine also when a tap on shutdown throws', async () => {
+    let context: StrategyContext | undefined;
+    const trainer = make({
+      maxSteps: 1,
+      strategy: {
+        name: 'fails late',
+        apply(given: StrategyContext) {
+          context = given;
+          applyDataParallel(given);
+          given.lifecycle.tap('shutdown', 'release', 'late.fail', async () => {
+            throw new Error('could not let go');
+          });
+        },
+      },
+    });
+    await trainer.train();
+    await expect(trainer.close()).rejects.toThrow('could not let go [in late.fail, shutdown]');
+    expect(() => context!.engine.allocate(64, { category: 'inputs' })).toThrow(
+      expect.objectContaining({ code: 'DISPOSED' }),
+    );
+    await trainer.close();
+  });
+
+  it('says nothing of a set-up that has failed', async () => {
+    const trainer = make({ strategy: 'no such strategy' });
+    await expect(trainer.train()).rejects.toMatchObject({ code: 'STRATEGY_UNKNOWN' });
+    await trainer.close();
+  });
+});
