@@ -11,9 +11,9 @@ namespace dsjs {
 struct OptimizerConstants {
   float gradient_scale;
   float lr;
-  // −lr·wd where weight decay is decoupled (adamw, lion), else 0.
+  // −lr·wd where weight decay is decoupled (adamw, lion, adam_frozen), else 0.
   float decay;
-  // wd where it is added to the gradient (not adamw and lion), else 0.
+  // wd where it is added to the gradient, else 0.
   float l2;
   float beta1;
   float one_minus_beta1;
@@ -42,6 +42,8 @@ struct OptimizerKernels {
   Update rmsprop_centered;
   Update adagrad_root;
   Update adadelta;
+  Update average;
+  Update adam_frozen;
   SquaredNorm (*squared_norm)(const float* x, size_t count);
 };
 

@@ -20,9 +20,14 @@ namespace {
   throw EngineError("INVALID_ARGUMENT", "optimizer: " + why);
 }
 
+bool has_decoupled_decay(OptimizerKind kind) {
+  return kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion ||
+         kind == OptimizerKind::kAdamFrozen;
+}
+
 OptimizerConstants constants_of(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                                 double gradient_scale) {
-  const bool decoupled = kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion;
+  const bool decoupled = has_decoupled_decay(kind);
   const auto t = static_cast<double>(step);
   const auto correction = [&](double given, double beta) {
     if (given != 0) return given;
@@ -70,6 +75,10 @@ OptimizerKernels::Update update_of(OptimizerKind kind, const OptimizerHyper& hyp
       return kernels.adagrad_root;
     case OptimizerKind::kAdadelta:
       return kernels.adadelta;
+    case OptimizerKind::kAverage:
+      return kernels.average;
+    case OptimizerKind::kAdamFrozen:
+      return kernels.adam_frozen;
   }
   refuse("unknown kind");
 }
@@ -85,6 +94,8 @@ constexpr std::pair<const char*, OptimizerKind> kNames[] = {
     {"rmsprop_centered", OptimizerKind::kRmspropCentered},
     {"adagrad_root", OptimizerKind::kAdagradRoot},
     {"adadelta", OptimizerKind::kAdadelta},
+    {"average", OptimizerKind::kAverage},
+    {"adam_frozen", OptimizerKind::kAdamFrozen},
 };
 
 }  // namespace
@@ -114,7 +125,10 @@ int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper) {
     case OptimizerKind::kLion:
     case OptimizerKind::kAdagrad:
     case OptimizerKind::kAdagradRoot:
+    case OptimizerKind::kAdamFrozen:
       return 1;
+    case OptimizerKind::kAverage:
+      return 0;
   }
   refuse("unknown kind");
 }

@@ -23,6 +23,12 @@
 //   adadelta          d = √(u + eps) / √(s + eps) · g with the old u and s;  s = β2·s + (1−β2)·g²
 //                     u = β2·u + (1−β2)·d²;  p −= lr·d                  Zeiler, arXiv 1212.5701
 //
+// And the two halves of 1-bit Adam's step (Tang et al., arXiv 2102.02888, algorithm 1), between
+// which the momentum travels:
+//
+//   average      p = β1·p + (1−β1)·g
+//   adam_frozen  p −= lr·wd·p;  p −= lr/(1−β1ᵗ) · g / (√v/√(1−β2ᵗ) + eps), v is not changed
+//
 // A host that keeps 1−β1ᵗ and 1−β2ᵗ itself gives them as correction1 and correction2.
 #pragma once
 #include <cstddef>
@@ -43,7 +49,9 @@ enum class OptimizerKind {
   kRmsprop,
   kRmspropCentered,
   kAdagradRoot,
-  kAdadelta
+  kAdadelta,
+  kAverage,
+  kAdamFrozen
 };
 
 // The names above; EngineError INVALID_ARGUMENT for another name.
@@ -65,7 +73,8 @@ struct OptimizerHyper {
 
 // How many state arrays of the shard's length an update needs: adam 2 (m, v), sgd 1 with momentum
 // (b), else 0, lion 1 (m), adagrad and adagrad_root 1 (v), adamax 2 (m, u), rmsprop 2 (s, b),
-// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u). They start as zeros.
+// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u), average 0, adam_frozen 1 (v). They start as
+// zeros.
 int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper);
 
 // A contiguous range. Unused states are null. copy16, where not null, receives the new weights as

@@ -66,12 +66,19 @@ void adadelta(const OptimizerHyper& h, double g, double& p, double& s, double& u
   p -= h.lr * d;
 }
 
+void adam_frozen(const OptimizerHyper& h, uint64_t step, double g, double& p, double v) {
+  const double correction1 = correction(h, h.correction1, h.beta1, step);
+  const double correction2 = correction(h, h.correction2, h.beta2, step);
+  p -= h.lr / correction1 * g / (std::sqrt(v) / std::sqrt(correction2) + h.eps);
+}
+
 }  // namespace
 
 void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                          double gradient_scale, double* master, const float* gradient,
                          double* state1, double* state2, double* state3, size_t count) {
-  const bool decoupled = kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion;
+  const bool decoupled = kind == OptimizerKind::kAdamW || kind == OptimizerKind::kLion ||
+                         kind == OptimizerKind::kAdamFrozen;
   for (size_t i = 0; i < count; ++i) {
     double& p = master[i];
     double g = gradient[i] * gradient_scale;
@@ -107,6 +114,12 @@ void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64
         break;
       case OptimizerKind::kAdadelta:
         adadelta(hyper, g, p, state1[i], state2[i]);
+        break;
+      case OptimizerKind::kAverage:
+        p = hyper.beta1 * p + (1 - hyper.beta1) * gradient[i] * gradient_scale;
+        break;
+      case OptimizerKind::kAdamFrozen:
+        adam_frozen(hyper, step, g, p, state1[i]);
         break;
     }
   }

@@ -170,6 +170,31 @@ struct Adadelta {
   }
 };
 
+struct Average {
+  static constexpr int kStates = 0;
+  F32 scale, beta1, one_minus_beta1;
+  explicit Average(const OptimizerConstants& c)
+      : scale(splat(c.gradient_scale)),
+        beta1(splat(c.beta1)),
+        one_minus_beta1(splat(c.one_minus_beta1)) {}
+  void operator()(Lane& v) const { v.p = fma(beta1, v.p, one_minus_beta1 * (v.g * scale)); }
+};
+
+struct AdamFrozen {
+  static constexpr int kStates = 1;
+  F32 scale, decay, eps, step_size, correction;
+  explicit AdamFrozen(const OptimizerConstants& c)
+      : scale(splat(c.gradient_scale)),
+        decay(splat(c.decay)),
+        eps(splat(c.eps)),
+        step_size(splat(-c.step_size)),
+        correction(splat(c.inverse_root_correction2)) {}
+  void operator()(Lane& v) const {
+    const F32 denominator = fma(sqrt(v.s1), correction, eps);
+    v.p = fma(step_size, v.g * scale / denominator, fma(decay, v.p, v.p));
+  }
+};
+
 // 2 KiB ahead: seven streams are more than the processor's own prefetchers follow well (+8% on one
 // core here). Reaching behind the end is harmless.
 constexpr size_t kAhead = 512;
@@ -254,9 +279,9 @@ SquaredNorm squared_norm(const float* x, size_t count) {
 
 extern const OptimizerKernels optimizers;
 const OptimizerKernels optimizers = {
-    update<Adam>,           update<Sgd>,           update<SgdMomentum>,
-    update<Lion>,           update<Adagrad>,       update<Adamax>,
-    update<Rmsprop<false>>, update<Rmsprop<true>>, update<AdagradRoot>,
-    update<Adadelta>,       squared_norm};
+    update<Adam>,        update<Sgd>,      update<SgdMomentum>,    update<Lion>,
+    update<Adagrad>,     update<Adamax>,   update<Rmsprop<false>>, update<Rmsprop<true>>,
+    update<AdagradRoot>, update<Adadelta>, update<Average>,        update<AdamFrozen>,
+    squared_norm};
 
 }  // namespace dsjs::DSJS_ISA

@@ -38,6 +38,10 @@ const Variant kVariants[] = {
     {"rmsprop momentum", OptimizerKind::kRmsprop, {1e-3, 0.9, 0.9, 1e-7, 0.01, true, false, 0}},
     {"rmsprop centred", OptimizerKind::kRmspropCentered, {1e-3, 0.5, 0.9, 1e-12, 0.1, true}},
     {"adagrad_root", OptimizerKind::kAdagradRoot, {1e-2, 0, 0, 1e-7, 0.01, true, false, 0}},
+    {"average", OptimizerKind::kAverage, {0, 0.9, 0, 0, 0, true, false, 0}},
+    {"adam frozen",
+     OptimizerKind::kAdamFrozen,
+     {1e-3, 0.9, 0.999, 1e-2, 0.1, true, false, 0, 0, 0.3}},
     {"adadelta", OptimizerKind::kAdadelta, {1, 0, 0.95, 1e-7, 0.01, true, false, 0}},
 };
 
@@ -52,10 +56,13 @@ struct State {
   }
 };
 
-State initial() {
+State initial(const Variant& variant = kVariants[0]) {
   Random random(11);
-  return {random.vector(kCount), std::vector<float>(kCount), std::vector<float>(kCount),
-          std::vector<float>(kCount)};
+  State state{random.vector(kCount), std::vector<float>(kCount), std::vector<float>(kCount),
+              std::vector<float>(kCount)};
+  // Second moments that others have gathered.
+  if (variant.kind == OptimizerKind::kAdamFrozen) state.first = random.vector(kCount, 0, 0.1f);
+  return state;
 }
 
 std::vector<float> gradient_of(int step) {
@@ -66,7 +73,7 @@ std::vector<float> gradient_of(int step) {
 }
 
 State run(const Variant& variant, Isa isa, size_t piece) {
-  State state = initial();
+  State state = initial(variant);
   for (int step = 1; step <= kSteps; ++step) {
     const std::vector<float> gradient = gradient_of(step);
     for (size_t begin = 0; begin < kCount; begin += piece)
@@ -77,9 +84,9 @@ State run(const Variant& variant, Isa isa, size_t piece) {
 }
 
 void test_against_double(const Variant& variant) {
-  const State start = initial();
-  std::vector<double> master(start.master.begin(), start.master.end()), first(kCount),
-      second(kCount), third(kCount);
+  const State start = initial(variant);
+  std::vector<double> master(start.master.begin(), start.master.end()),
+      first(start.first.begin(), start.first.end()), second(kCount), third(kCount);
   for (int step = 1; step <= kSteps; ++step)
     optimizer_reference(variant.kind, variant.hyper, step, kScale, master.data(),
                         gradient_of(step).data(), first.data(), second.data(), third.data(),

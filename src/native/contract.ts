@@ -149,7 +149,10 @@ export type OptimizerKind =
   | 'rmsprop'
   | 'rmsprop_centered'
   | 'adagrad_root'
-  | 'adadelta';
+  | 'adadelta'
+  // The halves of 1-bit Adam's step.
+  | 'average'
+  | 'adam_frozen';
 
 /** Hyper-parameters of one parameter group for one step. Fields an optimizer does not use are ignored. */
 export interface OptimizerHyper {

@@ -33,7 +33,10 @@ export function stateCount(recipe: OptimizerRecipe): number {
     case 'lion':
     case 'adagrad':
     case 'adagrad_root':
+    case 'adam_frozen':
       return 1;
+    case 'average':
+      return 0;
     case 'sgd':
       return recipe.groups.some((group) => group.beta1 !== 0) ? 1 : 0;
   }
