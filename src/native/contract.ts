@@ -18,7 +18,7 @@ export type MemoryCategory =
   | 'inputs'
   | 'window' // gradient buckets of ZeRO 2, fp32 windows of 16-bit parameters
   | 'workspace' // what ONNX Runtime allocates inside a run
-  | 'communication' // staging slots and control pages
+  | 'communication' // staging of the engine's group, copies in the type that is sent
   | 'io';
 
 /** Handle of something an engine queue is doing. Valid until the engine is disposed. */
