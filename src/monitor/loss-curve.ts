@@ -10,6 +10,8 @@ export interface LossCurve {
   train: readonly LossPoint[];
   evaluation?: readonly LossPoint[];
   title?: string;
+  /** Of the loss: nats for likelihoods, none for other measures. */
+  unit?: 'nats';
   /** Horizontal lines to compare with, e.g. the entropy of unigrams. */
   references?: readonly { label: string; loss: number }[];
 }
@@ -74,7 +76,11 @@ export function renderLossCurve(curve: LossCurve): string {
       anchor: 'middle',
       role: 'soft',
     }),
-    text(plot.left - 8, plot.top - 10, 'nats', { anchor: 'end', role: 'soft', size: 11 }),
+    ...(curve.unit === undefined
+      ? []
+      : [
+          text(plot.left - 8, plot.top - 10, curve.unit, { anchor: 'end', role: 'soft', size: 11 }),
+        ]),
     ...references.flatMap(({ label, loss }) => [
       `<line x1="${plot.left}" x2="${plot.right}" y1="${px(y(loss))}" y2="${px(y(loss))}" class="axis" stroke-dasharray="5 4"/>`,
       text(plot.right, y(loss) - 6, label, { anchor: 'end', role: 'soft', size: 11 }),

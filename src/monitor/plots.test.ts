@@ -81,6 +81,12 @@ describe('the loss curve', () => {
     expect(ys[1]! - ys[0]!).toBeCloseTo(2 * (ys[2]! - ys[1]!), 1);
   });
 
+  it('names the unit of the loss only where it has one', () => {
+    const train = [{ step: 1, loss: 2 }];
+    expect(renderLossCurve({ train, unit: 'nats' })).toContain('>nats</text>');
+    expect(renderLossCurve({ train })).not.toContain('nats');
+  });
+
   it('smooths a constant loss to itself and halves noise', () => {
     const flat = Array.from({ length: 200 }, (_, step) => ({ step, loss: 3 }));
     const [raw, smooth] = points(renderLossCurve({ train: flat }));

@@ -127,7 +127,11 @@ export class Reporter {
         entry[metric] === undefined ? [] : [{ step: entry.step, loss: entry[metric] }],
       );
     const path = join(this.#training.args.outputDir, 'loss.svg');
-    const curve = renderLossCurve({ train: points('loss'), evaluation: points('eval_loss') });
+    const curve = renderLossCurve({
+      train: points('loss'),
+      evaluation: points('eval_loss'),
+      ...(this.#unit === 'tokens' && { unit: 'nats' }),
+    });
     writing(path, () => writeFileSync(path, curve));
     this.wrote(path);
   }
