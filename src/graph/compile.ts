@@ -3,6 +3,7 @@ import { type Canonical, canonicalize, graphKey, type Role } from './canonical.t
 import { type Differentiated, differentiate } from './gradient/index.ts';
 import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { Graph, Tensor, ValueType } from './ir.ts';
+import { chunkLosses } from './passes/linear-cross-entropy.ts';
 import { lower } from './passes/lower/index.ts';
 import { fuseProducts } from './passes/products/index.ts';
 import { type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from './passes/rewrite.ts';
@@ -59,6 +60,8 @@ export interface CompileOptions {
   /** Plain ONNX at the end. */
   lower: boolean;
   recompute: RecomputePolicy | undefined;
+  /** Logits of more bytes are computed by chunks, twice. */
+  maxLogitsBytes: number;
 }
 
 interface CompiledProgram {
@@ -108,6 +111,7 @@ export class Compiler {
       [...options.outputGradients],
       this.options.fuse,
       this.options.lower,
+      this.options.maxLogitsBytes,
     );
     let entry = this.compiled.get(key);
     if (entry === undefined) {
@@ -127,8 +131,13 @@ export class Compiler {
   ): CompiledProgram {
     const training = { ...graph, outputs: graph.outputs.filter(({ name }) => !kept.has(name)) };
     const live = withoutUnreadInputs(withoutDeadNodes(training));
-    const result: Differentiated = differentiate({ graph: live, types }, options);
-    const allTypes = new Map([...types, ...(result.backward?.types ?? [])]);
+    const { maxLogitsBytes } = this.options;
+    const activations = new Set(options.activations);
+    const source = this.options.fuse
+      ? chunkLosses({ graph: live, types }, { maxLogitsBytes, activations })
+      : { graph: live, types };
+    const result: Differentiated = differentiate(source, options);
+    const allTypes = new Map([...source.types, ...(result.backward?.types ?? [])]);
     const evaluated = withoutUnreadInputs(
       withoutDeadNodes({ ...graph, nodes: withoutDropout(graph.nodes) }),
     );
@@ -139,7 +148,7 @@ export class Compiler {
       return { ...done.graph, name: `${part}.${key}` };
     };
     const { backward, savedBytes, sparedBytes } = result;
-    const forwardTypes = backward?.types ?? types;
+    const forwardTypes = backward?.types ?? source.types;
     const program: Program = {
       forward: finish({ graph: result.forward, types: forwardTypes }, 'forward'),
       backward: backward && finish(backward, 'backward'),

@@ -18,6 +18,12 @@ import type { DataType, Graph } from './ir.ts';
 import { makeConcrete } from './passes/concrete.ts';
 import { fuse } from './passes/fuse/index.ts';
 import type { TypedGraph } from './passes/rewrite.ts';
+import {
+  type AttentionBlocks,
+  type SelfAttention,
+  type SparseAttention,
+  sparsifyAttention,
+} from './passes/sparse-attention.ts';
 import { Planner } from './planner.ts';
 import { separateRandomness } from './randomness.ts';
 import { divide } from './segments.ts';
@@ -39,8 +45,12 @@ export interface PlanOptions {
   fuse?: boolean | undefined;
   /** Plain ONNX only (passes/lower). Default false. */
   lower?: boolean | undefined;
+  /** The blocks that a self-attention of the model computes. Absent: all of them. */
+  attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   /** What backward computes again instead of having it saved. Default: cheap arithmetic. */
   recompute?: RecomputePolicy | undefined;
+  /** Logits of more bytes are computed by chunks, and once more in backward. Default 512 MiB. */
+  maxLogitsBytes?: number | undefined;
 }
 
 export type ValueKind =
@@ -109,6 +119,8 @@ export interface TrainingPlan {
   }[];
   /** One line for each fusion: what was replaced by what, and how often. */
   replaced: string[];
+  /** What `attentionBlocks` was asked for, and what stays dense; null without it. */
+  sparseAttention: SparseAttention | null;
 }
 
 /**
@@ -126,7 +138,10 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
     options.fuse === false
       ? { ...concrete, replaced: [] }
       : fuse(concrete, trainable, composes(options));
-  const typed: TypedGraph = { graph: fused.graph, types: fused.types };
+  const sparse =
+    options.attentionBlocks && sparsifyAttention(fused, options.attentionBlocks, fused.replaced);
+  const { graph: whole, types } = sparse ?? fused;
+  const typed: TypedGraph = { graph: whole, types };
   const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
   if (!active.has(loss)) throw nothingToTrain(loss);
   requireGradientRules(typed.graph, active, [...trainable]);
@@ -157,12 +172,15 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
     seeds: [gradientName(loss)],
     parameters: planner.parameters(segments),
     replaced: fused.replaced,
+    sparseAttention: sparse?.attention ?? null,
   };
 }
 
 /** The engine has no kernels of attention yet; what is lowered needs none. */
 export function composes(options: PlanOptions): boolean {
-  return options.lower ?? false;
+  return (
+    (options.lower ?? false) || options.attentionBlocks !== undefined
+  );
 }
 
 function withOutputs(graph: Graph, wanted: readonly string[]): Graph {

@@ -19,6 +19,12 @@ import { readsOf, writesOf } from './topology.ts';
 /** Constants up to this many elements are copied into the segments that read them. */
 const smallConstant = 1024;
 
+/**
+ * Chunks cost one product more in four (bench/RESULTS.md); logits and their gradient, which are alive
+ * together, twice their size.
+ */
+const defaultLogitsBytes = 2 ** 29;
+
 export class Planner {
   programs = new Map<string, Program>();
   private readonly typed: TypedGraph;
@@ -64,6 +70,7 @@ export class Planner {
         fuse: (options.fuse ?? true) && composes(options),
         lower: options.lower ?? false,
         recompute: options.recompute,
+        maxLogitsBytes: options.maxLogitsBytes ?? defaultLogitsBytes,
       },
     );
     this.programs = compiler.programs;

@@ -20,7 +20,7 @@ function dimsOf(node: Operands, first: number, options: number): AttentionDims {
   return dims;
 }
 
-/** bias?, keyMask?, cos?, sin?, rng?, training? */
+/** bias?, keyMask?, cos?, sin?, rng?, training?, blocks? */
 function checkOptions(
   node: Operands,
   at: number,
@@ -43,6 +43,13 @@ function checkOptions(
     expect(at + 3, [length, width / 2], 'sin');
   }
   expect(at + 4, [2 + batch], 'rng');
+  const block = node.int('block', 16);
+  const [rows, columns] = [length, keys].map((count) => Math.ceil(count / block)) as [
+    number,
+    number,
+  ];
+  const layouts = node.optional(at + 6)?.shape[0] === 1 ? 1 : heads;
+  expect(at + 6, [layouts, rows, columns], 'blocks');
 }
 
 /** Q, K?, V?, then options → Y, lse */

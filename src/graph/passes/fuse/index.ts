@@ -11,6 +11,7 @@ import {
   operatorSilu,
 } from './activation.ts';
 import { attention } from './attention/index.ts';
+import { operatorAttention } from './attention/operators.ts';
 import { logSoftmaxAndLoss, softmaxCrossEntropyLoss } from './cross-entropy.ts';
 import { dropout } from './dropout.ts';
 import {
@@ -43,7 +44,7 @@ const elements: readonly Fusion[] = [
 ];
 
 /** What is made of those elements. */
-const compositions: readonly Fusion[] = [attention];
+const compositions: readonly Fusion[] = [operatorAttention, attention];
 
 export interface Fused extends TypedGraph {
   /** One line for each kind of replacement that happened. */

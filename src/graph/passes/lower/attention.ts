@@ -96,7 +96,22 @@ class AttentionNode {
       masks.push(emit.compare('LessOrEqual', emit.range(0, keys), last));
     }
     if (c.has(options + 1)) masks.push(emit.reshape(c.input(options + 1), [batch, 1, 1, keys]));
+    if (c.has(options + 6)) masks.push(this.blocks(c.input(options + 6)));
     return masks.length === 0 ? undefined : masks.reduce((a, b) => emit.compare('And', a, b));
+  }
+
+  /** A truth for each block → one for each score: bool [1 or heads, length, keys]. */
+  private blocks(mask: string): string {
+    const { emit } = this;
+    const { length, keys } = this.dims;
+    const block = intAttribute(this.c.node, 'block', 16);
+    const [layouts, rows, columns] = emit.shape(mask) as [number, number, number];
+    const apart = emit.reshape(mask, [layouts, rows, 1, columns, 1]);
+    const spread = emit.expand(apart, [layouts, rows, block, columns, block]);
+    const whole = emit.reshape(spread, [layouts, rows * block, columns * block]);
+    // The last blocks may reach beyond the sequence.
+    const cut = rows * block === length ? whole : emit.slice(whole, 1, 0, length);
+    return columns * block === keys ? cut : emit.slice(cut, 2, 0, keys);
   }
 
   /** scale·Q·Kᵀ + bias, with the lowest number where `visible` does not hold. */

@@ -2,6 +2,7 @@
 import { floatAttribute, intAttribute, type PlainAttribute } from '../../../attributes.ts';
 import type { AttentionLayout } from '../../../attention-dims.ts';
 import type { Node } from '../../../ir.ts';
+import { numel } from '../../../tensor.ts';
 import type { GraphView, Match } from '../pattern.ts';
 import type { Condition, Mask } from './mask.ts';
 import { headsFirst, isRows, type Operand, packedSource, rowsOf } from './operand.ts';
@@ -12,6 +13,8 @@ export interface FoundAttention {
   kvHeads: number;
   length: number;
   keys: number;
+  /** Elements of a head. */
+  width: number;
   q: Operand;
   k: Operand;
   v: Operand;
@@ -58,7 +61,7 @@ export function emitAttention(
       packed !== undefined
         ? [packed, undefined, undefined]
         : [q, k, v].map((part) => (rows ? rowsOf(view, part) : headsFirst(view, part)));
-    const width = view.shape(q.value)[q.axes.indexOf('d')]!;
+    const { width } = found;
     const dtype = view.type(q.value).dtype;
     const y = rows
       ? [found.batch, found.length, found.heads * width]
@@ -146,7 +149,7 @@ function keyMask(view: GraphView, { mask, batch, keys }: FoundAttention): string
   if (mask.keys.length === 0) return undefined;
   const { emit } = view;
   const truth = ({ value, negate }: Condition) => {
-    const rows = view.shape(value).length > 2 ? view.shape(value)[0]! : 1;
+    const rows = numel(view.shape(value)) / keys;
     const flat = emit.cast(emit.reshape(value, [rows, keys]), 'bool');
     return negate ? emit.unary('Not', flat) : flat;
   };

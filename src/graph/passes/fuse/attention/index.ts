@@ -101,6 +101,7 @@ interface Sizes {
   kvHeads: number;
   length: number;
   keys: number;
+  width: number;
   /** Query heads that follow each other as rows of one product. */
   groups: number;
   /** Q before its heads were laid out in groups. */
@@ -125,6 +126,7 @@ function sizesOf(view: GraphView, scores: Scores, v: string, rank: number): Size
     kvHeads: k[1]!,
     length: q[2]!,
     keys: k[2]!,
+    width: q[3]!,
     groups: apart?.groups ?? 1,
     q: apart?.value ?? scores.q,
   };
