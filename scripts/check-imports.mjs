@@ -18,11 +18,24 @@ const rooms = {
   launcher: ['config', 'native', 'monitor'],
   cli: ['launcher', 'config', 'native', 'monitor', 'models', 'trainer', 'strategies'],
   hooks: ['native'],
-  layout: ['hooks'],
+  layout: ['hooks', 'native'],
   strategies: ['hooks', 'config', 'schedules', 'native', 'layout'],
   runtime: ['native', 'launcher'],
   session: ['runtime', 'config', 'hooks', 'native', 'layout', 'strategies', 'launcher'],
-  hosts: ['hooks', 'graph', 'models', 'native', 'layout', 'runtime', 'session'],
+  // tfjs and loop compose their own sessions, as `trainer` does for onnx: config and strategies, too.
+  hosts: [
+    'hooks',
+    'graph',
+    'models',
+    'native',
+    'layout',
+    'runtime',
+    'session',
+    'config',
+    'schedules',
+    'strategies',
+    'launcher',
+  ],
   trainer: [
     'hosts',
     'session',
@@ -39,11 +52,12 @@ const rooms = {
   ],
   index: ['config', 'hooks', 'launcher', 'native', 'strategies'],
   transformers: ['trainer', 'hosts', 'models'],
+  tfjs: ['hosts', 'launcher'],
 };
 /** A package that only these rooms may load. */
 const packages = {
   tapable: ['hooks'],
-  zod: ['config', 'strategies', 'trainer'],
+  zod: ['config', 'strategies', 'trainer', 'hosts'],
   hjson: ['config'],
   'cli-progress': ['monitor'],
   commander: ['cli'],

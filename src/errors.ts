@@ -7,6 +7,10 @@ export const errorCodes = {
     title: "The Trainer's arguments are not valid",
     fix: 'Correct the arguments listed.',
   },
+  ATTENTION_NOT_REPLACED: {
+    title: 'The attention of the model cannot be made sparse',
+    fix: 'Set sparse_attention.strict to false to leave the attentions named dense, or export the model with plain attention.',
+  },
   CONFIG_INVALID: {
     title: 'The DeepSpeed config is not valid',
     fix: 'Correct the keys listed; `ds_report --config FILE` explains the effective config.',
@@ -230,6 +234,26 @@ export const errorCodes = {
   TRAINER_CLOSED: {
     title: 'A Trainer was used after it had been closed or had failed',
     fix: 'Make a new Trainer.',
+  },
+  TFJS_COPIES: {
+    title: 'Two copies of TensorFlow.js are loaded in one process',
+    fix: 'Make all packages share one: `npm ls @tensorflow/tfjs-core`, then `npm dedupe` or overrides in package.json.',
+  },
+  TFJS_NOT_HOOKED: {
+    title: 'TensorFlow.js was loaded in a way that the launcher cannot follow',
+    fix: 'Load `@tensorflow/tfjs` (or `@tensorflow/tfjs-node`) from node_modules with import or require, not a bundle.',
+  },
+  TFJS_VERSION: {
+    title: 'This version of TensorFlow.js is not supported',
+    fix: 'Install a supported one: npm install @tensorflow/tfjs@4.22.0',
+  },
+  TFJS_UNSUPPORTED: {
+    title: 'A TensorFlow.js script does something that does not split over ranks',
+    fix: 'Run the script without the launcher, or change what is named.',
+  },
+  FIRST_BATCH_DIFFERS: {
+    title: 'The first batch, split over ranks, does not give what the whole batch gives',
+    fix: 'Something in the model, its loss or its metrics mixes the rows of a batch; run without the launcher. docs/tfjs.md lists what splits.',
   },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',

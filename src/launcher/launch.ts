@@ -1,10 +1,12 @@
 /** One run: N rank processes on this machine, from the check of everything the user named to their end. */
+import { randomInt } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readConfig } from '../config/index.ts';
+import { DeepSpeedError } from '../errors.ts';
 import type { NativeAddon, RunFds } from '../native/contract.ts';
 import { loadAddon } from '../native/index.ts';
 import { bindingPlan } from './cores.ts';
@@ -67,6 +69,7 @@ export async function launch(options: LaunchOptions): Promise<number> {
   const logs =
     options.rankLogFolder === null ? null : openRankLogs(options.rankLogFolder, worldSize, say);
 
+  const seed = runSeed();
   const oomKillsBefore = oomKillCount();
   const fds = addon.createRunFds(worldSize);
   const control = addon.openRunControl(fds.controlFd, worldSize);
@@ -82,6 +85,7 @@ export async function launch(options: LaunchOptions): Promise<number> {
       deepspeedConfig,
       cores: bound?.[rank] ?? null,
       threads: bound?.[rank]?.length ?? Math.max(1, Math.floor(available / worldSize)),
+      seed,
       launcherPid: process.pid,
     },
     ...fds,
@@ -134,12 +138,27 @@ function rankFlags(script: Script): string[] {
   const fromSources = import.meta.url.endsWith('.ts');
   const preload = new URL(fromSources ? './preload.ts' : './preload.js', import.meta.url);
   const own = fromSources ? typescriptFlags(fileURLToPath(preload)) : [];
-  const entry = `import{isMainThread}from'node:worker_threads';if(isMainThread)await import('${preload.href}')`;
+  // The host of TensorFlow.js waits for the script to load it; nobody else can tell it that a script does.
+  const hook = new URL(`../hosts/tfjs/preload.${fromSources ? 'ts' : 'js'}`, import.meta.url);
+  const imports = [preload, hook].map(({ href }) => `await import('${href}')`).join(';');
+  const entry = `import{isMainThread}from'node:worker_threads';if(isMainThread){${imports}}`;
   return [
     ...(script.nodeFlags.length > 0 ? script.nodeFlags : own),
     '--import',
     `data:text/javascript,${encodeURIComponent(entry)}`,
   ];
+}
+
+/** DEEPSPEED_JS_SEED makes a run repeatable whose script leaves chance to `Math.random`. */
+function runSeed(): number {
+  const given = process.env.DEEPSPEED_JS_SEED;
+  if (given === undefined || given === '') return randomInt(2 ** 32);
+  const seed = Number(given);
+  if (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
+  throw new DeepSpeedError(
+    'LAUNCHER_USAGE',
+    `DEEPSPEED_JS_SEED is "${given}"; it must be a whole number from 0 to 4294967295`,
+  );
 }
 
 /** A port that nobody listens on now; what a script does with MASTER_PORT is its own affair. */

@@ -27,6 +27,8 @@ export interface RunEnvironment {
   cores: number[] | null;
   /** Threads for compute: this rank's share of the cores. */
   threads: number;
+  /** Of what ranks draw alike: `Math.random` under the TensorFlow.js host. */
+  seed: number;
 }
 
 /** The same, plus what only the preload needs. */
