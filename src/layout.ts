@@ -1,5 +1,6 @@
 import { DeepSpeedError } from './errors.ts';
 import { elementCount, type HostParameter } from './hooks/index.ts';
+import type { NativeBuffer } from './native/index.ts';
 
 /**
  * The one table that every ZeRO stage reads: where each parameter lies in the flat buffer, and which
@@ -39,8 +40,17 @@ export function alignUp(value: number, alignment: number): number {
   return Math.ceil(value / alignment) * alignment;
 }
 
+/** What the layout needs to know of a tensor. */
+export type LaidOut = Pick<HostParameter, 'name' | 'shape' | 'group'>;
+
+/** Parameters that training does not change: equal on every rank, fp32, by a layout of their own. */
+export interface FrozenParameters {
+  readonly layout: FlatLayout;
+  readonly buffer: NativeBuffer;
+}
+
 /** Lays parameters out back to back and cuts the buffer into `ranks` equal shards. */
-export function flatLayout(parameters: readonly HostParameter[], ranks: number): FlatLayout {
+export function flatLayout(parameters: readonly LaidOut[], ranks: number): FlatLayout {
   const slots: Slot[] = [];
   const byName = new Map<string, Slot>();
   let offset = 0;

@@ -1,11 +1,18 @@
 import type { DeepSpeedConfig } from './config/index.ts';
 import { DeepSpeedError } from './errors.ts';
-import { Claims, type ClaimTypes, type Host, Lifecycle, type Tracer } from './hooks/index.ts';
+import {
+  Claims,
+  type ClaimTypes,
+  elementCount,
+  type Host,
+  Lifecycle,
+  type Tracer,
+} from './hooks/index.ts';
 import { packageVersion } from './launcher/package-version.ts';
 import type { NativeBuffer } from './native/index.ts';
 import { type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
-import { type FlatLayout, flatLayout } from './layout.ts';
+import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import type { Precision } from './strategies/precision/precision.ts';
 import { keepsWholeGradients, zeroBytes } from './strategies/zero/estimate.ts';
@@ -23,6 +30,8 @@ export interface Session {
   readonly layout: FlatLayout;
   /** Trainable parameters, fp32, by `layout`. */
   readonly parameters: NativeBuffer;
+  /** Absent where training changes every parameter. */
+  readonly frozen?: FrozenParameters;
   readonly optimizer: OptimizerRecipe;
   readonly precision: Precision;
 }
@@ -55,7 +64,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   );
   requireMemory(
     runtime,
-    Object.values(bytes).reduce((sum, part) => sum + part, 0),
+    Object.values(bytes).reduce((sum, part) => sum + part, frozenBytes(host)),
     `parameters, gradients and optimizer states (ZeRO stage ${stage})`,
     'zero_optimization.stage',
   );
@@ -65,6 +74,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     shared: runtime.worldSize > 1,
     name: 'parameters',
   });
+  const frozen = allocateFrozen(runtime, host);
   const lifecycle = new Lifecycle(parts.tracer);
   const claims = new Claims();
   plugin.apply({
@@ -76,6 +86,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     communicator: runtime.communicator,
     layout,
     parameters,
+    ...(frozen && { frozen }),
     optimizer,
     precision,
     seed: parts.seed ?? 42,
@@ -91,11 +102,48 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     strategy: plugin.name,
     layout,
     parameters,
+    ...(frozen && { frozen }),
     optimizer,
     precision,
   };
   await lifecycle.run('setup', {});
   return session;
+}
+
+function frozenBytes({ frozen = [] }: Host): number {
+  return frozen.reduce((sum, { shape }) => sum + 4 * elementCount(shape), 0);
+}
+
+/** Every rank has all of them; their shards only say who writes which part of a checkpoint. */
+function allocateFrozen(runtime: Runtime, { frozen = [] }: Host): FrozenParameters | undefined {
+  if (frozen.length === 0) return undefined;
+  const layout = flatLayout(
+    frozen.map((parameter) => ({ ...parameter, group: 0 })),
+    runtime.worldSize,
+  );
+  const buffer = runtime.engine.allocate(layout.total * 4, {
+    category: 'parameters',
+    name: 'frozen parameters',
+  });
+  return { layout, buffer };
+}
+
+/**
+ * After rank 0's values were written: every rank computed the same ones from the seed or the files;
+ * rank 0's are made the truth.
+ */
+export async function shareParameters({
+  runtime,
+  layout,
+  parameters,
+  frozen,
+}: Session): Promise<void> {
+  if (runtime.worldSize === 1) return;
+  const { engine } = runtime;
+  const share = (buffer: NativeBuffer, count: number) =>
+    engine.broadcast({ buffer, byteOffset: 0, count, dtype: 'float32' }, 0);
+  const work = share(parameters, layout.total);
+  await engine.wait(frozen ? share(frozen.buffer, frozen.layout.total) : work);
 }
 
 /** The owner of a claim; a host that cannot do without one asks here. */
@@ -116,7 +164,10 @@ export function requireOwner<K extends keyof ClaimTypes>(
 async function requireSameModel(runtime: Runtime, host: Host): Promise<void> {
   const { communicator } = runtime;
   if (communicator.size === 1) return;
-  const own = host.parameters.map(({ name, shape }) => `${name} [${shape.join(', ')}]`);
+  const text = ({ name, shape }: { name: string; shape: readonly number[] }) =>
+    `${name} [${shape.join(', ')}]`;
+  const frozen = (host.frozen ?? []).map((parameter) => `${text(parameter)}, not trained,`);
+  const own = [...host.parameters.map(text), ...frozen];
   const all = await gatherJson(runtime, own);
   for (const [rank, theirs] of all.entries()) {
     const index = own.findIndex((entry, at) => entry !== theirs[at]);

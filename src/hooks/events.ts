@@ -74,6 +74,8 @@ export interface CheckpointEvent {
   readonly tag: string;
   /** Host state to store, or, on load, what was stored. Plugins add their own key. */
   readonly state: Record<string, unknown>;
+  /** Saving: leave out parameters that training does not change (DeepSpeed's exclude_frozen_parameters). */
+  readonly excludeFrozenParameters?: boolean;
   /** Set by who wrote it. */
   written?: { folder: string; bytes: number };
 }

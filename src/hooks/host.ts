@@ -38,6 +38,11 @@ export interface Host {
   /** Trainable parameters in the order in which backward completes their gradients. */
   readonly parameters: readonly HostParameter[];
   /**
+   * Parameters that no optimizer touches: frozen ones, and those that the loss does not depend on. The
+   * session holds them, rank 0's values are made everybody's, and checkpoints store them.
+   */
+  readonly frozen?: readonly Pick<HostParameter, 'name' | 'shape'>[];
+  /**
    * Segments that a plan may leave out or scale, ascending: the layers of a residual stream, which share no
    * trainable parameter with another segment. For hosts with "layerSkipping".
    */

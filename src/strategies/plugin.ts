@@ -6,7 +6,7 @@ import type {
   NativeCommunicator,
   NativeEngine,
 } from '../native/index.ts';
-import type { FlatLayout } from '../layout.ts';
+import type { FlatLayout, FrozenParameters } from '../layout.ts';
 import type { Precision } from './precision/precision.ts';
 import type { OptimizerRecipe } from './zero/optimizer.ts';
 
@@ -22,6 +22,8 @@ export interface StrategyContext {
   readonly layout: FlatLayout;
   /** Trainable parameters as the model reads them: fp32, by `layout`. */
   readonly parameters: NativeBuffer;
+  /** Absent where training changes every parameter. */
+  readonly frozen?: FrozenParameters;
   readonly optimizer: OptimizerRecipe;
   readonly precision: Precision;
   /** Of the run: what strategies draw from, the same on every rank. */

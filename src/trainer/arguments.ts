@@ -44,6 +44,8 @@ export const trainingArgumentsSchema = z.strictObject({
   saveSteps: positiveInt.default(500),
   /** Oldest checkpoints beyond this number are deleted. */
   saveTotalLimit: positiveInt.optional(),
+  /** Checkpoints leave out parameters that training does not change, as DeepSpeed's exclude_frozen_parameters. */
+  excludeFrozenParameters: z.boolean().default(false),
   /** 16-bit parameters and gradients with fp32 master weights; `bf16` and `fp16` of a config win. */
   bf16: z.boolean().default(false),
   fp16: z.boolean().default(false),

@@ -12,7 +12,7 @@ interface HostState {
   trainer: TrainerState;
   /** What decides the order of samples. */
   dataSeed: number;
-  /** Absent in checkpoints of 0.1.0. */
+  /** Absent in older checkpoints, as `unlogged` is. */
   callbacks?: CallbackStates;
   /** Losses of steps that no log entry has averaged yet. */
   unlogged?: LossTotal;
@@ -54,6 +54,7 @@ export async function saveTrainerCheckpoint(
     directory: args.outputDir,
     tag,
     state: { step: state.step, host: stored } as Record<string, unknown>,
+    excludeFrozenParameters: args.excludeFrozenParameters,
   };
   await session.lifecycle.run('saveCheckpoint', event);
   await agree(runtime, async () => {

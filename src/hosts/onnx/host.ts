@@ -2,7 +2,6 @@ import { DeepSpeedError } from '../../errors.ts';
 import { planTraining, type TrainingPlan } from '../../graph/plan.ts';
 import {
   type Capability,
-  elementCount,
   type GradientOwner,
   type Host,
   type HostParameter,
@@ -13,8 +12,7 @@ import {
 } from '../../hooks/index.ts';
 import type { NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
-import type { Session } from '../../session.ts';
-import { alignUp, type FlatLayout, slotAlignment } from '../../layout.ts';
+import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
 import { lossSum, type TrainableModel } from './model.ts';
 import { Program, type ProgramKind, SessionCache } from './program.ts';
@@ -58,7 +56,7 @@ export class OnnxHost implements Host {
   readonly #sessions: SessionCache;
   readonly #plans = new Map<string, TrainingPlan>();
   readonly #programs = new Map<string, Program>();
-  #bound: { session: Session; gradients: GradientOwner; frozen: FrozenParameters } | undefined;
+  #bound: { session: Session; gradients: GradientOwner } | undefined;
   readonly #flags: NativeBuffer;
 
   /** @param first any batch of the shape that training will mostly see */
@@ -90,33 +88,18 @@ export class OnnxHost implements Host {
 
   /** Connects to a session's memory and writes the model's initial values into it. */
   async bind(session: Session, gradients: GradientOwner): Promise<void> {
-    const frozen = new FrozenParameters(this.#runtime, this.frozen);
-    this.#bound = { session, gradients, frozen };
-    const { layout, parameters } = session;
-    for (const { name } of layout.slots) {
-      parameterView(layout, parameters, name).set(this.#model.initial(name).read());
+    this.#bound = { session, gradients };
+    for (const { name } of [...this.parameters, ...this.frozen]) {
+      this.parameter(name).set(this.#model.initial(name).read());
     }
-    for (const { name } of this.frozen) frozen.view(name).set(this.#model.initial(name).read());
-    const { engine, worldSize } = this.#runtime;
-    if (worldSize > 1) {
-      // Every rank computed the same values from the seed or the files; rank 0's are made the truth.
-      await engine.wait(
-        engine.broadcast(
-          { buffer: parameters, byteOffset: 0, count: layout.total, dtype: 'float32' },
-          0,
-        ),
-      );
-    }
+    await shareParameters(session);
     await session.lifecycle.run('parametersWritten', {});
   }
 
   /** A parameter's value in engine memory, fp32, not copied. */
   parameter(name: string): Float32Array {
-    const { session, frozen } = this.#required();
-    if (session.layout.byName.has(name)) {
-      return parameterView(session.layout, session.parameters, name);
-    }
-    return frozen.view(name);
+    const { buffer, byteOffset, count } = placeOf(this.#required().session, name);
+    return new Float32Array(buffer.view(), byteOffset, count);
   }
 
   /**
@@ -263,14 +246,10 @@ export class OnnxHost implements Host {
       this.#programs.set(key, known);
       return known;
     }
-    const { session, gradients, frozen } = this.#required();
+    const { session, gradients } = this.#required();
     if (this.#programs.size >= this.#options.programs) this.#giveUpOldest();
     const program = new Program(this.#runtime.engine, this.#sessions, this.#plan(batch), kind, {
-      parameter: (name) => {
-        const slot = session.layout.byName.get(name);
-        if (!slot) return frozen.location(name);
-        return { buffer: session.parameters, byteOffset: slot.offset * 4 };
-      },
+      parameter: (name) => placeOf(session, name),
       gradient: (name) => gradients.location(name),
       flags: { buffer: this.#flags, first: firstFlag, again: againFlag },
     });
@@ -372,36 +351,13 @@ function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParamet
     .sort((a, b) => b.segments[0]! - a.segments[0]! || a.group - b.group);
 }
 
-function parameterView(layout: FlatLayout, buffer: NativeBuffer, name: string): Float32Array {
-  const { offset, count } = layout.byName.get(name)!;
-  return new Float32Array(buffer.view(), offset * 4, count);
-}
-
-/** Parameters that no optimizer touches: this rank's own copy. */
-class FrozenParameters {
-  readonly #buffer: NativeBuffer | undefined;
-  readonly #places = new Map<string, { offset: number; count: number }>();
-
-  constructor({ engine }: Runtime, frozen: readonly { name: string; shape: readonly number[] }[]) {
-    let offset = 0;
-    for (const { name, shape } of frozen) {
-      const count = elementCount(shape);
-      this.#places.set(name, { offset, count });
-      offset = alignUp(offset + count, slotAlignment);
-    }
-    if (offset === 0) return;
-    this.#buffer = engine.allocate(offset * 4, {
-      category: 'parameters',
-      name: 'frozen parameters',
-    });
-  }
-
-  location(name: string): Location {
-    return { buffer: this.#buffer!, byteOffset: this.#places.get(name)!.offset * 4 };
-  }
-
-  view(name: string): Float32Array {
-    const { offset, count } = this.#places.get(name)!;
-    return new Float32Array(this.#buffer!.view(), offset * 4, count);
-  }
+/** Where a parameter lies, one that training changes or one that it does not. */
+function placeOf(
+  { layout, parameters, frozen }: Session,
+  name: string,
+): Location & { count: number } {
+  const slot = layout.byName.get(name);
+  if (slot) return { buffer: parameters, byteOffset: slot.offset * 4, count: slot.count };
+  const { offset, count } = frozen!.layout.byName.get(name)!;
+  return { buffer: frozen!.buffer, byteOffset: offset * 4, count };
 }

@@ -1,13 +1,21 @@
 import type { CheckpointEvent } from '../../hooks/index.ts';
+import type { FrozenParameters } from '../../layout.ts';
 import type { StrategyContext } from '../plugin.ts';
 import type { ZeroState } from '../zero/index.ts';
 import { locate } from './folder.ts';
-import { checkSameModel, type LoadTarget, openCheckpoint, readFlat } from './load.ts';
+import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen } from './load.ts';
 import { saveCheckpoint } from './save.ts';
+import type { FlatTensor } from './shard-file.ts';
 import { agreeOnTag } from './tag-validation.ts';
 
 export { latestTag, locate } from './folder.ts';
 export { checkWritable } from './save.ts';
+
+/** Every rank has all frozen parameters, and writes its share of them. */
+function frozenTensor({ layout, buffer }: FrozenParameters, rank: number): FlatTensor {
+  const { offset, count } = layout.shards[rank]!;
+  return { name: 'frozen', buffer, byteOffset: offset * 4, count };
+}
 
 /**
  * Saves and loads what a sharded session holds: parameters and optimizer states as flat shards, one
@@ -24,10 +32,12 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     await engine.idle();
     const tag = await agreeOnTag(context, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
+    const frozen = event.excludeFrozenParameters ? undefined : context.frozen;
     // Replicated states are saved by shards, too: the files do not depend on the stage.
     const stateStart = shard.offset - zero.optimizer.updated.offset;
     event.written = await saveCheckpoint(addon, context, event.directory, tag, {
       layout,
+      ...(frozen && { frozen: frozen.layout }),
       zeroStage: zero.stage,
       step: Number(event.state.step ?? 0),
       optimizer: { kind: recipe.kind, step: zero.optimizer.step, states: stateNames },
@@ -44,6 +54,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
           byteOffset: stateStart * 4,
           count: shard.count,
         })),
+        ...(frozen ? [frozenTensor(frozen, communicator.rank)] : []),
       ],
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
@@ -54,7 +65,10 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     await engine.idle();
     const found = await locate(event.directory, event.tag);
     const checkpoint = await openCheckpoint(addon, context, found!.directory, found!.tag);
-    checkSameModel(checkpoint, layout, { kind: recipe.kind, states: stateNames });
+    checkSameModel(checkpoint, layout, context.frozen?.layout, {
+      kind: recipe.kind,
+      states: stateNames,
+    });
     const targets: LoadTarget[] = [
       { tensor: 'parameters', ...stored },
       ...zero.optimizer.states.map((buffer, index) => ({
@@ -64,6 +78,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       })),
     ];
     await readFlat(addon, checkpoint, layout, targets);
+    if (context.frozen) await readFrozen(addon, checkpoint, context.frozen);
     const restored = zero.optimizer.weights.restore();
     if (restored !== null) await engine.wait(restored);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);

@@ -3,7 +3,13 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon, NativeBuffer } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
-import { type FlatLayout, intersect, type Shard } from '../../layout.ts';
+import {
+  type FlatLayout,
+  type FrozenParameters,
+  intersect,
+  type Shard,
+  type Slot,
+} from '../../layout.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, parseManifest } from './manifest.ts';
 
@@ -66,22 +72,14 @@ export async function openCheckpoint(
 export function checkSameModel(
   { folder, manifest }: OpenCheckpoint,
   layout: FlatLayout,
+  frozen: FlatLayout | undefined,
   optimizer: { kind: string; states: readonly string[] },
 ): void {
-  const differences: string[] = [];
-  const stored = new Map(manifest.layout.map((slot) => [slot.name, slot]));
-  for (const slot of layout.slots) {
-    const other = stored.get(slot.name);
-    if (!other) differences.push(`${slot.name} ${shapeText(slot.shape)}: not in the checkpoint`);
-    else if (shapeText(other.shape) !== shapeText(slot.shape)) {
-      differences.push(
-        `${slot.name}: the model has ${shapeText(slot.shape)}, the checkpoint ${shapeText(other.shape)}`,
-      );
-    }
-    stored.delete(slot.name);
-  }
-  for (const { name, shape } of stored.values()) {
-    differences.push(`${name} ${shapeText(shape)}: not in the model`);
+  const differences = slotDifferences(layout.slots, manifest.layout, '');
+  if (manifest.frozen) {
+    differences.push(
+      ...slotDifferences(frozen?.slots ?? [], manifest.frozen, ' among those not trained'),
+    );
   }
   if (manifest.optimizer.kind !== optimizer.kind) {
     differences.push(
@@ -103,10 +101,52 @@ export function checkSameModel(
   );
 }
 
+function slotDifferences(
+  slots: readonly Slot[],
+  storedSlots: Manifest['layout'],
+  where: string,
+): string[] {
+  const differences: string[] = [];
+  const stored = new Map(storedSlots.map((slot) => [slot.name, slot]));
+  for (const slot of slots) {
+    const other = stored.get(slot.name);
+    if (!other) {
+      differences.push(`${slot.name} ${shapeText(slot.shape)}: not in the checkpoint${where}`);
+    } else if (shapeText(other.shape) !== shapeText(slot.shape)) {
+      differences.push(
+        `${slot.name}: the model has ${shapeText(slot.shape)}, the checkpoint ${shapeText(other.shape)}`,
+      );
+    }
+    stored.delete(slot.name);
+  }
+  for (const { name, shape } of stored.values()) {
+    differences.push(`${name} ${shapeText(shape)}: not in the model${where}`);
+  }
+  return differences;
+}
+
+/**
+ * Fills the frozen parameters. A checkpoint without them (they were left out, or an older version wrote
+ * it) leaves the model's own values, as DeepSpeed does.
+ */
+export async function readFrozen(
+  addon: NativeAddon,
+  { folder, manifest }: OpenCheckpoint,
+  { layout, buffer }: FrozenParameters,
+): Promise<void> {
+  if (!manifest.frozen) return;
+  // The same files, seen as shards of the other flat buffer.
+  const shards = manifest.shards.map((shard) => ({ ...shard, ...shard.frozen! }));
+  const range = { offset: 0, count: layout.total };
+  await readFlat(addon, { folder, manifest: { layout: manifest.frozen, shards } }, layout, [
+    { tensor: 'frozen', buffer, range },
+  ]);
+}
+
 /** Fills the targets, whatever world size and stage wrote the files: parameters are matched by name. */
 export async function readFlat(
   addon: NativeAddon,
-  { folder, manifest }: OpenCheckpoint,
+  { folder, manifest }: { folder: string; manifest: Pick<Manifest, 'layout' | 'shards'> },
   layout: FlatLayout,
   targets: readonly LoadTarget[],
 ): Promise<void> {

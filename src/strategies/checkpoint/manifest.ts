@@ -19,7 +19,13 @@ const shardSchema = z.strictObject({
   crc32c: z.string().regex(/^[0-9a-f]{8}$/),
   /** Byte offset of each flat tensor in the file, by its name. */
   tensors: z.record(z.string(), count),
+  /** Elements of the flat buffer of frozen parameters: its tensor `frozen`. */
+  frozen: z.strictObject({ offset: count, count }).optional(),
 });
+
+const slotsSchema = z.array(
+  z.strictObject({ name: z.string(), shape: z.array(count), offset: count, count }),
+);
 
 const manifestSchema = z.strictObject({
   format: z.literal('deepspeed-js checkpoint'),
@@ -30,10 +36,10 @@ const manifestSchema = z.strictObject({
   worldSize: z.number().int().positive(),
   zeroStage: z.number().int().min(0).max(3),
   optimizer: z.strictObject({ kind: z.string(), step: count, states: z.array(z.string()) }),
-  layout: z.array(
-    z.strictObject({ name: z.string(), shape: z.array(count), offset: count, count }),
-  ),
+  layout: slotsSchema,
   total: count,
+  /** Parameters that training does not change; absent where they were left out, or there are none. */
+  frozen: slotsSchema.optional(),
   shards: z.array(shardSchema).min(1),
   state: z.record(z.string(), z.unknown()),
 });

@@ -11,6 +11,8 @@ import { type FlatTensor, shardFile } from './shard-file.ts';
 
 export interface CheckpointContent {
   layout: FlatLayout;
+  /** Layout of the tensor `frozen`; absent: not stored. */
+  frozen?: FlatLayout;
   zeroStage: number;
   step: number;
   optimizer: Manifest['optimizer'];
@@ -81,7 +83,7 @@ function manifest(
   content: CheckpointContent,
   written: (WrittenFile & { file: string; offsets: Record<string, number> })[],
 ): Manifest {
-  const { layout } = content;
+  const { layout, frozen } = content;
   return {
     format: 'deepspeed-js checkpoint',
     version: manifestVersion,
@@ -91,13 +93,9 @@ function manifest(
     worldSize: written.length,
     zeroStage: content.zeroStage,
     optimizer: content.optimizer,
-    layout: layout.slots.map(({ name, shape, offset, count }) => ({
-      name,
-      shape: [...shape],
-      offset,
-      count,
-    })),
+    layout: slotsOf(layout),
     total: layout.total,
+    ...(frozen && { frozen: slotsOf(frozen) }),
     shards: written.map(({ file, bytes, crc32c, offsets }, rank) => ({
       file,
       rank,
@@ -105,9 +103,19 @@ function manifest(
       bytes,
       crc32c,
       tensors: offsets,
+      ...(frozen && { frozen: frozen.shards[rank]! }),
     })),
     state: content.state,
   };
+}
+
+function slotsOf({ slots }: FlatLayout): Manifest['layout'] {
+  return slots.map(({ name, shape, offset, count }) => ({
+    name,
+    shape: [...shape],
+    offset,
+    count,
+  }));
 }
 
 /** Proves that a checkpoint directory can be written before hours of training depend on it. */
