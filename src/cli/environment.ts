@@ -92,7 +92,21 @@ function inspectPeers(required: Record<string, string>): PeerState[] {
     const folder =
       name === 'onnxruntime-node' ? findPackage(name, from) : findPackage(name, process.cwd());
     const version = folder === null ? null : readManifest(folder).version;
-    return { name, version, required: range, supported: version === range };
+    return {
+      name,
+      version,
+      required: range,
+      supported: version !== null && satisfies(version, range),
+    };
+  });
+}
+
+/** The ranges that package.json uses: an exact version, or `>=A <B`. */
+function satisfies(version: string, range: string): boolean {
+  return range.split(' ').every((part) => {
+    const [, operator, bound] = /^(>=|<)?(.*)$/.exec(part)!;
+    const order = version.localeCompare(bound!, 'en', { numeric: true });
+    return operator === '>=' ? order >= 0 : operator === '<' ? order < 0 : order === 0;
   });
 }
 

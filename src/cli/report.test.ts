@@ -72,6 +72,18 @@ describe('the environment', () => {
     expect(isUsable(environment)).toBe(false);
   });
 
+  it.each([
+    ['4.22.0', true],
+    ['4.22.10', true],
+    ['4.3.0', false],
+    ['4.23.0', false],
+  ])('takes TensorFlow.js by its range: %s %s', (version, supported) => {
+    install(folder, '@tensorflow/tfjs', version);
+    vi.spyOn(process, 'cwd').mockReturnValue(folder);
+    const peers = inspectEnvironment().peers.filter(({ name }) => name === '@tensorflow/tfjs');
+    expect(peers).toMatchObject([{ version, supported }]);
+  });
+
   it('does not need peers that are not installed', () => {
     vi.spyOn(process, 'cwd').mockReturnValue(folder);
     const environment = inspectEnvironment();
