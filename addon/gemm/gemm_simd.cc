@@ -18,7 +18,7 @@ void multiply(const Product& product, const Block& block) {
       const Span rows = piece_of(block.rows.count, panels, i);
       float* c = corner + rows.begin * product.ldc + j;
       tiles[rows.count - 1](block.depth, block.a + rows.begin * block.depth,
-                            block.b + j * block.depth, c, product.ldc, width, product.alpha,
+                            block.b + j * block.depth, c, product.ldc, width, &product.alpha,
                             block.replace);
       if (block.finish) finish(product, c, rows.count, {block.columns.begin + j, width});
     }

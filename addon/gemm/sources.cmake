@@ -1,5 +1,6 @@
 target_sources(dsjs_engine PRIVATE
   gemm/gemm.cc
   gemm/gemm_ref.cc
+  gemm/linear_cross_entropy.cc
   gemm/plan.cc)
 dsjs_isa_sources(gemm/gemm_simd.cc)

@@ -22,10 +22,10 @@ constexpr size_t kTileColumns = kTileVectors * kLanes;
 
 // C[r][j] = (replace ? 0 : C[r][j]) + alpha · Σ a[k][r]·b[k][j] for r < kRows and j < columns,
 // where columns fill all of kVectors vectors but part of the last. `a`: kRows floats a term; `b`:
-// kVectors vectors a term.
+// kVectors vectors a term. alpha comes by address: every register is taken.
 template <size_t kRows, size_t kVectors>
 void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, size_t columns,
-          float alpha, bool replace) {
+          const float* alpha, bool replace) {
   constexpr size_t kLine = 16;
 #pragma GCC unroll 16
   for (size_t r = 0; r < kRows; ++r)
@@ -50,7 +50,7 @@ void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, si
     }
   }
 
-  const F32 factor = splat(alpha);
+  const F32 factor = splat(*alpha);
   const size_t rest = columns - (kVectors - 1) * kLanes;
 #pragma GCC unroll 16
   for (size_t r = 0; r < kRows; ++r) {
@@ -66,8 +66,8 @@ void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, si
   }
 }
 
-using TileFunction = void (*)(size_t, const float*, const float*, float*, size_t, size_t, float,
-                              bool);
+using TileFunction = void (*)(size_t, const float*, const float*, float*, size_t, size_t,
+                              const float*, bool);
 
 // kTiles.of[vectors − 1][rows − 1]
 struct Tiles {

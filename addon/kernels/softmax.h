@@ -24,6 +24,10 @@ struct SoftmaxKernels {
   void (*cross_entropy_grad)(const float* dloss, const float* logits, const int64_t* labels,
                              const float* lse, float* dlogits, size_t V, int64_t ignore_index,
                              size_t begin, size_t end);
+  // y = scale·exp(logits − lse), where no logit is above lse. y may be logits. `scale` and `lse`
+  // have one value a row.
+  void (*scaled_softmax)(const float* scale, const float* logits, const float* lse, float* y,
+                         size_t V, size_t begin, size_t end);
 };
 
 const SoftmaxKernels& softmax_kernels(Isa isa = active_isa());

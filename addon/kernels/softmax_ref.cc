@@ -53,10 +53,18 @@ void cross_entropy_grad(const float* dloss, const float* logits, const int64_t* 
     }
 }
 
+void scaled_softmax(const float* scale, const float* logits, const float* lse, float* y, size_t V,
+                    size_t begin, size_t end) {
+  for (size_t t = begin; t < end; ++t)
+    for (size_t c = 0; c < V; ++c)
+      y[t * V + c] = static_cast<float>(scale[t] * std::exp(double{logits[t * V + c]} - lse[t]));
+}
+
 }  // namespace
 
 const SoftmaxKernels& softmax_reference() {
-  static constexpr SoftmaxKernels table = {softmax_grad, cross_entropy, cross_entropy_grad};
+  static constexpr SoftmaxKernels table = {softmax_grad, cross_entropy, cross_entropy_grad,
+                                           scaled_softmax};
   return table;
 }
 

@@ -47,6 +47,12 @@ void cross_entropy(const float* logits, const int64_t* labels, float* loss, floa
   }
 }
 
+inline void scaled_row(float scale, const float* logits, float lse, float* y, size_t V) {
+  const F32 factor = splat(scale), norm = splat(lse);
+  map(
+      y, 0, V, [factor, norm](F32 v) { return factor * exp_negative(v - norm); }, logits);
+}
+
 void cross_entropy_grad(const float* dloss, const float* logits, const int64_t* labels,
                         const float* lse, float* dlogits, size_t V, int64_t ignore_index,
                         size_t begin, size_t end) {
@@ -56,16 +62,19 @@ void cross_entropy_grad(const float* dloss, const float* logits, const int64_t* 
       std::memset(out, 0, V * sizeof(float));
       continue;
     }
-    const F32 scale = splat(dloss[t]), norm = splat(lse[t]);
-    map(
-        out, 0, V, [scale, norm](F32 v) { return scale * exp_negative(v - norm); }, logits + t * V);
+    scaled_row(dloss[t], logits + t * V, lse[t], out, V);
     out[labels[t]] -= dloss[t];
   }
+}
+
+void scaled_softmax(const float* scale, const float* logits, const float* lse, float* y, size_t V,
+                    size_t begin, size_t end) {
+  for (size_t t = begin; t < end; ++t) scaled_row(scale[t], logits + t * V, lse[t], y + t * V, V);
 }
 
 }  // namespace
 
 extern const SoftmaxKernels softmax;
-const SoftmaxKernels softmax = {softmax_grad, cross_entropy, cross_entropy_grad};
+const SoftmaxKernels softmax = {softmax_grad, cross_entropy, cross_entropy_grad, scaled_softmax};
 
 }  // namespace dsjs::DSJS_ISA

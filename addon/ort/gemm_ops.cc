@@ -1,7 +1,9 @@
-// MatMul, MatMulAccumulate.
+// MatMul, MatMulAccumulate, LinearCrossEntropy, LinearCrossEntropyGrad.
 #include <algorithm>
 
 #include "gemm/gemm.h"
+#include "gemm/linear_cross_entropy.h"
+#include "kernels/softmax.h"
 #include "ort/custom_op.h"
 #include "ort/library.h"
 
@@ -209,6 +211,64 @@ struct MatMulAccumulate {
   }
 };
 
+// Attributes of LinearCrossEntropy and its gradient.
+struct CrossEntropyOf {
+  explicit CrossEntropyOf(const Attributes& attributes)
+      : ignore_index(attributes.integer("ignore_index", -100)),
+        transposed(attributes.integer("transposed", 0) != 0) {}
+
+  // X, W and labels are the inputs from `x` on.
+  LinearCrossEntropy problem(const Call& call, size_t x) const {
+    const Shape &W = call.shape(x + 1), &labels = call.shape(x + 2);
+    require(W.size() == 2, "W is " + dimensions_text(W) + "; it must have two axes");
+    const Shape sizes = transposed ? Shape{W[1], W[0]} : W;
+    require(sizes[0] > 0, "W has no classes");
+    Shape expected = labels;
+    expected.push_back(sizes[1]);
+    require_same("X", call.shape(x), "labels with W's features appended", expected);
+    const LinearCrossEntropy problem{element_count(labels),         static_cast<size_t>(sizes[1]),
+                                     static_cast<size_t>(sizes[0]), call.input<float>(x),
+                                     call.input<float>(x + 1),      transposed,
+                                     call.input<int64_t>(x + 2),    ignore_index};
+    check_labels(problem.labels, problem.T, problem.V, ignore_index);
+    return problem;
+  }
+
+  int64_t ignore_index;
+  bool transposed;
+};
+
+void cross_entropy(Call& call, const CrossEntropyOf& attributes) {
+  const LinearCrossEntropy problem = attributes.problem(call, 0);
+  auto* loss = call.output<float>(0);
+  auto* lse = call.output<float>(1);
+  auto* scratch = call.scratch<float>(linear_cross_entropy_scratch(problem, call.pool().threads()));
+  linear_cross_entropy(problem, loss, lse, call.pool(), scratch);
+}
+
+void cross_entropy_grad(Call& call, const CrossEntropyOf& attributes) {
+  enum Input { kDLoss, kX, kW, kLabels, kLse, kBuffer, kFirst };
+  const LinearCrossEntropy problem = attributes.problem(call, kX);
+  require_same("dLoss", call.shape(kDLoss), "labels", call.shape(kLabels));
+  require_same("lse", call.shape(kLse), "labels", call.shape(kLabels));
+  require(call.has(kBuffer) == call.has(kFirst), "buffer and first come together");
+  if (call.has(kBuffer)) {
+    require_same("buffer", call.shape(kBuffer), "W", call.shape(kW));
+    require(element_count(call.shape(kFirst)) == 1, "first must have one element");
+  }
+  const bool add = call.has(kFirst) && *call.input<int32_t>(kFirst) == 0;
+  auto* dx = call.output<float>(0);
+  auto* scratch = call.scratch<float>(linear_cross_entropy_scratch(problem, call.pool().threads()));
+  linear_cross_entropy_grad(problem, call.input<float>(kDLoss), call.input<float>(kLse), dx,
+                            call.in_place<float>(kBuffer), add, call.pool(), scratch);
+  *call.output<int32_t>(1) = 0;
+}
+
+template <void (*run)(Call&, const CrossEntropyOf&)>
+Kernel cross_entropy_kernel(const Attributes& attributes) {
+  return [read = CrossEntropyOf(attributes)](Call& call) { run(call, read); };
+}
+
 }  // namespace
 
 void add_gemm_operators(Operators& operators) {
@@ -243,6 +303,30 @@ void add_gemm_operators(Operators& operators) {
                                 attributes.integer("transB", 0) != 0, attributes.number("alpha", 1),
                                 prologue_of(attributes)};
       }));
+
+  operators.push_back(std::make_unique<Operator>(
+      "LinearCrossEntropy",
+      std::vector<Port>{{"X", kFloat}, {"W", kFloat}, {"labels", DType::kInt64}},
+      std::vector<Port>{{"loss", kFloat}, {"lse", kFloat}}, Reuse::kNone,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        return {in[2], in[2]};
+      },
+      cross_entropy_kernel<cross_entropy>));
+
+  operators.push_back(std::make_unique<Operator>(
+      "LinearCrossEntropyGrad",
+      std::vector<Port>{{"dLoss", kFloat},
+                        {"X", kFloat},
+                        {"W", kFloat},
+                        {"labels", DType::kInt64},
+                        {"lse", kFloat},
+                        {"buffer", kFloat, true},
+                        {"first", DType::kInt32, true}},
+      std::vector<Port>{{"dX", kFloat}, kToken}, Reuse::kNone,
+      [](const std::vector<Shape>& in) -> std::vector<Shape> {
+        return {in[1], kTokenShape};
+      },
+      cross_entropy_kernel<cross_entropy_grad>));
 }
 
 }  // namespace dsjs::ort
