@@ -134,12 +134,9 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const isBound = (name: string) => options.trainable(name) || (options.bound?.(name) ?? false);
   const concrete = makeConcrete(source, options.inputShapes, isBound);
   const trainable = new Set([...concrete.parameters].filter(options.trainable));
-  const fused =
-    options.fuse === false
-      ? { ...concrete, replaced: [] }
-      : fuse(concrete, trainable, composes(options));
+  const fused = options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete, trainable);
   const sparse =
-    options.attentionBlocks && sparsifyAttention(fused, options.attentionBlocks, fused.replaced);
+    options.attentionBlocks && sparsifyAttention(fused, options.attentionBlocks, fused.refused);
   const { graph: whole, types } = sparse ?? fused;
   const typed: TypedGraph = { graph: whole, types };
   const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
@@ -174,13 +171,6 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
     replaced: fused.replaced,
     sparseAttention: sparse?.attention ?? null,
   };
-}
-
-/** The engine has no kernels of attention yet; what is lowered needs none. */
-export function composes(options: PlanOptions): boolean {
-  return (
-    (options.lower ?? false) || options.attentionBlocks !== undefined
-  );
 }
 
 function withOutputs(graph: Graph, wanted: readonly string[]): Graph {

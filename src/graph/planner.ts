@@ -4,14 +4,7 @@ import type { Role } from './canonical.ts';
 import { type CompiledPiece, Compiler, type Program } from './compile.ts';
 import type { DataType, Graph, Node, ValueInfo } from './ir.ts';
 import type { TypedGraph } from './passes/rewrite.ts';
-import {
-  type Binding,
-  composes,
-  type PlanOptions,
-  type PlannedSegment,
-  type PlannedValue,
-  type TrainingPlan,
-} from './plan.ts';
+import type { Binding, PlanOptions, PlannedSegment, PlannedValue, TrainingPlan } from './plan.ts';
 import { type Division, type Piece, valuesLeaving } from './segments.ts';
 import { numel } from './tensor.ts';
 import { readsOf, writesOf } from './topology.ts';
@@ -21,7 +14,7 @@ const smallConstant = 1024;
 
 /**
  * Chunks cost one product more in four (bench/RESULTS.md); logits and their gradient, which are alive
- * together, twice their size.
+ * together, twice their size. The engine has no kernel for it yet: only lowered plans do it.
  */
 const defaultLogitsBytes = 2 ** 29;
 
@@ -67,10 +60,11 @@ export class Planner {
     const compiler = new Compiler(
       { types: typed.types, constants, roleOf, trainable, active },
       {
-        fuse: (options.fuse ?? true) && composes(options),
+        fuse: options.fuse ?? true,
         lower: options.lower ?? false,
         recompute: options.recompute,
-        maxLogitsBytes: options.maxLogitsBytes ?? defaultLogitsBytes,
+        maxLogitsBytes:
+          options.maxLogitsBytes ?? (options.lower ? defaultLogitsBytes : Number.POSITIVE_INFINITY),
       },
     );
     this.programs = compiler.programs;

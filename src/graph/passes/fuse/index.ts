@@ -49,14 +49,16 @@ const compositions: readonly Fusion[] = [operatorAttention, attention];
 export interface Fused extends TypedGraph {
   /** One line for each kind of replacement that happened. */
   replaced: string[];
+  /** Name of a node → why what it is the heart of stays as it is. */
+  refused: ReadonlyMap<string, string>;
 }
 
-/** `trainable` are the graph inputs that need gradients; `compose`: also fuse what is made of elements. */
-export function fuse(typed: TypedGraph, trainable: Iterable<string> = [], compose = true): Fused {
+/** `trainable` are the graph inputs that need gradients. */
+export function fuse(typed: TypedGraph, trainable: Iterable<string> = []): Fused {
   const first = fuseOnce(typed, elements, trainable);
-  if (!compose) return first;
   const second = fuseOnce(first, compositions, trainable);
-  return { ...second, replaced: [...first.replaced, ...second.replaced] };
+  const refused = new Map([...first.refused, ...second.refused]);
+  return { ...second, replaced: [...first.replaced, ...second.replaced], refused };
 }
 
 /**
@@ -90,7 +92,12 @@ function fuseOnce(
     nodes: nodes.reverse(),
   };
   const lines = [...counts, ...view.kept].map(([name, count]) => `${name}: ${count}`);
-  return { graph: withoutDeadNodes(fused), types: fusedTypes, replaced: lines.reverse() };
+  return {
+    graph: withoutDeadNodes(fused),
+    types: fusedTypes,
+    replaced: lines.reverse(),
+    refused: view.reasonOf,
+  };
 }
 
 function apply(
