@@ -50,6 +50,8 @@ export class ArraySession {
   >();
   /** Gradients on their way into others: made when a micro batch first adds or scales. */
   #staging: NativeBuffer | undefined;
+  /** The last work that reads the staging memory. */
+  #adding: Work | undefined;
 
   /** Every rank must open the session, with the same parameters. */
   static async open(options: ArraySessionOptions): Promise<ArraySession> {
@@ -114,17 +116,18 @@ export class ArraySession {
     lifecycle.fire('acquire', backward);
     // What reads these places still belongs to the micro batch before.
     for (const work of this.gradients.ready(0)) engine.waitSync(work);
+    if (this.#adding !== undefined) engine.waitSync(this.#adding);
+    this.#adding = undefined;
     const adds = agreed.microBatch > 0 && this.gradients.accumulatesLocally;
-    let last: Work | undefined;
     const result = compute(
       {
         write: (name, values, factor = 1) => {
-          last = this.#write(name, values, factor, adds) ?? last;
+          this.#write(name, values, factor, adds);
         },
       },
       agreed,
     );
-    lifecycle.fire('backward', { ...backward, work: last ?? this.#nothing() });
+    lifecycle.fire('backward', { ...backward, work: this.#adding ?? this.#nothing() });
     lifecycle.fire('release', backward);
     return result;
   }
@@ -136,20 +139,15 @@ export class ArraySession {
     return this.optimizer.outcome();
   }
 
-  #write(
-    name: string,
-    values: Float32Array | null,
-    factor: number,
-    adds: boolean,
-  ): Work | undefined {
+  #write(name: string, values: Float32Array | null, factor: number, adds: boolean): void {
     const target = this.#targets.get(name)!;
     if (values === null) {
       if (!adds) target.view.fill(0);
-      return undefined;
+      return;
     }
     if (factor === 1 && !adds) {
       target.view.set(values);
-      return undefined;
+      return;
     }
     const { engine } = this.#runtime;
     const { layout } = this.session;
@@ -159,7 +157,7 @@ export class ArraySession {
       name: 'gradients to add',
     });
     new Float32Array(this.#staging.view(), offset * 4, count).set(values);
-    return engine.axpby(
+    this.#adding = engine.axpby(
       { buffer: this.#staging, byteOffset: offset * 4, count, dtype: 'float32' },
       { buffer: target.buffer, byteOffset: target.byteOffset, count, dtype: 'float32' },
       factor,

@@ -25,7 +25,8 @@ export function checkModel(
 ): ModelFacts {
   const layers = [...allLayers(model)];
   for (const layer of layers) {
-    if (layer.stateful && !declared.has(layer.name)) {
+    // A model is stateful when one of its layers is: that one is named.
+    if (layer.stateful && !layer.layers && !declared.has(layer.name)) {
       refuse(
         `the layer ${layer.name} (${layer.getClassName()}) is stateful: it carries state from row i of a batch to row i of the next`,
         layer.name,
@@ -38,7 +39,7 @@ export function checkModel(
     }
   }
   for (const [metric, output] of model.metricsTensors) {
-    const { name } = metric;
+    const name = nameOf(metric);
     if (declared.has(name)) continue;
     if (notMeans.has(name)) {
       refuse(`the metric ${name} of output ${output} is no mean over rows`, name);
@@ -47,7 +48,7 @@ export function checkModel(
   }
   if (!verified) {
     for (const loss of model.lossFunctions) {
-      if (!declared.has(loss.name)) requireKnown(model, loss, 'loss');
+      if (!declared.has(nameOf(loss))) requireKnown(model, loss, 'loss');
     }
   }
   return { synchronised: layers.some(isSynchronised) };
@@ -85,11 +86,17 @@ const known = new Set([
 ]);
 
 function requireKnown(model: LayersModel, fn: { name: string }, what: string): void {
-  if (known.has(fn.name)) return;
+  const name = nameOf(fn);
+  if (known.has(name)) return;
   refuse(
-    `the ${what} ${fn.name || '(anonymous)'} of ${model.name} is the script's own, and verify_first_batch is off: nobody can tell that it is a mean over rows`,
-    fn.name,
+    `the ${what} ${name || '(anonymous)'} of ${model.name} is the script's own, and verify_first_batch is off: nobody can tell that it is a mean over rows`,
+    name,
   );
+}
+
+/** Bundled code numbers functions of one name: meanSquaredError$1. */
+function nameOf(fn: { name: string }): string {
+  return fn.name.replace(/\$\d+$/, '');
 }
 
 function refuse(why: string, name: string): never {

@@ -271,7 +271,7 @@ function requireHonoured(settings: Settings, adapter: unknown, optimizer: Optimi
   if (adapter || !config) return;
   const keys = [
     config.zero_optimization.stage > 0 && 'zero_optimization.stage',
-    config.gradient_clipping > 0 && 'gradient_clipping',
+    settings.maxNorm > 0 && 'gradient_clipping',
     config.scheduler !== null && 'scheduler',
     (config.fp16.enabled || config.bf16.enabled) && 'fp16 or bf16',
   ].filter((key) => key !== false);

@@ -89,7 +89,8 @@ export function settingsFor(
     precision: precisionOf(config, worldSize),
     microBatches: config.gradient_accumulation_steps,
     trainBatchSize: typeof trainBatchSize === 'number' ? trainBatchSize : null,
-    maxNorm: config.gradient_clipping,
+    // Not the config's default of 1: a clipping that nobody asked for would change the script's numbers.
+    maxNorm: raw.values.gradient_clipping === undefined ? 0 : config.gradient_clipping,
     schedule: config.scheduler && createSchedule(config.scheduler, rate ?? 0),
     verifyFirstBatch: tfjs?.verify_first_batch ?? true,
     exactRandom: tfjs?.exact_random ?? false,
@@ -130,9 +131,11 @@ function requireSameOptimizer(
     .filter(({ config: a, compiled: b }) =>
       typeof a === 'number' ? Math.fround(a) !== Math.fround(Number(b ?? 0)) : a !== (b ?? false),
     );
+  const shown = (value: unknown) =>
+    typeof value === 'number' ? Number(value.toPrecision(7)) : (value ?? 'none');
   if (differing.length === 0) return;
   const what = differing.map(
-    ({ key, config: a, compiled: b }) => `${key} ${a} in the config, ${b ?? 'none'} in the script`,
+    ({ key, config: a, compiled: b }) => `${key} ${a} in the config, ${shown(b)} in the script`,
   );
   throw new DeepSpeedError(
     'STRATEGY_CONFLICT',

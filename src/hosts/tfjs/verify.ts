@@ -82,7 +82,7 @@ function maximum(values: Float32Array): number {
 
 /** Stops all ranks when any found a difference. */
 export function requireNone(model: string, found: readonly (readonly string[])[]): void {
-  const all = found.flat();
+  const all = [...new Set(found.flat())];
   if (all.length === 0) return;
   const more = all.length > 3 ? `; and ${all.length - 3} more` : '';
   throw new DeepSpeedError(
