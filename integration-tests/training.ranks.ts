@@ -72,8 +72,8 @@ export function temporaryFolder(): string {
 }
 
 /**
- * Two layers, tied embeddings, dropout on: random numbers must not depend on the ranks either. Not in
- * attention: its mask is drawn by element of [heads, length, length], so it depends on the padding.
+ * Two layers, tied embeddings, dropout on: random numbers must not depend on the ranks either. Attention's
+ * has a test of its own in zero.equality.test.ts.
  */
 export const tinyGpt2 = {
   model_type: 'gpt2',

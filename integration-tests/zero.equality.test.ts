@@ -149,6 +149,30 @@ it('with accumulation stage 2 differs from stage 0 by the rounding of two orders
 
 const norm = (values: Float32Array) => Math.hypot(...values);
 
+/**
+ * Ranks and micro batches pad their rows to lengths of their own. A mask that depended on them would
+ * move every weight by a share of the learning rate, 2e-3, within a step.
+ */
+it('attention drops the same probabilities, however far a sample is padded', async () => {
+  const dropping = { model: { attn_pdrop: 0.3 }, stage: 0, steps: 5 } as const;
+  const alone = await train({ ...dropping, worldSize: 1, microBatches: 1 });
+  const without = { ...dropping, model: { attn_pdrop: 0 } };
+  const plain = await train({ ...without, worldSize: 1, microBatches: 1 });
+  for (const [worldSize, microBatches] of [
+    [1, 4],
+    [2, 3],
+  ] as const) {
+    const actual = await train({ ...dropping, worldSize, microBatches });
+    for (const [name, values] of Object.entries(alone.parameters)) {
+      const expected = withoutKeyBias(name, values);
+      const difference = (other: Outcome) =>
+        relativeDifference(withoutKeyBias(name, other.parameters[name]!), expected);
+      expect(difference(actual), name).toBeLessThan(1e-5);
+      expect(difference(plain), name).toBeGreaterThan(1e-4);
+    }
+  }
+});
+
 describe('20 steps equal one process on the same global batches', () => {
   let alone: Outcome;
   beforeAll(async () => {

@@ -100,7 +100,9 @@ struct HeadOf {
     std::vector<float> ones((a.B * a.H * a.Sq) * a.Sk * (a.dropout.rng ? 1 : 0), 1.0f);
     if (!a.dropout.rng) return std::vector<float>(a.Sk, 1.0f);
     DropoutMask mask = a.dropout;
-    mask.sample_size = a.H * a.Sq * a.Sk;
+    mask.columns = a.Sk;
+    mask.rows = a.Sq;
+    mask.planes = a.H;
     const size_t begin = ((b * a.H + h) * a.Sq + i) * a.Sk;
     elementwise_reference().dropout(ones.data(), ones.data(), mask, begin, begin + a.Sk);
     return std::vector<float>(ones.begin() + begin, ones.begin() + begin + a.Sk);

@@ -133,10 +133,10 @@ struct RowFactors {
 };
 inline const float* drop_factors(const ScoreTile& t, const Attention& a, size_t row,
                                  RowFactors& factors) {
-  const size_t element = (t.head * a.Sq + t.query + row) * a.Sk + t.key;
-  const size_t lead = element % 4;
+  const size_t lead = t.key % 4;
   for (size_t i = 0; i < lead + t.columns; i += kKeepBlock)
-    keep_factors(a.dropout, a.dropout.rng[2 + t.sample], element - lead + i, factors.values + i);
+    keep_factors(a.dropout, a.dropout.rng[2 + t.sample], t.head, t.query + row, t.key - lead + i,
+                 factors.values + i);
   return factors.values + lead;
 }
 

@@ -41,14 +41,16 @@ inline void philox(uint32_t first, uint32_t c1, uint32_t c2, uint32_t c3, uint64
 
 constexpr size_t kKeepBlock = 4 * kLanes;
 
-// factors[k] = 0 or 1/(1 − ratio) for elements begin + k, k < kKeepBlock, of a sample; `begin` is a
-// multiple of 4.
-inline void keep_factors(const DropoutMask& mask, int64_t sample, size_t begin, float* factors) {
+// factors[k] = 0 or 1/(1 − ratio) for columns begin + k, k < kKeepBlock, of a row of a sample's
+// plane; `begin` is a multiple of 4. Beyond the row's end they mean nothing.
+inline void keep_factors(const DropoutMask& mask, int64_t sample, size_t plane, size_t row,
+                         size_t begin, float* factors) {
   // uniform ≥ ratio, both multiplied by 2²⁴; the product is exact, so is the comparison.
   const float threshold = mask.ratio * 0x1p24f;
   const float scale = 1.0f / (1.0f - mask.ratio);
   uint32_t words[kKeepBlock];
-  philox(static_cast<uint32_t>(begin / 4), mask.stream, static_cast<uint32_t>(mask.rng[1]),
+  philox(static_cast<uint32_t>(begin / 4 + (row << 16)),
+         static_cast<uint32_t>(mask.stream + (plane << 16)), static_cast<uint32_t>(mask.rng[1]),
          static_cast<uint32_t>(sample), static_cast<uint64_t>(mask.rng[0]), words);
   for (size_t k = 0; k < kKeepBlock; ++k)
     factors[k] =

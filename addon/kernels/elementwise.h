@@ -12,17 +12,20 @@ namespace dsjs {
 void check_indices(const int64_t* indices, size_t count, size_t V);
 
 // Where dropout's random numbers come from. `rng` is the operator's input: [seed, step, sample
-// index of each of the B samples]. The mask is a function of these and of the element alone (Philox
-// 4x32-10, Salmon et al., SC 2011): key = (seed low, seed high), counter = (element in the sample /
-// 4, stream, step low, sample index low), lane = element mod 4, uniform = (lane's word >> 8)·2⁻²⁴
-// in [0, 1).
+// index of each of the B samples]. The mask is a function of these and of the element's place alone
+// (Philox 4x32-10, Salmon et al., SC 2011): key = (seed low, seed high), counter = (column / 4 +
+// 2¹⁶·row, stream + 2¹⁶·plane, step low, sample index low), lane = column mod 4, uniform = (lane's
+// word >> 8)·2⁻²⁴ in [0, 1). Places and not offsets: how far a sample is padded must not change
+// its mask.
 struct DropoutMask {
   const int64_t* rng;
   uint32_t stream;
   // Kept where uniform ≥ ratio; in [0, 1).
   float ratio;
-  // Elements of one sample: those of X divided by B.
-  size_t sample_size;
+  // Of a sample: its last axis, the one before it, and all others together. At most 2¹⁸, 2¹⁶, 2¹⁶.
+  size_t columns;
+  size_t rows = 1;
+  size_t planes = 1;
 };
 
 struct ElementwiseKernels {

@@ -53,12 +53,15 @@ Words philox(Words counter, uint32_t k0, uint32_t k1) {
 void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
   const auto seed = static_cast<uint64_t>(mask.rng[0]);
   for (size_t i = begin; i < end; ++i) {
-    const size_t sample = i / mask.sample_size, element = i % mask.sample_size;
+    const size_t column = i % mask.columns, row = i / mask.columns % mask.rows;
+    const size_t plane = i / mask.columns / mask.rows % mask.planes;
+    const size_t sample = i / mask.columns / mask.rows / mask.planes;
     const Words words =
-        philox({static_cast<uint32_t>(element / 4), mask.stream, static_cast<uint32_t>(mask.rng[1]),
-                static_cast<uint32_t>(mask.rng[2 + sample])},
+        philox({static_cast<uint32_t>(column / 4 + 65536 * row),
+                static_cast<uint32_t>(mask.stream + 65536 * plane),
+                static_cast<uint32_t>(mask.rng[1]), static_cast<uint32_t>(mask.rng[2 + sample])},
                static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-    const double uniform = (words[element % 4] >> 8) * 0x1p-24;
+    const double uniform = (words[column % 4] >> 8) * 0x1p-24;
     y[i] = uniform >= mask.ratio ? x[i] * (1.0f / (1.0f - mask.ratio)) : 0.0f;
   }
 }

@@ -59,11 +59,11 @@ void rotary(const float* x, const float* cos, const float* sin, float* y, size_t
 }
 
 // Elements [begin, end) of one sample, x and y pointing at its element 0.
-void dropout_sample(const float* x, float* y, const DropoutMask& mask, int64_t sample, size_t begin,
-                    size_t end) {
+void dropout_row(const float* x, float* y, const DropoutMask& mask, int64_t sample, size_t plane,
+                 size_t row, size_t begin, size_t end) {
   float factor[kKeepBlock];
   for (size_t i = begin / 4 * 4; i < end; i += kKeepBlock) {
-    keep_factors(mask, sample, i, factor);
+    keep_factors(mask, sample, plane, row, i, factor);
     if (i >= begin && i + kKeepBlock <= end) {
       for (size_t k = 0; k < kKeepBlock; k += kLanes)
         store(y + i + k, load(x + i + k) * load(factor + k));
@@ -75,12 +75,13 @@ void dropout_sample(const float* x, float* y, const DropoutMask& mask, int64_t s
 }
 
 void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
-  const size_t size = mask.sample_size;
+  const size_t columns = mask.columns;
   while (begin < end) {
-    const size_t sample = begin / size;
-    const size_t start = sample * size;
-    const size_t stop = end < start + size ? end : start + size;
-    dropout_sample(x + start, y + start, mask, mask.rng[2 + sample], begin - start, stop - start);
+    const size_t line = begin / columns, start = line * columns;
+    const size_t stop = end < start + columns ? end : start + columns;
+    const size_t row = line % mask.rows, plane = line / mask.rows % mask.planes;
+    const int64_t sample = mask.rng[2 + line / mask.rows / mask.planes];
+    dropout_row(x + start, y + start, mask, sample, plane, row, begin - start, stop - start);
     begin = stop;
   }
 }

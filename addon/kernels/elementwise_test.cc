@@ -112,13 +112,13 @@ void test_rotary() {
 // x = 1 everywhere and ratio 0 would show nothing; so the words are read off through the ratio: an
 // element is kept exactly up to its own uniform number.
 float uniform_of(const ElementwiseKernels& kernels, const int64_t* rng, uint32_t stream,
-                 size_t element, size_t sample_size) {
-  const std::vector<float> x(sample_size, 1.0f);
-  std::vector<float> y(sample_size);
+                 size_t element, size_t columns) {
+  const std::vector<float> x(columns, 1.0f);
+  std::vector<float> y(columns);
   uint32_t low = 0, high = 1u << 24;  // kept at `low`, dropped at `high`, in units of 2⁻²⁴
   while (high - low > 1) {
     const uint32_t middle = (low + high) / 2;
-    const DropoutMask mask = {rng, stream, static_cast<float>(middle) * 0x1p-24f, sample_size};
+    const DropoutMask mask = {rng, stream, static_cast<float>(middle) * 0x1p-24f, columns};
     kernels.dropout(x.data(), y.data(), mask, element, element + 1);
     (y[element] != 0 ? low : high) = middle;
   }
@@ -145,14 +145,14 @@ void test_dropout_is_philox() {
 }
 
 void test_dropout() {
-  const size_t samples = 3, size = 1001;
+  const size_t samples = 3, planes = 7, rows = 11, columns = 13, size = planes * rows * columns;
   const int64_t rng[5] = {0x123456789abcdef, 17, 5, 1000000, 2};
   Random random(8);
   const std::vector<float> x = random.vector(samples * size, 1, 2);
   for_each_isa([&](Isa isa, const std::string& name) {
     const ElementwiseKernels& fast = elementwise_kernels(isa);
     for (float ratio : {0.0f, 0.1f, 0.5f, 0.9f}) {
-      const DropoutMask mask = {rng, 4, ratio, size};
+      const DropoutMask mask = {rng, 4, ratio, columns, rows, planes};
       std::vector<float> got(x.size()), want(x.size()), pieces(x.size());
       fast.dropout(x.data(), got.data(), mask, 0, x.size());
       elementwise_reference().dropout(x.data(), want.data(), mask, 0, x.size());
@@ -169,9 +169,20 @@ void test_dropout() {
     // A sample's mask depends on its index, not on its place in the batch.
     const int64_t alone[3] = {rng[0], rng[1], rng[4]};
     std::vector<float> whole(x.size()), one(size);
-    fast.dropout(x.data(), whole.data(), {rng, 4, 0.5f, size}, 0, x.size());
-    fast.dropout(x.data() + 2 * size, one.data(), {alone, 4, 0.5f, size}, 0, size);
+    fast.dropout(x.data(), whole.data(), {rng, 4, 0.5f, columns, rows, planes}, 0, x.size());
+    fast.dropout(x.data() + 2 * size, one.data(), {alone, 4, 0.5f, columns, rows, planes}, 0, size);
     CHECK_MESSAGE(std::equal(one.begin(), one.end(), whole.begin() + 2 * size), name);
+    // Nor does it depend on how far rows and columns are padded.
+    const size_t longer = rows + 5, wider = columns + 90;
+    const std::vector<float> ones(planes * longer * wider, 1.0f);
+    std::vector<float> padded(ones.size()), tight(size);
+    fast.dropout(ones.data(), padded.data(), {alone, 4, 0.5f, wider, longer, planes}, 0,
+                 padded.size());
+    fast.dropout(ones.data(), tight.data(), {alone, 4, 0.5f, columns, rows, planes}, 0, size);
+    for (size_t i = 0; i < size; ++i) {
+      const size_t column = i % columns, row = i / columns % rows, plane = i / columns / rows;
+      CHECK_MESSAGE(padded[(plane * longer + row) * wider + column] == tight[i], name);
+    }
   });
 }
 

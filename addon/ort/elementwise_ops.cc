@@ -19,6 +19,15 @@ void require_flag(const char* name, const Shape& shape) {
 }
 
 // Dropout and its gradient are the same function: the mask depends on the counters alone.
+// Where elements of X [B, ..., rows, columns] lie, see DropoutMask.
+DropoutMask dropout_mask(const int64_t* rng, uint32_t stream, float ratio, const Shape& x) {
+  DropoutMask mask{rng, stream, ratio, 1};
+  if (x.size() > 1) mask.columns = static_cast<size_t>(x.back());
+  if (x.size() > 2) mask.rows = static_cast<size_t>(x[x.size() - 2]);
+  for (size_t axis = 1; axis + 2 < x.size(); ++axis) mask.planes *= static_cast<size_t>(x[axis]);
+  return mask;
+}
+
 std::unique_ptr<Operator> dropout(const char* name, const char* input, const char* output) {
   return std::make_unique<Operator>(
       name, std::vector<Port>{{input, kFloat}, {"rng", kInt64}, {"training", DType::kBool}},
@@ -27,6 +36,9 @@ std::unique_ptr<Operator> dropout(const char* name, const char* input, const cha
         require(!in[0].empty(), "the input is a scalar; its first axis is the batch");
         require_same("rng", in[1], "2 + the batch", Shape{2 + in[0][0]});
         require_flag("training", in[2]);
+        const DropoutMask places = dropout_mask(nullptr, 0, 0, in[0]);
+        require(places.columns <= 1 << 18 && places.rows <= 1 << 16 && places.planes <= 1 << 16,
+                "a sample may have 2^18 columns, 2^16 rows and 2^16 planes of them at most");
         return {in[0]};
       },
       [](const Attributes& attributes) -> Kernel {
@@ -36,10 +48,9 @@ std::unique_ptr<Operator> dropout(const char* name, const char* input, const cha
                 "ratio is " + std::to_string(ratio) + "; it must be in [0, 1)");
         return [ratio, stream](Call& call) {
           const size_t count = element_count(call.shape(0));
-          const auto batch = static_cast<size_t>(call.shape(0)[0]);
           const auto* x = call.input<float>(0);
-          const DropoutMask mask{call.input<int64_t>(1), stream, ratio,
-                                 batch == 0 ? 0 : count / batch};
+          const DropoutMask mask =
+              dropout_mask(call.input<int64_t>(1), stream, ratio, call.shape(0));
           const bool training = *call.input<uint8_t>(2) != 0;
           auto* y = call.output<float>(0);
           if (!training) {
