@@ -4,9 +4,9 @@
  * hidden = 1 − (overlapped − compute) / (serial − compute).
  */
 import { type Bench, type BenchOptions, measure, median, type Report, rankPeer } from './lib.ts';
-import type { Gpt2Shape } from './ranks/gpt2.ts';
+import type { ModelShape } from './ranks/model.ts';
 
-const shape: Gpt2Shape = { width: 768, layers: 12, vocabulary: 4096, length: 128, rows: 1 };
+const shape: ModelShape = { width: 768, layers: 12, vocabulary: 4096, length: 128, rows: 1 };
 const communicationShare = 0.3;
 
 async function run(options: BenchOptions): Promise<Report> {

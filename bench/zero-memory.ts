@@ -5,11 +5,11 @@
  * against the engines' accounts.
  */
 import { type Bench, type BenchOptions, type Report, rankPeer } from './lib.ts';
-import type { Gpt2Shape } from './ranks/gpt2.ts';
+import type { ModelShape } from './ranks/model.ts';
 import type { MemoryReport } from './ranks/zero-memory.ts';
 
 interface Model {
-  shape: Gpt2Shape;
+  shape: ModelShape;
   /** Elements: about a third of a layer. The default would hold the model, and so would stage 2's windows. */
   bucket: number;
 }

@@ -1,4 +1,7 @@
-"""GPT-2 of transformers: train_gpt.py RANKS THREADS ATTENTION SHAPE. Answers `run` with seconds."""
+"""A language model of transformers: train_gpt.py RANKS THREADS MODE SHAPE, MODE eager or compile.
+
+Answers `run` with the seconds of a step.
+"""
 import json
 import sys
 import time
@@ -6,33 +9,22 @@ import time
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GPT2Config, GPT2LMHeadModel
 
+import models
 import ranks
 
-world_size, threads, attention = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+world_size, threads, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 shape = json.loads(sys.argv[4])
 torch.set_num_threads(threads)
 rank = ranks.start(world_size)
 torch.manual_seed(rank)
 
-model = GPT2LMHeadModel(
-    GPT2Config(
-        vocab_size=shape["vocabulary"],
-        n_positions=shape["length"],
-        n_embd=shape["width"],
-        n_layer=shape["layers"],
-        n_head=shape["width"] // 64,
-        embd_pdrop=0,
-        attn_pdrop=0,
-        resid_pdrop=0,
-        use_cache=False,
-        attn_implementation=attention,
-    )
-)
+model = models.build(shape)
 model.train()
 if world_size > 1:
     model = DistributedDataParallel(model)
+if mode == "compile":
+    model = torch.compile(model)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
 
 

@@ -4,11 +4,11 @@
  * `throttle N` lets the comm queue move N bytes a second.
  */
 import { timed } from '../lib.ts';
-import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
+import { type ModelShape, globalBatches, setUpModel } from './model.ts';
 import { serve } from './serve.ts';
 
-const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;
-const training = await setUpGpt2(shape, {
+const shape = JSON.parse(process.argv[2]!) as ModelShape;
+const training = await setUpModel(shape, {
   strategy: 'deepspeed',
   deepspeed: {
     train_micro_batch_size_per_gpu: shape.rows,

@@ -1,11 +1,11 @@
 /** train-gpt.ts SHAPE (JSON): answers each request with the seconds of one whole step, data parallel. */
 import { trainStep } from '../../src/trainer/step.ts';
 import { timed } from '../lib.ts';
-import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
+import { type ModelShape, globalBatches, setUpModel } from './model.ts';
 import { serve } from './serve.ts';
 
-const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;
-const training = await setUpGpt2(shape, { strategy: 'ddp' });
+const shape = JSON.parse(process.argv[2]!) as ModelShape;
+const training = await setUpModel(shape, { strategy: 'ddp' });
 const { communicator } = training.runtime;
 const batches = globalBatches(training);
 let step = 0;

@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { loadAddon, type MemoryAccount } from '../../src/native/index.ts';
 import { gatherJson } from '../../src/strategies/agree.ts';
 import { trainStep } from '../../src/trainer/step.ts';
-import { type Gpt2Shape, globalBatches, setUpGpt2 } from './gpt2.ts';
+import { type ModelShape, globalBatches, setUpModel } from './model.ts';
 import { serve } from './serve.ts';
 
 export interface MemoryReport {
@@ -28,8 +28,8 @@ function residentBytes(): number {
 
 loadAddon();
 const baseline = residentBytes();
-const shape = JSON.parse(process.argv[2]!) as Gpt2Shape;
-const training = await setUpGpt2(shape, {
+const shape = JSON.parse(process.argv[2]!) as ModelShape;
+const training = await setUpModel(shape, {
   strategy: 'deepspeed',
   deepspeed: {
     train_micro_batch_size_per_gpu: shape.rows,

@@ -1,10 +1,12 @@
-/** A GPT-2 in training on random tokens, as the Trainer sets it up. */
+/** A language model in training on random tokens, as the Trainer sets it up. */
 import { AutoModelForCausalLM } from '../../src/hosts/onnx/causal-lm.ts';
 import { parseArguments, type TrainingArguments } from '../../src/trainer/arguments.ts';
 import type { MicroBatch } from '../../src/trainer/batch-source.ts';
 import { setUpTraining, type Training } from '../../src/trainer/setup.ts';
 
-export interface Gpt2Shape {
+export interface ModelShape {
+  /** Default gpt2. */
+  family?: 'gpt2' | 'llama';
   width: number;
   layers: number;
   vocabulary: number;
@@ -14,22 +16,45 @@ export interface Gpt2Shape {
   rows: number;
 }
 
-/** Heads of 64, dropout off, no clipping: what the peers do too. */
-export function setUpGpt2(
-  shape: Gpt2Shape,
+/**
+ * Heads of 64, dropout off; a Llama has a third as many key heads, and its MLP the next multiple of 64 of
+ * 8/3 widths, so that both families have about as many weights.
+ */
+export function modelConfig(shape: ModelShape): Record<string, unknown> {
+  const { family = 'gpt2', width, layers, vocabulary, length } = shape;
+  const heads = width / 64;
+  if (family === 'gpt2') {
+    return {
+      model_type: 'gpt2',
+      vocab_size: vocabulary,
+      n_positions: length,
+      n_embd: width,
+      n_layer: layers,
+      n_head: heads,
+      embd_pdrop: 0,
+      attn_pdrop: 0,
+      resid_pdrop: 0,
+    };
+  }
+  return {
+    model_type: 'llama',
+    vocab_size: vocabulary,
+    hidden_size: width,
+    intermediate_size: Math.ceil((8 * width) / 3 / 64) * 64,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: heads / 3,
+    max_position_embeddings: length,
+    tie_word_embeddings: true,
+  };
+}
+
+/** No clipping: what the peers do too. */
+export function setUpModel(
+  shape: ModelShape,
   args: Omit<TrainingArguments, 'outputDir'>,
 ): Promise<Training> {
-  const model = AutoModelForCausalLM.fromConfig({
-    model_type: 'gpt2',
-    vocab_size: shape.vocabulary,
-    n_positions: shape.length,
-    n_embd: shape.width,
-    n_layer: shape.layers,
-    n_head: shape.width / 64,
-    embd_pdrop: 0,
-    attn_pdrop: 0,
-    resid_pdrop: 0,
-  });
+  const model = AutoModelForCausalLM.fromConfig(modelConfig(shape));
   const given: TrainingArguments = {
     outputDir: 'unused', // nothing is saved
     perDeviceTrainBatchSize: shape.rows,
@@ -53,7 +78,7 @@ export async function* globalBatches({ source }: Training): AsyncGenerator<Micro
 }
 
 /** A row of tokens that depends on its index only (Knuth's linear congruential generator). */
-function randomTokens(index: number, { length, vocabulary }: Gpt2Shape): Int32Array {
+function randomTokens(index: number, { length, vocabulary }: ModelShape): Int32Array {
   let state = index + 1;
   return Int32Array.from({ length }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
