@@ -14,7 +14,7 @@ const smallConstant = 1024;
 
 /**
  * Chunks cost one product more in four (bench/RESULTS.md); logits and their gradient, which are alive
- * together, twice their size. The engine has no kernel for it yet: only lowered plans do it.
+ * together, twice their size.
  */
 const defaultLogitsBytes = 2 ** 29;
 
@@ -63,8 +63,7 @@ export class Planner {
         fuse: options.fuse ?? true,
         lower: options.lower ?? false,
         recompute: options.recompute,
-        maxLogitsBytes:
-          options.maxLogitsBytes ?? (options.lower ? defaultLogitsBytes : Number.POSITIVE_INFINITY),
+        maxLogitsBytes: options.maxLogitsBytes ?? defaultLogitsBytes,
       },
     );
     this.programs = compiler.programs;
