@@ -1,5 +1,8 @@
 // Attention, AttentionGrad.
+#include <new>
+
 #include "attention/attention.h"
+#include "attention/block_mask.h"
 #include "ort/custom_op.h"
 #include "ort/library.h"
 
@@ -17,6 +20,7 @@ struct Settings {
   bool causal;
   float ratio;
   uint32_t stream;
+  size_t block;
 };
 
 Settings settings_of(const Attributes& attributes) {
@@ -28,6 +32,9 @@ Settings settings_of(const Attributes& attributes) {
   require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0,
           "heads is " + std::to_string(heads) + " and kv_heads " + std::to_string(kv_heads) +
               "; the first must be a multiple of the second, and both at least 1");
+  const int64_t block = attributes.integer("block", 16);
+  require(block > 0 && block % 16 == 0,
+          "block is " + std::to_string(block) + "; it must be a multiple of 16");
   const float ratio = attributes.number("ratio", 0);
   require(ratio >= 0 && ratio < 1, "ratio is " + std::to_string(ratio) + "; it must be in [0, 1)");
   return {layout == "bhsd"   ? Layout::kBhsd
@@ -38,16 +45,17 @@ Settings settings_of(const Attributes& attributes) {
           attributes.number("scale", 1),
           attributes.integer("causal", 0) != 0,
           ratio,
-          static_cast<uint32_t>(attributes.integer("stream", 0))};
+          static_cast<uint32_t>(attributes.integer("stream", 0)),
+          static_cast<size_t>(block)};
 }
 
 // Where the inputs of a node are: Attention and its gradient differ in what comes before them.
 struct Inputs {
-  size_t q, k, v, bias, key_mask, cos, sin, rng, training;
+  size_t q, k, v, bias, key_mask, cos, sin, rng, training, blocks;
 };
-constexpr Inputs kForward{0, 1, 2, 3, 4, 5, 6, 7, 8};
+constexpr Inputs kForward{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
 constexpr size_t kDy = 0, kY = 4, kLse = 5;
-constexpr Inputs kBackward{1, 2, 3, 6, 7, 8, 9, 10, 11};
+constexpr Inputs kBackward{1, 2, 3, 6, 7, 8, 9, 10, 11, 12};
 
 // Strides of `heads` heads that begin `first` heads into rows of `in_row` heads.
 struct Strides {
@@ -164,7 +172,25 @@ void read_options(Heads& heads, const Call& call, const Inputs& in, const Settin
   }
 }
 
-Heads read_heads(const Call& call, const Inputs& in, const Settings& s) {
+// The lists of blocks live as long as the call does.
+const BlockLayout* read_blocks(Call& call, const Inputs& in, const Settings& s,
+                               const Attention& a) {
+  if (!call.has(in.blocks)) return nullptr;
+  const Shape& shape = call.shape(in.blocks);
+  const size_t rows = (a.Sq + s.block - 1) / s.block, columns = (a.Sk + s.block - 1) / s.block;
+  const size_t heads = shape.empty() ? 0 : static_cast<size_t>(shape[0]);
+  require(heads == 1 || heads == a.H,
+          "blocks is " + dimensions_text(shape) +
+              "; its first axis must be 1 or heads = " + std::to_string(a.H));
+  require_same("blocks", shape, "what lengths and block say",
+               {shape[0], static_cast<int64_t>(rows), static_cast<int64_t>(columns)});
+  const BlockMask mask{call.input<uint8_t>(in.blocks), heads, rows, columns, s.block};
+  auto* lists = call.scratch<BlockLists>(2 * heads);
+  auto* memory = call.scratch<uint32_t>(block_list_size(mask));
+  return new (call.scratch<BlockLayout>(1)) BlockLayout(block_layout_of(mask, memory, lists));
+}
+
+Heads read_heads(Call& call, const Inputs& in, const Settings& s) {
   Heads heads;
   read_shapes(heads, call, in, s);
   read_options(heads, call, in, s);
@@ -173,6 +199,7 @@ Heads read_heads(const Call& call, const Inputs& in, const Settings& s) {
   heads.a.q = rows_at(q, heads.q);
   heads.a.k = rows_at(packed ? q : call.input<float>(in.k), heads.k);
   heads.a.v = rows_at(packed ? q : call.input<float>(in.v), heads.v);
+  heads.a.layout = read_blocks(call, in, s, heads.a);
   return heads;
 }
 
@@ -207,7 +234,7 @@ std::vector<Port> with_options(std::vector<Port> ports) {
   for (const Port& option :
        {Port{"bias", kFloat, true}, Port{"keyMask", DType::kBool, true}, Port{"cos", kFloat, true},
         Port{"sin", kFloat, true}, Port{"rng", DType::kInt64, true},
-        Port{"training", DType::kBool, true}})
+        Port{"training", DType::kBool, true}, Port{"blocks", DType::kBool, true}})
     ports.push_back(option);
   return ports;
 }

@@ -1,5 +1,6 @@
 /** Rules across sections. Each looks at filled values and says what excludes what. */
 import type { Problem } from './problem.ts';
+import { nonDefaultKeysWithoutUse, sparsityProblems } from './sparsity-rules.ts';
 import type { ConfigValues } from './table.ts';
 
 export interface RuleContext {
@@ -31,6 +32,7 @@ const rules: Rule[] = [
   schedulerNeeds,
   cycleMomentum,
   layerDropNeeds,
+  sparseAttention,
 ];
 
 function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: RuleFindings): void {
@@ -129,5 +131,21 @@ function layerDropNeeds(config: ConfigValues, _: RuleContext, findings: RuleFind
     if (value !== null) continue;
     const usual = published[name as keyof typeof published];
     refuse(findings, `progressive_layer_drop.${name}`, `needed; the published value is ${usual}`);
+  }
+}
+
+function sparseAttention(
+  { sparse_attention: values }: ConfigValues,
+  _: RuleContext,
+  findings: RuleFindings,
+): void {
+  if (values === null) return;
+  for (const { key, expected } of sparsityProblems(values))
+    refuse(findings, `sparse_attention.${key}`, expected);
+  const unused = nonDefaultKeysWithoutUse(values);
+  if (unused.length > 0) {
+    findings.warnings.push(
+      `sparse_attention: mode "${values.mode}" does not use ${unused.join(', ')} (DeepSpeed ignores them, too)`,
+    );
   }
 }

@@ -10,6 +10,7 @@ import { monitorKeys } from './sections/monitors.ts';
 import { optimizerKeys } from './sections/optimizer.ts';
 import { precisionKeys } from './sections/precision.ts';
 import { schedulerKeys } from './sections/scheduler.ts';
+import { sparseAttentionKeys } from './sections/sparse-attention.ts';
 import { zeroKeys } from './sections/zero.ts';
 
 export const table = {
@@ -21,6 +22,7 @@ export const table = {
   ...precisionKeys,
   ...zeroKeys,
   ...layerDropKeys,
+  ...sparseAttentionKeys,
   ...checkpointKeys,
   ...monitorKeys,
   ...diagnosticKeys,

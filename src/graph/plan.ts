@@ -134,7 +134,10 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const isBound = (name: string) => options.trainable(name) || (options.bound?.(name) ?? false);
   const concrete = makeConcrete(source, options.inputShapes, isBound);
   const trainable = new Set([...concrete.parameters].filter(options.trainable));
-  const fused = options.fuse === false ? { ...concrete, replaced: [] } : fuse(concrete, trainable);
+  const fused =
+    options.fuse === false
+      ? { ...concrete, replaced: [], refused: new Map<string, string>() }
+      : fuse(concrete, trainable);
   const sparse =
     options.attentionBlocks && sparsifyAttention(fused, options.attentionBlocks, fused.refused);
   const { graph: whole, types } = sparse ?? fused;

@@ -29,6 +29,19 @@ export interface HostParameter {
   readonly group: number;
 }
 
+/** An attention of queries to keys of the same sequence, in the host's model. */
+export interface SelfAttention {
+  readonly heads: number;
+  readonly length: number;
+  readonly causal: boolean;
+}
+
+/** `heads[h]`, [⌈length/block⌉, ⌈length/block⌉] row-major: 1 where a block of the scores is computed. */
+export interface AttentionBlocks {
+  readonly block: number;
+  readonly heads: readonly Uint8Array[];
+}
+
 /** The trainer's side of the contract, as strategies see it. */
 export interface Host {
   readonly name: string;
@@ -47,6 +60,16 @@ export interface Host {
    * trainable parameter with another segment. For hosts with "layerSkipping".
    */
   readonly skippable?: readonly number[];
+  /**
+   * From now on the model's self-attention computes these blocks alone, in evaluation, too. Asked again for
+   * every sequence length. For hosts with "attentionReplacement", before parameters are written.
+   *
+   * @returns the attentions that are replaced, and name and reason of those that stay dense
+   */
+  replaceAttention?(blocksOf: (attention: SelfAttention) => AttentionBlocks): {
+    replaced: readonly SelfAttention[];
+    dense: readonly string[];
+  };
 }
 
 /** Throws unless the host has the capability that a config key needs. */

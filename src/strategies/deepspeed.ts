@@ -5,6 +5,7 @@ import { applyCheckpoint } from './checkpoint/index.ts';
 import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
 import { applyLayerDrop } from './progressive-layer-drop.ts';
+import { applySparseAttention } from './sparse-attention/index.ts';
 import { keepsWholeGradients } from './zero/estimate.ts';
 import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
 
@@ -16,6 +17,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
   const config = context.config;
   if (!config)
     throw new DeepSpeedError('INTERNAL', 'internal: the deepspeed strategy has no config');
+  if (config.sparse_attention) applySparseAttention(context, config.sparse_attention);
   const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
   if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });
   const zero = applyZero(context, {

@@ -5,8 +5,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { readConfig } from '../config/index.ts';
+import { readConfig, readSparseAttention } from '../config/index.ts';
 import { listKeys } from '../config/list-keys.ts';
+import { sparsityConfig } from '../strategies/sparse-attention/sparsity-config.ts';
 import { parseArguments } from './arguments.ts';
 import { dropsLast, makeRecipe } from './recipe.ts';
 import {
@@ -174,6 +175,46 @@ const calls = ({ stats }: RankResult, operation: string) =>
 
 const layerDrop = { enabled: true, theta: 0.1, gamma: 20 };
 
+/** Keys of `sparse_attention`: what a head computes of 32 blocks. */
+const layoutKeys: [key: string, without: object, changed: object][] = [
+  ['mode', {}, { mode: 'bigbird' }],
+  ['block', {}, { block: 32 }],
+  [
+    'different_layout_per_head',
+    { mode: 'bigbird', num_random_blocks: 1 },
+    { mode: 'bigbird', num_random_blocks: 1, different_layout_per_head: true },
+  ],
+  ['num_local_blocks', {}, { num_local_blocks: 8 }],
+  ['num_global_blocks', {}, { num_global_blocks: 2 }],
+  ['attention', {}, { attention: 'unidirectional' }],
+  ['horizontal_global_attention', {}, { horizontal_global_attention: true }],
+  [
+    'num_different_global_patterns',
+    { different_layout_per_head: true },
+    { different_layout_per_head: true, num_different_global_patterns: 2 },
+  ],
+  ['num_random_blocks', { mode: 'variable' }, { mode: 'variable', num_random_blocks: 2 }],
+  ['local_window_blocks', { mode: 'variable' }, { mode: 'variable', local_window_blocks: [1, 2] }],
+  ['global_block_indices', { mode: 'variable' }, { mode: 'variable', global_block_indices: [3] }],
+  [
+    'global_block_end_indices',
+    { mode: 'variable' },
+    { mode: 'variable', global_block_end_indices: [2] },
+  ],
+  ['num_sliding_window_blocks', { mode: 'local' }, { mode: 'local', num_sliding_window_blocks: 5 }],
+  [
+    'seed',
+    { mode: 'bigbird', num_random_blocks: 1 },
+    { mode: 'bigbird', num_random_blocks: 1, seed: 5 },
+  ],
+];
+
+function layoutOf(section: object): unknown {
+  const values = readSparseAttention(readConfig({ sparse_attention: section }))!;
+  const { heads, block } = sparsityConfig(values, 3).makeLayout(512);
+  return [block, heads.map(String)];
+}
+
 /** Keys that only a run shows: what is observed, without and with the change. */
 const runKeys: [key: string, observe: (run: RankResult) => unknown, object, object][] = [
   [
@@ -231,6 +272,10 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
 
 it.each(recipeKeys)('%s changes how a run trains', (_key, without, changed) => {
   expect(recipeOf(changed)).not.toEqual(recipeOf(without));
+});
+
+it.each(layoutKeys)('sparse_attention.%s changes the layout', (_key, without, changed) => {
+  expect(layoutOf(changed)).not.toEqual(layoutOf(without));
 });
 
 it.each(runKeys)('%s changes what a run does', async (_key, observe, without, changed) => {
@@ -309,12 +354,18 @@ it('checkpoint.tag_validation decides about ranks that save under different tags
 it('proves every available key', () => {
   const reported = [
     ...['steps_per_print', 'wall_clock_breakdown', 'dump_state', 'checkpoint.tag_validation'],
+    // In strategies/sparse-attention/training.test.ts.
+    'sparse_attention.strict',
     ...['enabled', 'prof_all', 'prof_ops'].map((name) => `comms_logger.${name}`),
     ...['tensorboard', 'csv_monitor'].flatMap((section) =>
       ['enabled', 'output_path', 'job_name'].map((name) => `${section}.${name}`),
     ),
   ];
-  const proved = [...[...recipeKeys, ...runKeys].map(([key]) => key), ...reported];
+  const proved = [
+    ...[...recipeKeys, ...runKeys].map(([key]) => key),
+    ...layoutKeys.map(([key]) => `sparse_attention.${key}`),
+    ...reported,
+  ];
   const available = listKeys().filter(({ status }) => status === 'available');
   expect(proved.sort()).toEqual(available.map(({ path }) => path).sort());
 });

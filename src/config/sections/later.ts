@@ -4,7 +4,6 @@ import { accepted, block, flag, notYet, positiveInteger, section } from '../key.
 const whenOn = 'used only when switched on';
 
 export const laterKeys = {
-  sparse_attention: block('not yet', 'Block-sparse attention.'),
   compression_training: block('not yet', 'Quantisation, pruning and layer reduction in training.'),
   data_efficiency: block('not yet', 'Curriculum sampling and random token dropping.'),
   curriculum_learning: block('not yet', 'Legacy curriculum by sequence length.'),

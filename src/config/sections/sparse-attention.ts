@@ -83,5 +83,7 @@ export const sparseAttention = optionalSection(
   },
 );
 
+export const sparseAttentionKeys = { sparse_attention: sparseAttention };
+
 /** The section `sparse_attention` with every key filled. */
 export type SparseAttentionValues = ValuesOf<typeof sparseAttention.keys>;

@@ -30,13 +30,11 @@ export interface SparseAttention {
 /** Index of the input `blocks`. */
 const blocksInput = 9;
 
-/**
- * @param notes of the fusion, `<name>: <reason>` for attention that it did not recognise
- */
+/** @param refused by the fusion: name of a node → why the attention around it was not recognised */
 export function sparsifyAttention(
   typed: TypedGraph,
   blocksOf: (attention: SelfAttention) => AttentionBlocks,
-  notes: readonly string[],
+  refused: ReadonlyMap<string, string>,
 ): TypedGraph & { attention: SparseAttention } {
   const types = new Map(typed.types);
   const emit = new Emitter(types, 'sparse/');
@@ -64,7 +62,7 @@ export function sparsifyAttention(
     nodes,
     initializers: new Map([...typed.graph.initializers, ...emit.constants]),
   };
-  return { graph, types, attention: { replaced, dense: [...dense, ...unfused(graph, notes)] } };
+  return { graph, types, attention: { replaced, dense: [...dense, ...unfused(graph, refused)] } };
 }
 
 function selfAttention(node: Node, types: ReadonlyMap<string, ValueType>): SelfAttention | string {
@@ -89,7 +87,7 @@ function maskOf({ heads }: AttentionBlocks) {
 }
 
 /** Attention of other operators, and softmaxes whose result a product takes: what was not recognised. */
-function unfused(graph: Graph, notes: readonly string[]): string[] {
+function unfused(graph: Graph, refused: ReadonlyMap<string, string>): string[] {
   const operators = [
     'Attention',
     'com.microsoft.GroupQueryAttention',
@@ -110,7 +108,6 @@ function unfused(graph: Graph, notes: readonly string[]): string[] {
     const isAttention = key === 'Softmax' ? isWeighting(node.outputs[0]!) : operators.includes(key);
     if (!isAttention) return [];
     const name = node.name || node.outputs[0]!;
-    const note = notes.find((line) => line.startsWith(`${name}: `));
-    return [note ?? `${name}: ${node.opType} in a form that is not recognised`];
+    return [`${name}: ${refused.get(name) ?? `${node.opType} in a form that is not recognised`}`];
   });
 }

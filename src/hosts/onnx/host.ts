@@ -1,6 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { planTraining, type TrainingPlan } from '../../graph/plan.ts';
 import {
+  type AttentionBlocks,
   type Capability,
   type GradientOwner,
   type Host,
@@ -8,6 +9,7 @@ import {
   isSkipped,
   type Lifecycle,
   type Location,
+  type SelfAttention,
   type StepPlan,
 } from '../../hooks/index.ts';
 import type { NativeBuffer, Work } from '../../native/index.ts';
@@ -44,6 +46,7 @@ export class OnnxHost implements Host {
   readonly capabilities: ReadonlySet<Capability> = new Set<Capability>([
     'segments',
     'layerSkipping',
+    'attentionReplacement',
   ]);
   readonly segments: readonly string[];
   readonly parameters: readonly HostParameter[];
@@ -54,6 +57,8 @@ export class OnnxHost implements Host {
   readonly #known: ReadonlySet<string>;
   readonly #options: Required<OnnxHostOptions>;
   readonly #sessions: SessionCache;
+  readonly #first: Batch;
+  #attentionBlocks: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   readonly #plans = new Map<string, TrainingPlan>();
   readonly #programs = new Map<string, Program>();
   #bound: { session: Session; gradients: GradientOwner } | undefined;
@@ -68,6 +73,7 @@ export class OnnxHost implements Host {
   ) {
     this.#runtime = runtime;
     this.#model = model;
+    this.#first = first;
     this.#known = new Set(model.parameters.map(({ name }) => name));
     this.#options = { fuse: true, programs: 8, ...options };
     this.#sessions = new SessionCache(runtime.engine);
@@ -79,6 +85,13 @@ export class OnnxHost implements Host {
     const trained = new Set(this.parameters.map(({ name }) => name));
     this.frozen = model.parameters.filter(({ name }) => !trained.has(name));
     warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
+  }
+
+  replaceAttention(blocksOf: (attention: SelfAttention) => AttentionBlocks) {
+    this.#attentionBlocks = blocksOf;
+    // Which segments there are does not depend on attention: what was announced stays true.
+    this.#plans.clear();
+    return this.#plan(this.#first).sparseAttention!;
   }
 
   /** Lines that say what the graph passes replaced. */
@@ -231,6 +244,7 @@ export class OnnxHost implements Host {
         lossOutput: lossSum,
         keepOutputs: this.#model.outputs,
         fuse: this.#options.fuse,
+        attentionBlocks: this.#attentionBlocks,
       });
       this.#plans.set(key, plan);
     }

@@ -57,7 +57,12 @@ export class GraphView {
     this.reasons.set(place, reason);
   }
 
-  /** Reason → places where it was met. */
+  /** Place → reason why it stays as it is. */
+  get reasonOf(): ReadonlyMap<string, string> {
+    return this.reasons;
+  }
+
+  /** Reason → number of places where it was met. */
   get kept(): ReadonlyMap<string, number> {
     const counts = new Map<string, number>();
     for (const reason of this.reasons.values()) counts.set(reason, (counts.get(reason) ?? 0) + 1);
