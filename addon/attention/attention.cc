@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <string>
 
 #include "attention/attention_kernels.h"
+#include "core/error.h"
 #include "core/isa_tables.h"
 
 namespace dsjs {
@@ -70,6 +72,20 @@ size_t dq_part(const Attention& a, Isa isa) {
 }
 
 }  // namespace
+
+void check_attention(const Attention& a) {
+  if (a.layout && (a.layout->block == 0 || a.layout->block % 16 || a.layout->block > kDenseKeys))
+    throw EngineError("INVALID_ARGUMENT", "attention: blocks of " +
+                                              std::to_string(a.layout->block) +
+                                              "; they must be a multiple of 16 and at most " +
+                                              std::to_string(kDenseKeys));
+  constexpr size_t kRows = size_t{1} << 16, kColumns = size_t{1} << 18;
+  if (a.dropout.rng && (a.H > kRows || a.Sq > kRows || a.Sk > kColumns))
+    throw EngineError("INVALID_ARGUMENT", "attention dropout: " + std::to_string(a.H) +
+                                              " heads of " + std::to_string(a.Sq) +
+                                              " queries and " + std::to_string(a.Sk) +
+                                              " keys; it can tell 65536, 65536 and 262144 apart");
+}
 
 size_t attention_scratch(const Attention& a, size_t threads, Isa isa) {
   return threads * attention_kernels(isa).forward_scratch(a);

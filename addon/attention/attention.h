@@ -45,7 +45,7 @@ struct BlockLists {
 // The blocks of the scores that exist, block × block each, the last ones cut off by Sq and Sk. What
 // lies outside of them is hidden. Both directions say the same.
 struct BlockLayout {
-  // A multiple of 16.
+  // 16, 32, 48, ... 128.
   size_t block;
   // One pair for all heads, or one for each of the H heads.
   size_t heads;
@@ -64,7 +64,7 @@ struct Attention {
   // Null, or [Sq, D/2] with Sq = Sk: Q and K are rotated as they are read (RotaryEmbedding).
   const float* cos;
   const float* sin;
-  // Of the probabilities, as of a tensor [B, H, Sq, Sk]; rng null: none. sample_size is not read.
+  // Of the probabilities: column j, row i, plane h. rng null: none. The mask's sizes are not read.
   DropoutMask dropout;
   // Null: every block exists.
   const BlockLayout* layout;
@@ -81,11 +81,16 @@ struct AttentionGradient {
   HeadRowsOut dq, dk, dv;
 };
 
+// Throws INVALID_ARGUMENT for blocks of another size and for dropout beyond what its counters tell
+// apart.
+void check_attention(const Attention& attention);
+
 // Floats of scratch memory, aligned to 64 bytes, that a call needs with so many threads.
 size_t attention_scratch(const Attention& attention, size_t threads, Isa isa = active_isa());
 size_t attention_grad_scratch(const Attention& attention, size_t threads, Isa isa = active_isa());
 
-// Both repeat bit for bit at a given number of threads; forward also at any other.
+// The arguments are those that check_attention passes. Both repeat bit for bit at a given number of
+// threads; forward also at any other.
 void attention(const Attention& attention, const AttentionResult& result, Parallel& parallel,
                float* scratch, Isa isa = active_isa());
 void attention_grad(const Attention& attention, const AttentionGradient& gradient,

@@ -18,6 +18,8 @@ struct Options {
   bool causal = false, mask = false, rotated = false, dropout = false;
   // Which axes of the bias are full; any other broadcasts. −1: no bias.
   int bias_axes = -1;
+  // The bias has −∞ and the lowest number too, in single places and in whole rows.
+  bool harsh = false;
   // Blocks of so many rows, about half of them present; 0: all of them.
   size_t block = 0;
   bool layout_per_head = false;
@@ -30,7 +32,8 @@ inline std::string text_of(const Options& o) {
          n(o.D) + " storage " + n(size_t(o.storage)) + (o.causal ? " causal" : "") +
          (o.mask ? " mask" : "") + (o.rotated ? " rotated" : "") + (o.dropout ? " dropout" : "") +
          " bias " + std::to_string(o.bias_axes) + " block " + n(o.block) +
-         (o.layout_per_head ? " per head" : "") + " seed " + n(o.seed) + " ";
+         (o.harsh ? " harsh" : "") + (o.layout_per_head ? " per head" : "") + " seed " + n(o.seed) +
+         " ";
 }
 
 // Both directions of a random layout.
@@ -74,6 +77,8 @@ class RandomLayout {
   std::vector<BlockLists> keys_, queries_;
   BlockLayout layout_;
 };
+
+constexpr float kLowest = -3.402823466e38f;
 
 // Where heads lie in an array.
 struct Place {
@@ -160,6 +165,12 @@ class Problem {
       stride *= full ? sizes[axis] : 1;
     }
     bias = random_.vector(stride, -2, 2);
+    for (size_t i = 0; o.harsh && i < bias.size(); ++i) {
+      const size_t row = i / (o.bias_axes & 8 ? o.Sk : 1) % 5;
+      if (row < 2 || random_.bits() % 8 == 0)
+        bias[i] = row == 1 || random_.bits() % 2 == 0 ? kLowest : -INFINITY;
+      if (row == 0) bias[i] = -INFINITY;
+    }
     bias_view = {nullptr, strides[0], strides[1], strides[2], strides[3]};
   }
   Random random_;

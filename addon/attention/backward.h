@@ -14,9 +14,9 @@ struct BackwardMemory {
   float* queries;
   float* dy;
   float* dq;
-  // One for each query: what is subtracted from scores to get a probability's logarithm, and
-  // rowsum(dY∘Y).
+  // One for each query: a probability is weight·exp(score − shift); and rowsum(dY∘Y).
   float* shift;
+  float* weight;
   float* along;
   // One block of keys: as rows and in panels, and its gradients.
   float* keys;
@@ -39,6 +39,7 @@ inline BackwardMemory backward_memory(const Attention& a, float* base) {
   m.dy = scratch.take(all);
   m.dq = scratch.take(all);
   m.shift = scratch.take(a.Sq);
+  m.weight = scratch.take(a.Sq);
   m.along = scratch.take(a.Sq);
   m.keys = scratch.take(block);
   m.key_panels = scratch.take(block);
@@ -83,11 +84,58 @@ class Backward {
     for (size_t r = 0; r < Sq; ++r) {
       // A row that sees nothing has only scores −∞, and probabilities 0.
       m_.shift[r] = lse[r] == -kInfinity ? kInfinity : lse[r];
+      m_.weight[r] = 1;
       const float* dy = row_of(g_.dy, b, head, r);
       const float* y = row_of(g_.y, b, head, r);
       m_.along[r] = static_cast<float>(row_sum(
           a_.D, [](F32 d, F32 v) { return d * v; }, dy, y));
     }
+    for (size_t block = 0; block < query_blocks(a_); ++block) restore_sums(head, block, lse);
+  }
+
+  // An lse so large has lost digits of the sum's logarithm to the largest score: where a row has
+  // only scores near the lowest number, as a mask makes them, all. Such rows get both again.
+  void restore_sums(size_t head, size_t block, const float* lse) {
+    constexpr float kLarge = 8192;
+    const BlockRange queries = query_range(a_, block);
+    for (size_t query = queries.begin; query < queries.end; query += kTileQueries) {
+      const size_t left = queries.end - query, rows = left < kTileQueries ? left : kTileQueries;
+      bool large = false;
+      for (size_t r = query; r < query + rows; ++r)
+        large = large || (__builtin_fabsf(lse[r]) >= kLarge && lse[r] != -kInfinity);
+      if (!large) continue;
+      RunningSoftmax softmax;
+      begin_softmax(softmax);
+      const Blocks blocks = keys_of(a_, head, block);
+      for (size_t i = 0; i < blocks.count; ++i) {
+        const auto [begin, end] = key_range(a_, block_at(blocks, i));
+        pack_keys(begin, end);
+        const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, begin, end - begin);
+        score(t);
+        uint32_t widths[kTileQueries];
+        for (size_t r = 0; r < rows; ++r) widths[r] = static_cast<uint32_t>(strip_width(t, r));
+        advance_softmax(softmax, rows, widths, m_.p);
+      }
+      for (size_t r = 0; r < rows; ++r) {
+        const float total = sum(load(softmax.sums + r * kLanes));
+        if (total == 0) continue;
+        m_.shift[query + r] = softmax.top[r];
+        m_.weight[query + r] = 1.0f / total;
+      }
+    }
+  }
+
+  void pack_keys(size_t begin, size_t end) {
+    pack_rows(row_of(a_.k, task_.sample, task_.kv_head, begin), a_.k.row, end - begin, a_.D, Dp_,
+              1.0f, rotation_at(a_, begin), m_.keys);
+    transpose_rows(m_.keys, end - begin, Dp_, m_.key_panels);
+  }
+
+  // p = the scores of a tile whose keys are packed.
+  void score(const ScoreTile& t) {
+    multiply_keys(t, m_.queries + t.query * Dp_, m_.key_panels, a_.D, Dp_, m_.p);
+    add_bias(t, a_.bias, m_.p);
+    hide(t, a_, m_.p);
   }
 
   // Adds a block's share to the gradients. The first query head of the group starts those of the
@@ -105,11 +153,9 @@ class Backward {
     }
     const Blocks blocks = queries_of(a_, head, block);
     if (blocks.count > 0) {
-      pack_rows(row_of(a_.k, b, kv, begin), a_.k.row, count, a_.D, Dp_, 1.0f,
-                rotation_at(a_, begin), m_.keys);
+      pack_keys(begin, end);
       pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation,
                 m_.values);
-      transpose_rows(m_.keys, count, Dp_, m_.key_panels);
       transpose_rows(m_.values, count, Dp_, m_.value_panels);
     }
     for (size_t i = 0; i < blocks.count; ++i) {
@@ -129,9 +175,7 @@ class Backward {
   void run_tile(const ScoreTile& t, float* dq) {
     const float* queries = m_.queries + t.query * Dp_;
     const float* dy = m_.dy + t.query * Dp_;
-    multiply_keys(t, queries, m_.key_panels, a_.D, Dp_, m_.p);
-    add_bias(t, a_.bias, m_.p);
-    hide(t, a_, m_.p);
+    score(t);
     multiply_keys(t, dy, m_.value_panels, a_.D, Dp_, m_.ds);
     differentiate(t);
     add_transposed(t, m_.p, dy, Dp_, m_.dv);
@@ -145,18 +189,19 @@ class Backward {
     for (size_t r = 0; r < t.rows; ++r) {
       float* p = m_.p + r * kTileKeys;
       float* ds = m_.ds + r * kTileKeys;
-      const F32 shift = splat(m_.shift[t.query + r]), along = splat(m_.along[t.query + r]);
+      const F32 shift = splat(m_.shift[t.query + r]), weight = splat(m_.weight[t.query + r]);
+      const F32 along = splat(m_.along[t.query + r]);
       const size_t seen = padded(seen_columns(t, r)), width = padded(t.columns);
       if (a_.dropout.rng) {
         const float* kept = drop_factors(t, a_, r, factors);
         for (size_t c = 0; c < seen; c += kLanes) {
-          const F32 probability = exp_negative(load(p + c) - shift), z = load(kept + c);
+          const F32 probability = weight * exp_weight(load(p + c) - shift), z = load(kept + c);
           store(p + c, probability * z);
           store(ds + c, probability * (load(ds + c) * z - along));
         }
       } else {
         for (size_t c = 0; c < seen; c += kLanes) {
-          const F32 probability = exp_negative(load(p + c) - shift);
+          const F32 probability = weight * exp_weight(load(p + c) - shift);
           store(p + c, probability);
           store(ds + c, probability * (load(ds + c) - along));
         }

@@ -61,8 +61,8 @@ class Forward {
   void attend(size_t head, size_t block, size_t query, size_t rows) {
     pack_rows(row_of(a_.q, task_.sample, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
               rotation_at(a_, query), m_.queries);
-    for (size_t i = 0; i < rows * Dp_; ++i) m_.out[i] = 0;
     begin_softmax(softmax_);
+    started_ = false;
 
     const Blocks blocks = keys_of(a_, head, block);
     Segment segments[kTileKeys / 16];
@@ -71,14 +71,14 @@ class Forward {
       const size_t at = block_at(blocks, i);
       pack_keys(at);
       if (columns + key_block(a_) > kTileKeys) {
-        advance(head, query, rows, segments, count, columns);
+        advance(head, query, rows, segments, count);
         count = columns = 0;
       }
       const BlockRange keys = key_range(a_, at);
       segments[count++] = {keys.begin, keys.end - keys.begin, columns};
       columns += padded(keys.end - keys.begin);
     }
-    if (count > 0) advance(head, query, rows, segments, count, columns);
+    if (count > 0) advance(head, query, rows, segments, count);
     finish(head, query, rows);
   }
 
@@ -97,8 +97,8 @@ class Forward {
   }
 
   // One more tile of scores goes into the sums.
-  void advance(size_t head, size_t query, size_t rows, const Segment* segments, size_t count,
-               size_t columns) {
+  void advance(size_t head, size_t query, size_t rows, const Segment* segments, size_t count) {
+    uint32_t widths[kTileQueries] = {};
     for (size_t i = 0; i < count; ++i) {
       const Segment& s = segments[i];
       const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
@@ -106,19 +106,26 @@ class Forward {
       multiply_keys(t, m_.queries, m_.keys + s.key * Dp_, a_.D, Dp_, scores);
       add_bias(t, a_.bias, scores);
       hide(t, a_, scores);
+      for (size_t r = 0; r < rows; ++r) {
+        const size_t width = strip_width(t, r);
+        if (width > 0) widths[r] = static_cast<uint32_t>(s.column + width);
+      }
     }
-    advance_softmax(softmax_, rows, columns / kLanes, m_.scores);
+    advance_softmax(softmax_, rows, widths, m_.scores);
     for (size_t i = 0; i < count; ++i) {
       const Segment& s = segments[i];
       const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
       float* scores = m_.scores + s.column;
       if (a_.dropout.rng) drop(t, a_, scores);
-      add_values(t, scores, m_.values + s.key * Dp_, Dp_, m_.out,
-                 i == 0 ? Start::kScale : Start::kAdd, softmax_.factor);
+      const Start start = i > 0 ? Start::kAdd : started_ ? Start::kScale : Start::kZero;
+      add_values(t, scores, m_.values + s.key * Dp_, Dp_, m_.out, start, softmax_.factor);
     }
+    started_ = true;
   }
 
   void finish(size_t head, size_t query, size_t rows) {
+    if (!started_)
+      for (size_t i = 0; i < rows * Dp_; ++i) m_.out[i] = 0;
     float* lse = result_.lse + (task_.sample * a_.H + head) * a_.Sq + query;
     for (size_t r = 0; r < rows; ++r) {
       const float total = sum(load(softmax_.sums + r * kLanes));
@@ -134,6 +141,8 @@ class Forward {
   const ForwardMemory m_;
   const size_t Dp_;
   RunningSoftmax softmax_;
+  // Whether `out` holds sums of the present queries.
+  bool started_;
 };
 
 }  // namespace

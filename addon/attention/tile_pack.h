@@ -64,10 +64,18 @@ inline void convert_row(const float* row, float* out, size_t D, float factor,
   map(out + half, 0, half, second, row, row + half, cos, sin);
 }
 
+// Rows of a head can lie a page apart, where the processor does not see the next one coming.
+constexpr size_t kRowsAhead = 8;
+inline void fetch_row(const float* row, size_t D) {
+  constexpr size_t kLine = 16;
+  for (size_t d = 0; d < D; d += kLine) __builtin_prefetch(row + d);
+}
+
 // packed[count, Dp] = factor·R·rows
 inline void pack_rows(const float* rows, size_t row_stride, size_t count, size_t D, size_t Dp,
                       float factor, const Rotation& rotation, float* packed) {
   for (size_t r = 0; r < count; ++r) {
+    if (r + kRowsAhead < count) fetch_row(rows + (r + kRowsAhead) * row_stride, D);
     convert_row(rows + r * row_stride, packed + r * Dp, D, factor, rotation, r, false);
     for (size_t d = D; d < Dp; ++d) packed[r * Dp + d] = 0;
   }
@@ -76,8 +84,10 @@ inline void pack_rows(const float* rows, size_t row_stride, size_t count, size_t
 // rows = factor·Rᵀ·packed
 inline void unpack_rows(const float* packed, size_t count, size_t D, size_t Dp, float factor,
                         const Rotation& rotation, float* rows, size_t row_stride) {
-  for (size_t r = 0; r < count; ++r)
+  for (size_t r = 0; r < count; ++r) {
+    if (r + kRowsAhead < count) fetch_row(rows + (r + kRowsAhead) * row_stride, D);
     convert_row(packed + r * Dp, rows + r * row_stride, D, factor, rotation, r, true);
+  }
 }
 
 // Panels of kLanes rows, each element by element: panels[p][d][lane] = packed[p·kLanes + lane][d].

@@ -49,10 +49,19 @@ void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
   const float* a = p.a + (kTransposedA ? row : row * p.a_stride);
   const float* b = p.b + vector * p.b_vector;
   F32 sum[kRows][kVectors];
+  if (start == Start::kZero) {
 #pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r)
+    for (size_t r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v) sum[r][v] = F32{};
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = F32{};
+  } else {
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r) {
+      const F32 factor = splat(start == Start::kScale ? factors[row + r] : 1.0f);
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = factor * load(c + r * p.c_row + v * kLanes);
+    }
+  }
 
   for (size_t k = 0; k < p.terms; ++k, b += p.b_term, a += kTransposedA ? p.a_stride : 1) {
     F32 term[kVectors];
@@ -67,13 +76,9 @@ void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
   }
 
 #pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r) {
-    float* to = c + r * p.c_row;
-    const F32 factor = splat(start == Start::kScale ? factors[row + r] : 1.0f);
+  for (size_t r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v, to += kLanes)
-      store(to, start == Start::kZero ? sum[r][v] : fma(factor, load(to), sum[r][v]));
-  }
+    for (size_t v = 0; v < kVectors; ++v) store(c + r * p.c_row + v * kLanes, sum[r][v]);
 }
 
 template <size_t kVectors, bool kTransposedA>

@@ -109,35 +109,40 @@ inline void add_bias(const ScoreTile& t, const ScoreBias& bias, float* scores) {
   }
 }
 
+// How many columns of a row are worked on: those that its strip sees, in whole vectors.
+inline size_t strip_width(const ScoreTile& t, size_t row) {
+  if (!crosses_diagonal(t)) return padded(t.columns);
+  const size_t end = (row / kStrip + 1) * kStrip;
+  return padded(seen_columns(t, (end < t.rows ? end : t.rows) - 1));
+}
+
 // −∞ for what a query does not see: keys after it, keys that the mask hides, columns past the end.
 inline void hide(const ScoreTile& t, const Attention& a, float* scores) {
-  const size_t width = padded(t.columns);
   const uint8_t* mask = a.key_mask ? a.key_mask + t.sample * a.Sk + t.key : nullptr;
-  if (!mask && width == t.columns && !crosses_diagonal(t)) return;
+  if (!mask && padded(t.columns) == t.columns && !crosses_diagonal(t)) return;
   float limit[kTileKeys];
-  for (size_t c = 0; c < width; ++c)
-    limit[c] = c < t.columns && (!mask || mask[c]) ? kInfinity : -kInfinity;
+  for (size_t c = 0; mask && c < t.columns; ++c) limit[c] = mask[c] ? kInfinity : -kInfinity;
   for (size_t r = 0; r < t.rows; ++r) {
     float* row = scores + r * kTileKeys;
-    const size_t seen = seen_columns(t, r);
+    const size_t seen = seen_columns(t, r), width = strip_width(t, r);
     // A hidden score is −∞ even where it was NaN.
-    map(
-        row, 0, seen, [](F32 s, F32 l) { return l > 0.0f ? s : l; }, row, limit);
+    if (mask)
+      map(
+          row, 0, seen, [](F32 s, F32 l) { return l > 0.0f ? s : l; }, row, limit);
     for (size_t c = seen; c < width; ++c) row[c] = -kInfinity;
   }
 }
 
 // What dropout multiplies the probabilities of a row of the tile by.
 struct RowFactors {
-  float values[kTileKeys + 2 * kKeepBlock];
+  float values[kTileKeys + kKeepBlock];
 };
 inline const float* drop_factors(const ScoreTile& t, const Attention& a, size_t row,
                                  RowFactors& factors) {
-  const size_t lead = t.key % 4;
-  for (size_t i = 0; i < lead + t.columns; i += kKeepBlock)
-    keep_factors(a.dropout, a.dropout.rng[2 + t.sample], t.head, t.query + row, t.key - lead + i,
-                 factors.values + i);
-  return factors.values + lead;
+  for (size_t c = 0; c < t.columns; c += kKeepBlock)
+    keep_factors(a.dropout, a.dropout.rng[2 + t.sample], t.head, t.query + row, t.key + c,
+                 factors.values + c);
+  return factors.values;
 }
 
 inline void drop(const ScoreTile& t, const Attention& a, float* tile) {
@@ -146,6 +151,30 @@ inline void drop(const ScoreTile& t, const Attention& a, float* tile) {
     map(
         tile + r * kTileKeys, 0, t.columns, [](F32 p, F32 f) { return p * f; },
         tile + r * kTileKeys, drop_factors(t, a, r, factors));
+}
+
+// eˣ for the logarithm x of a probability: 2 ulp and |x|·2⁻²⁴; below 2⁻¹²⁵ it may be 0. NaN stays.
+// With x = n·ln2 + r it is 2ⁿ times 1 + r + r²·P(r), P of degree 3: a minimax fit on |r| ≤ ln2/2 of
+// relative error 1.1e-7. An error of n·ln2 matters little, since eˣ is small where n is large.
+inline F32 exp_weight(F32 x) {
+  const F32 magic = splat(0x1.8p23f);
+  const F32 shifted = fma(x, splat(1.44269504f), magic);
+  const F32 n = shifted - magic;
+  const F32 r = fma(n, splat(-0.693147182f), x);
+  F32 p = splat(0.00831252523f);
+  p = fma(p, r, splat(0.0418901145f));
+  p = fma(p, r, splat(0.166671142f));
+  p = fma(p, r, splat(0.499992311f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  // Small results become 0 without being computed: as subnormal numbers they would be slow.
+#if defined(DSJS_ISA_AVX512)
+  const __mmask16 normal = _mm512_cmp_ps_mask(__m512(x), __m512(splat(-86.0f)), _CMP_NLT_UQ);
+  return F32(_mm512_maskz_scalef_ps(normal, __m512(p), __m512(n)));
+#else
+  const F32 result = p * power_of_two(bits(shifted) - bits(magic));
+  return x < -86.0f ? F32{} : result;
+#endif
 }
 
 inline float largest_lane(F32 v) {
@@ -174,14 +203,15 @@ inline void begin_softmax(RunningSoftmax& state) {
   for (float& sum : state.sums) sum = 0;
 }
 
-// Scores of whole vectors become exp(score − top).
-inline void advance_softmax(RunningSoftmax& state, size_t rows, size_t vectors, float* scores) {
+// The first widths[r] scores of row r, whole vectors, become exp(score − top).
+inline void advance_softmax(RunningSoftmax& state, size_t rows, const uint32_t* widths,
+                            float* scores) {
   float shift[kTileQueries];
   for (size_t r = 0; r < rows; ++r) {
     const float* row = scores + r * kTileKeys;
     F32 top = splat(-kInfinity);
     // Where a score is NaN it does not count here; its exponential shows it.
-    for (size_t v = 0; v < vectors; ++v) top = max(load(row + v * kLanes), top);
+    for (size_t c = 0; c < widths[r]; c += kLanes) top = max(load(row + c), top);
     const float largest = largest_lane(top);
     shift[r] = largest > state.top[r] ? largest : state.top[r];
   }
@@ -189,7 +219,7 @@ inline void advance_softmax(RunningSoftmax& state, size_t rows, size_t vectors, 
     const F32 top = load(shift + r);
     // Of a row that has seen nothing yet every exponential is to be 0, not exp(−∞ + ∞).
     const F32 safe = top == -kInfinity ? F32{} : top;
-    store(state.factor + r, exp_negative(load(state.top + r) - safe));
+    store(state.factor + r, exp_weight(load(state.top + r) - safe));
     store(state.top + r, top);
     store(shift + r, safe);
   }
@@ -197,9 +227,9 @@ inline void advance_softmax(RunningSoftmax& state, size_t rows, size_t vectors, 
     float* row = scores + r * kTileKeys;
     const F32 top = splat(shift[r]);
     F32 sum{};
-    for (size_t v = 0; v < vectors; ++v) {
-      const F32 p = exp_negative(load(row + v * kLanes) - top);
-      store(row + v * kLanes, p);
+    for (size_t c = 0; c < widths[r]; c += kLanes) {
+      const F32 p = exp_weight(load(row + c) - top);
+      store(row + c, p);
       sum += p;
     }
     float* sums = state.sums + r * kLanes;
