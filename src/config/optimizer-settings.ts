@@ -23,7 +23,8 @@ export function optimizerSettings(
   if (optimizer === null) return null;
   switch (optimizer.type) {
     case 'Adam':
-    case 'AdamW': {
+    case 'AdamW':
+    case 'OneBitAdam': {
       const { lr, betas, eps, weight_decay, bias_correction } = optimizer.params;
       const coupled = optimizer.type === 'Adam' && !optimizer.params.adam_w_mode;
       return {

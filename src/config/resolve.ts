@@ -16,12 +16,14 @@ export interface ResolveContext {
   autos?: Autos;
   /** The learning rate of the host's own optimizer, where the config brings none. */
   hostLearningRate?: number;
+  /** Optimizer steps of the whole run. */
+  totalSteps?: number;
 }
 
 /** What the optimizer section can be once everything that is not available has been refused. */
 export type AvailableOptimizer = Extract<
   ConfigValues['optimizer'],
-  { type: 'Adam' | 'AdamW' | 'SGD' | 'Lion' | 'Adagrad' }
+  { type: 'Adam' | 'AdamW' | 'SGD' | 'Lion' | 'Adagrad' | 'OneBitAdam' }
 >;
 
 /**

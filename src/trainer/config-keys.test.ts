@@ -74,6 +74,7 @@ const optimizerParams: Record<string, Record<string, unknown>> = {
   SGD: { lr: 0.5, momentum: 0.9, dampening: 0.5, weight_decay: 0.3, nesterov: true },
   Lion: { lr: 0.5, betas: [0.5, 0.6], weight_decay: 0.3 },
   Adagrad: { lr: 0.5, eps: 1e-3, weight_decay: 0.3 },
+  OneBitAdam: adam,
 };
 for (const [type, params] of Object.entries(optimizerParams)) {
   const other = type === 'SGD' ? 'Lion' : 'SGD';
@@ -356,6 +357,8 @@ it('proves every available key', () => {
     ...['steps_per_print', 'wall_clock_breakdown', 'dump_state', 'checkpoint.tag_validation'],
     // In strategies/sparse-attention/training.test.ts.
     'sparse_attention.strict',
+    // In strategies/one-bit/one-bit.test.ts.
+    'optimizer.params.freeze_step (OneBitAdam)',
     ...['enabled', 'prof_all', 'prof_ops'].map((name) => `comms_logger.${name}`),
     ...['tensorboard', 'csv_monitor'].flatMap((section) =>
       ['enabled', 'output_path', 'job_name'].map((name) => `${section}.${name}`),

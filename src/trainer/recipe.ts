@@ -46,6 +46,7 @@ export function makeRecipe(facts: RecipeFacts): Recipe {
       worldSize,
       autos: trainerAutos(given, args, { worldSize, totalSteps, hiddenSize: facts.hiddenSize }),
       hostLearningRate: args.learningRate,
+      totalSteps,
     });
   const settings = config && optimizerSettings(config.optimizer);
   const hyper: OptimizerHyper = settings ?? {

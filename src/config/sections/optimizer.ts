@@ -7,6 +7,7 @@ import {
   flag,
   fraction,
   nonNegative,
+  wholeNumber,
   notYet,
   positive,
   positiveInteger,
@@ -54,10 +55,19 @@ const adam = {
 const { adam_w_mode: _always, ...adamW } = adam;
 
 const oneBit = {
-  ...adam,
-  freeze_step: notYet(positiveInteger, 100_000, 'Steps before the second moments freeze.'),
-  cuda_aware: notYet(flag, false, 'MPI can read device memory.'),
-  comm_backend_name: notYet(text, 'nccl', 'Backend of the compressed all-reduce.'),
+  ...adamW,
+  freeze_step: available(
+    wholeNumber,
+    100_000,
+    'Dense steps, after which the second moments freeze and compression begins.',
+  ),
+  cuda_aware: accepted(flag, false, 'MPI can read device memory.', 'there is no device memory'),
+  comm_backend_name: accepted(
+    text,
+    'nccl',
+    'Backend of the compressed all-reduce.',
+    'it travels over the same communicator as everything else',
+  ),
 };
 const lamb = {
   ...adamW,
@@ -94,7 +104,7 @@ export const optimizerKeys = {
       amsgrad,
     }),
     Lamb: variant('not yet', 'Adam with a trust ratio per tensor.', lamb),
-    OneBitAdam: variant('not yet', 'Adam whose momentum travels as one bit per element.', oneBit),
+    OneBitAdam: variant('available', 'Adam whose momentum travels as one bit per element.', oneBit),
     ZeroOneAdam: variant('not yet', '1-bit Adam that also skips communication rounds.', {
       ...oneBit,
       var_freeze_step: notYet(positiveInteger, 100_000, 'Steps before the second moments freeze.'),

@@ -4,6 +4,7 @@ import type { StrategyContext } from '../plugin.ts';
 import type { ZeroState } from '../zero/index.ts';
 import { locate } from './folder.ts';
 import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen } from './load.ts';
+import { readLocal } from './local.ts';
 import { saveCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
 import { agreeOnTag } from './tag-validation.ts';
@@ -55,6 +56,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
           count: shard.count,
         })),
         ...(frozen ? [frozenTensor(frozen, communicator.rank)] : []),
+        ...zero.local.map((state) => ({ ...state, byteOffset: 0 })),
       ],
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
@@ -79,6 +81,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     ];
     await readFlat(addon, checkpoint, layout, targets);
     if (context.frozen) await readFrozen(addon, checkpoint, context.frozen);
+    await readLocal(context, checkpoint, zero.local);
     const restored = zero.optimizer.weights.restore();
     if (restored !== null) await engine.wait(restored);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);

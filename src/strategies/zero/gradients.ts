@@ -29,6 +29,8 @@ export interface ReducerOptions {
   gradientType: StorageType;
   /** Each bucket goes to the ranks that own it; false: to all. Stage 0 has no owners. */
   reduceScatter: boolean;
+  /** False at a boundary whose gradient stays with its rank, because something else travels. Default: never. */
+  sends?(): boolean;
   /** A bucket leaves while the next segment computes; false: all leave after the last backward. */
   overlap: boolean;
 }
@@ -115,7 +117,7 @@ export class WholeGradient implements GradientReducer {
     if (!isBoundary(event.plan)) return;
     if (event.segment === 0) this.#clearSkipped(event);
     const stays = this.#options.worldSize === 1 && !this.#wire.narrows;
-    if (stays) return;
+    if (stays || this.#options.sends?.() === false) return;
     this.#completion.after(event, (bucket, after) => this.#reduce(bucket, after));
   }
 
@@ -151,7 +153,8 @@ export class WholeGradient implements GradientReducer {
     const shard = this.#region(layout.shards[rank]!);
     if (reduceScatter) return { shard, after };
     const whole = this.#region({ offset: 0, count: layout.total });
-    if (!this.#wire.narrows) return { shard, whole, after };
+    const local = this.#options.sends?.() === false;
+    if (!this.#wire.narrows || local) return { shard, whole, after };
     return { shard, whole, after: [engine.copy(this.#wire.region(0, layout.total), whole, after)] };
   }
 

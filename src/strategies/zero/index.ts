@@ -1,6 +1,8 @@
 import { applyLossScale } from '../precision/loss-scale.ts';
+import { OneBitAdam } from '../one-bit/optimizer.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
+import type { NativeBuffer } from '../../native/contract.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
 
@@ -20,12 +22,24 @@ export interface ZeroOptions {
   averaging: number;
   /** Segments that a step may leave out. */
   skippable?: readonly number[];
+  /** Stage 0: after this many steps the momentum travels in one bit an element instead of the gradient. */
+  oneBitAfter?: number;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
 export interface ZeroState {
   readonly stage: ZeroStage;
   readonly optimizer: PartitionedOptimizer;
+  /** State of this rank alone, which means something at this world size only. */
+  readonly local: readonly LocalState[];
+}
+
+export interface LocalState {
+  /** In shard files. */
+  readonly name: string;
+  readonly buffer: NativeBuffer;
+  /** fp32 elements. */
+  readonly count: number;
 }
 
 /**
@@ -55,6 +69,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     reduceScatter: options.stage > 0 && options.reduceScatter,
     gradientType: precision.gradientType,
     lossScale: () => options.averaging * lossScale.value,
+    sends: (): boolean => oneBit?.compresses !== true,
   };
   const gradients: GradientReducer =
     options.stage === 2 && !options.wholeGradients
@@ -75,12 +90,27 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     storage: precision.storage,
     skipsOverflow: precision.skipsOverflow,
   });
-  claims.claim('optimizerStep', 'zero', optimizer);
+  const oneBit: OneBitAdam | null =
+    options.oneBitAfter === undefined
+      ? null
+      : new OneBitAdam({
+          engine,
+          layout,
+          worldSize,
+          gradients,
+          dense: optimizer,
+          groups: context.optimizer.groups,
+          maxNorm: context.optimizer.maxNorm,
+          freezeStep: options.oneBitAfter,
+          lossScale,
+          skipsOverflow: precision.skipsOverflow,
+        });
+  claims.claim('optimizerStep', 'zero', oneBit ?? optimizer);
   lifecycle.tap('parametersWritten', 'acquire', 'zero.adopt', async () => {
     const adopted = optimizer.weights.adopt();
     if (adopted !== null) await engine.wait(adopted);
   });
   const action = !reducer.reduceScatter ? 'zero.allReduce' : 'zero.reduceScatter';
   lifecycle.tap('backward', 'reduce', action, (event) => gradients.produced(event));
-  return { stage: options.stage, optimizer };
+  return { stage: options.stage, optimizer, local: oneBit?.errors ?? [] };
 }

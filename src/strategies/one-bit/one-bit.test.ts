@@ -1,0 +1,134 @@
+/** 1-bit Adam in training: dense until it freezes, little on the wire after, exact on resume. */
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { readConfig, resolveConfig } from '../../config/index.ts';
+import {
+  type RankResult,
+  type RankTask,
+  removeFolders,
+  temporaryFolder,
+  train,
+  trainRanks,
+} from '../../trainer/testing/train-ranks.ts';
+
+afterAll(removeFolders);
+
+const adam = { lr: 1e-2, weight_decay: 0.01 };
+const oneBit = (freeze_step: number) => ({
+  optimizer: { type: 'OneBitAdam', params: { ...adam, freeze_step } },
+});
+const adamW = { optimizer: { type: 'AdamW', params: adam } };
+
+interface Case extends Partial<RankTask> {
+  deepspeed: Record<string, unknown>;
+  steps: number;
+}
+
+const run = ({ deepspeed, steps, args, ...task }: Case) =>
+  trainRanks({ worldSize: 2, ...task, args: { maxSteps: steps, ...args, deepspeed } });
+
+function bits({ parameters }: RankResult): Record<string, Uint32Array> {
+  return Object.fromEntries(
+    [...parameters].map(([name, values]) => [name, new Uint32Array(values.buffer.slice(0))]),
+  );
+}
+
+function bytesOf({ stats }: RankResult, operation: string): number {
+  return stats
+    .filter((entry) => entry.operation === operation)
+    .reduce((sum, { bytes, calls }) => sum + bytes * calls, 0);
+}
+
+describe('1-bit Adam', () => {
+  it('is AdamW, bit for bit, while it has not frozen', async () => {
+    const [ours] = await run({ deepspeed: oneBit(5), steps: 5 });
+    const [dense] = await run({ deepspeed: adamW, steps: 5 });
+    expect(bits(ours!)).toEqual(bits(dense!));
+  });
+
+  it.each([2, 3])('%i ranks keep equal weights and reach the dense loss', async (worldSize) => {
+    const steps = 40;
+    const ranks = await run({ deepspeed: oneBit(10), steps, worldSize });
+    const dense = await train({ worldSize, args: { maxSteps: steps, deepspeed: adamW } });
+    for (const other of ranks.slice(1)) expect(bits(other)).toEqual(bits(ranks[0]!));
+    const last = (result: RankResult) => result.metrics.at(-1)!.loss;
+    const first = ranks[0]!.metrics[0]!.loss;
+    // Of what dense training gains, compressed training keeps at least nine tenths.
+    expect(first - last(ranks[0]!)).toBeGreaterThan(0.9 * (first - last(dense)));
+  });
+
+  it('sends gradients before it freezes only, and a thirtieth of the bytes after', async () => {
+    const [short] = await run({ deepspeed: oneBit(4), steps: 4 });
+    const [long] = await run({ deepspeed: oneBit(4), steps: 8 });
+    const elements = [...short!.parameters.values()].reduce((sum, { length }) => sum + length, 0);
+    expect(bytesOf(short!, 'allToAll')).toBe(0);
+    // Norms and losses go on being summed: some numbers a step.
+    const more = bytesOf(long!, 'allReduce') - bytesOf(short!, 'allReduce');
+    expect(more).toBeLessThan(4 * 100);
+    const sent = (bytesOf(long!, 'allToAll') + bytesOf(long!, 'allGather')) / 4;
+    expect(sent).toBeGreaterThan(0);
+    // Two phases; the dense reduction and gathering of 4-byte elements moves 8 bytes an element. The
+    // tensors here are as small as 16 elements, each with a scale of its own: a bit less than 25 times.
+    expect(sent).toBeLessThan((8 * elements) / 12);
+  });
+
+  it('one rank has nobody to tell: AdamW with second moments that have stopped', async () => {
+    const [alone] = await run({ deepspeed: oneBit(3), steps: 10, worldSize: 1 });
+    expect(bytesOf(alone!, 'allToAll')).toBe(0);
+    expect(alone!.metrics.at(-1)!.loss).toBeLessThan(alone!.metrics[2]!.loss);
+  });
+
+  it.each([{}, { bf16: { enabled: true } }])('%o: resume equals never stopping', async (extra) => {
+    const outputDir = temporaryFolder();
+    const deepspeed = { ...oneBit(3), ...extra };
+    const args = { outputDir, saveStrategy: 'steps' as const, saveSteps: 6 };
+    const straight = await run({ deepspeed, steps: 12, args });
+    const resumed = await run({
+      deepspeed,
+      steps: 12,
+      resumeFromCheckpoint: join(outputDir, 'global_step6'),
+    });
+    for (const [rank, result] of resumed.entries()) {
+      expect(bits(result)).toEqual(bits(straight[rank]!));
+      expect(result.warnings.join()).not.toContain('error of compression');
+    }
+  });
+
+  it('at another world size the errors start at zero, which is said once', async () => {
+    const outputDir = temporaryFolder();
+    const args = { outputDir, saveStrategy: 'steps' as const, saveSteps: 6 };
+    await run({ deepspeed: oneBit(3), steps: 6, args });
+    const resumeFromCheckpoint = join(outputDir, 'global_step6');
+    const resumed = await run({
+      deepspeed: oneBit(3),
+      steps: 8,
+      worldSize: 3,
+      resumeFromCheckpoint,
+    });
+    for (const { error } of resumed) expect(error).toBeUndefined();
+    const said = resumed.map(({ warnings }) => warnings.join('\n'));
+    expect(said[0]).toMatch(/worker error of compression starts at zero: .* written by 2 ranks/);
+    expect(said[1]).not.toContain('compression');
+  });
+});
+
+describe('its config', () => {
+  const resolve = (values: object, totalSteps?: number) =>
+    resolveConfig(readConfig({ train_batch_size: 8, ...values }), {
+      worldSize: 2,
+      ...(totalSteps !== undefined && { totalSteps }),
+    });
+
+  it.each([1, 2])('refuses ZeRO stage %i, with the reason', (stage) => {
+    expect(() => resolve({ ...oneBit(3), zero_optimization: { stage } })).toThrow(
+      /gathering updated parameters would cost what compression saved/,
+    );
+  });
+
+  it('warns where compression never begins, and of freeze_step 0', () => {
+    const warnings = (freeze: number) => resolve(oneBit(freeze), 100).provenance.warnings.join();
+    expect(warnings(99)).toBe('');
+    expect(warnings(100)).toContain('freeze_step is 100 and the run has 100 steps');
+    expect(warnings(0)).toContain('the first step is dense all the same');
+  });
+});
