@@ -6,6 +6,8 @@ import type { ConfigValues } from './table.ts';
 export interface RuleContext {
   /** The host trainer has an optimizer of its own with this learning rate. */
   hostLearningRate?: number | undefined;
+  /** Optimizer steps of the whole run, where the host knows them. */
+  totalSteps?: number | undefined;
 }
 
 interface RuleFindings {
@@ -32,6 +34,7 @@ const rules: Rule[] = [
   schedulerNeeds,
   cycleMomentum,
   layerDropNeeds,
+  oneBitAlone,
   sparseAttention,
 ];
 
@@ -118,6 +121,31 @@ function cycleMomentum(
   if (optimizer?.type === 'SGD' || optimizer?.type === 'Adagrad') {
     findings.warnings.push(
       `scheduler.params.cycle_momentum has no effect: ${optimizer.type} has no betas (DeepSpeed does the same)`,
+    );
+  }
+}
+
+/** What 1-bit Adam cannot be combined with, and where its compression never begins. */
+function oneBitAlone(config: ConfigValues, context: RuleContext, findings: RuleFindings): void {
+  const { optimizer } = config;
+  if (optimizer?.type !== 'OneBitAdam') return;
+  if (config.zero_optimization.stage > 0) {
+    refuse(
+      findings,
+      'zero_optimization.stage',
+      'excludes OneBitAdam unless it is 0: gathering updated parameters would cost what compression saved',
+    );
+  }
+  const freeze = optimizer.params.freeze_step;
+  if (freeze === 0) {
+    findings.warnings.push(
+      'optimizer.params.freeze_step is 0: the first step is dense all the same, and its gradient alone makes the second moments',
+    );
+  }
+  const total = context.totalSteps;
+  if (total !== undefined && freeze >= total) {
+    findings.warnings.push(
+      `optimizer.params.freeze_step is ${freeze} and the run has ${total} steps: it ends before compression begins`,
     );
   }
 }

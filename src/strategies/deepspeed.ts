@@ -29,6 +29,9 @@ export function applyDeepSpeed(context: StrategyContext): void {
     reduceScatter: config.zero_optimization.reduce_scatter,
     averaging: averagingOf(config, context.communicator.size),
     ...(dropsLayers && { skippable: context.host.skippable! }),
+    ...(config.optimizer?.type === 'OneBitAdam' && {
+      oneBitAfter: Math.max(1, config.optimizer.params.freeze_step),
+    }),
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);
