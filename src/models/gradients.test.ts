@@ -81,29 +81,32 @@ describe.each(goldenCases)('%s', (name) => {
     expect(new Set(layers.map((layer) => layer.program)).size).toBe(scaled ? layers.length : 1);
   });
 
-  it('follows the loss curve of 20 AdamW steps with warm-up and clipping', async () => {
-    const runner = runnerFor(golden, true);
-    const inputs = golden.tensors.get('train.input_ids')!;
-    const labels = golden.tensors.get('train.labels')!;
-    const weights = new Map(
-      [...golden.parameters].map(([key, tensor]) => [key, Float64Array.from(toNumbers(tensor))]),
-    );
-    const adamw = new ReferenceAdamW(golden);
-    for (const [step, expected] of golden.train_losses.entries()) {
-      const parameters = new Map(
-        [...weights].map(([key, values]) => [
-          key,
-          fromNumbers('float32', golden.parameters.get(key)!.dims, values),
-        ]),
+  it.each([true, false])(
+    'follows the loss curve of 20 AdamW steps with warm-up and clipping (fused: %s)',
+    async (fuse) => {
+      const runner = runnerFor(golden, fuse);
+      const inputs = golden.tensors.get('train.input_ids')!;
+      const labels = golden.tensors.get('train.labels')!;
+      const weights = new Map(
+        [...golden.parameters].map(([key, tensor]) => [key, Float64Array.from(toNumbers(tensor))]),
       );
-      const batch = { input_ids: int64(inputs, step), labels: int64(labels, step) };
-      const { loss, gradients } = await runner.step(parameters, batch);
-      expect(Math.abs(loss - expected), `step ${step + 1}`).toBeLessThan(1e-3);
-      const norm = Math.sqrt([...gradients.values()].flat().reduce((sum, g) => sum + g * g, 0));
-      expect(norm / golden.train_gradient_norms[step]!).toBeCloseTo(1, 3);
-      adamw.update(weights, gradients, norm);
-    }
-  });
+      const adamw = new ReferenceAdamW(golden);
+      for (const [step, expected] of golden.train_losses.entries()) {
+        const parameters = new Map(
+          [...weights].map(([key, values]) => [
+            key,
+            fromNumbers('float32', golden.parameters.get(key)!.dims, values),
+          ]),
+        );
+        const batch = { input_ids: int64(inputs, step), labels: int64(labels, step) };
+        const { loss, gradients } = await runner.step(parameters, batch);
+        expect(Math.abs(loss - expected), `step ${step + 1}`).toBeLessThan(1e-3);
+        const norm = Math.sqrt([...gradients.values()].flat().reduce((sum, g) => sum + g * g, 0));
+        expect(norm / golden.train_gradient_norms[step]!).toBeCloseTo(1, 3);
+        adamw.update(weights, gradients, norm);
+      }
+    },
+  );
 });
 
 /** AdamW as the recipe in golden.json says, in float64. */
