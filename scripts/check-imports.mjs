@@ -50,7 +50,7 @@ const rooms = {
     'graph',
     'layout',
   ],
-  index: ['config', 'hooks', 'launcher', 'native', 'strategies'],
+  index: ['config', 'hooks', 'hosts', 'launcher', 'native', 'strategies'],
   transformers: ['trainer', 'hosts', 'models'],
   tfjs: ['hosts', 'launcher'],
 };

@@ -12,6 +12,12 @@ export type {
   StepMetrics,
   StepPlan,
 } from './hooks/index.ts';
+export {
+  type Gradients,
+  LoopEngine,
+} from './hosts/loop/loop-engine.ts';
+export { type InitializeOptions, initialize, type LoopParameter } from './hosts/loop/initialize.ts';
+export type { OptimizerOption } from './hosts/loop/settings.ts';
 export { getRunEnvironment, type RunEnvironment } from './launcher/run-environment.ts';
 export type { MemoryAccount, MemoryCategory } from './native/index.ts';
 export { applyDataParallel, applyDeepSpeed } from './strategies/deepspeed.ts';

@@ -50,7 +50,7 @@ export class ArraySession {
   >();
   /** Gradients on their way into others: made when a micro batch first adds or scales. */
   #staging: NativeBuffer | undefined;
-  /** The last work that reads the staging memory. */
+  /** The last work of this micro batch that reads the staging memory. */
   #adding: Work | undefined;
 
   /** Every rank must open the session, with the same parameters. */
@@ -116,8 +116,6 @@ export class ArraySession {
     lifecycle.fire('acquire', backward);
     // What reads these places still belongs to the micro batch before.
     for (const work of this.gradients.ready(0)) engine.waitSync(work);
-    if (this.#adding !== undefined) engine.waitSync(this.#adding);
-    this.#adding = undefined;
     const adds = agreed.microBatch > 0 && this.gradients.accumulatesLocally;
     const result = compute(
       {
@@ -127,8 +125,11 @@ export class ArraySession {
       },
       agreed,
     );
-    lifecycle.fire('backward', { ...backward, work: this.#adding ?? this.#nothing() });
+    const last = this.#adding ?? this.#nothing();
+    this.#adding = undefined;
+    lifecycle.fire('backward', { ...backward, work: last });
     lifecycle.fire('release', backward);
+    engine.waitSync(last);
     return result;
   }
 

@@ -215,6 +215,20 @@ export class OptimizerSession {
     this.#givenBack = true;
   }
 
+  /** An error of a step reaches the strategy once; the session is then over. */
+  failed(error: unknown): void {
+    if (this.#ended) return;
+    const failure = error instanceof Error ? error : new Error(String(error));
+    this.#ended = this.arrays.session.lifecycle.run('failed', { error: failure }).catch(() => {});
+  }
+
+  async close(): Promise<void> {
+    this.#ended ??= this.arrays.session.lifecycle.run('shutdown', {});
+    await this.#ended;
+  }
+
+  #ended: Promise<void> | undefined;
+
   #gather(state: NativeBuffer, updated: Shard): Float32Array {
     const { engine, worldSize } = this.#context.runtime;
     const { layout } = this.arrays.session;

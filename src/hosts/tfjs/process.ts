@@ -58,6 +58,12 @@ export class TfjsHost {
     return this.#loops.shard(batch);
   }
 
+  /** Ends a model's session: the strategy's `shutdown`, unless it has failed. */
+  async close(model: object): Promise<void> {
+    const { optimizer_ } = model as unknown as LayersModel;
+    await (optimizer_ && this.#training.session(optimizer_))?.close();
+  }
+
   /** Says how a model is trained; two different answers for one model are an error. */
   withStrategy<M extends object>(model: M, options: StrategyOptions): M {
     const key = model as unknown as LayersModel;

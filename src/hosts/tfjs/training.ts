@@ -47,6 +47,15 @@ export class ModelTraining {
 
   /** One call of a train function: one optimizer step. */
   step(model: LayersModel, original: BatchFunction, batch: Batch): Tensor[] {
+    try {
+      return this.#step(model, original, batch);
+    } catch (error) {
+      this.#sessions.get(model.optimizer_!)?.failed(error);
+      throw error;
+    }
+  }
+
+  #step(model: LayersModel, original: BatchFunction, batch: Batch): Tensor[] {
     const context = this.#context;
     const { core, worldSize } = context;
     const session = this.#sessions.get(model.optimizer_!);
