@@ -247,6 +247,10 @@ export const errorCodes = {
     title: 'This version of TensorFlow.js is not supported',
     fix: 'Install a supported one: npm install @tensorflow/tfjs@4.22.0',
   },
+  STDIN_ON_RANK: {
+    title: 'A script under the launcher reads standard input',
+    fix: 'Read a file instead: every rank must see the same data.',
+  },
   TFJS_UNSUPPORTED: {
     title: 'A TensorFlow.js script does something that does not split over ranks',
     fix: 'Run the script without the launcher, or change what is named.',

@@ -15,6 +15,7 @@ import { OptimizerSession } from './optimizer-session.ts';
 import { adapterOf } from './optimizers.ts';
 import { TrainingQueue } from './queue.ts';
 import { patchSaving } from './save.ts';
+import { refuseStdin } from './stdin.ts';
 import { settingsFor, type Settings, type StrategyOptions } from './settings.ts';
 import { ModelTraining } from './training.ts';
 
@@ -42,7 +43,10 @@ export class TfjsHost {
     this.#loops = new Loops(this.#context, () => this.#training.capture !== null);
     // One rank, too: a run with a seed of its own is the same at any number of ranks.
     if (run) this.#context.streams.install();
-    if (this.#context.worldSize > 1) leaveWithReason(this.#context);
+    if (this.#context.worldSize > 1) {
+      leaveWithReason(this.#context);
+      refuseStdin(this.#context.rank);
+    }
     installHooks({
       core: (core) => this.#hookCore(core),
       layers: (layers) => this.#hookLayers(layers),
