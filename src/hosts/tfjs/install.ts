@@ -23,7 +23,8 @@ interface ModuleInternals {
 }
 
 const internals = Module as unknown as ModuleInternals;
-const named = /tfjs|tensorflow|tf-(core|layers|data)|[/\\]tf\./;
+/** What its packages and their files are called; a script of the user's may well be in a folder `tfjs`. */
+const named = /@tensorflow[/\\]|[/\\]tf(js)?-(core|layers|data)[^/\\]*$|[/\\]tf\.[^/\\]*js$/;
 
 /** From now on, and for what is loaded already, `hooks` see every part once. */
 export function installHooks(hooks: Hooks): void {
