@@ -93,11 +93,12 @@ struct Run {
 
   void pack_b(const Operands& operands, Span columns, Span depth, size_t step,
               float* packed) const {
-    const size_t width = kernels.tile_columns;
-    const size_t panels = parts_of(columns.count, width);
-    share(parallel, workers, panels, [&](size_t, auto next) {
-      for (size_t panel; (panel = next()) < panels;) {
-        const size_t at = panel * width;
+    constexpr size_t kPanels = 8;  // a task: enough of each row to be fetched ahead
+    const size_t width = kernels.tile_columns * kPanels;
+    const size_t tasks = parts_of(columns.count, width);
+    share(parallel, workers, tasks, [&](size_t, auto next) {
+      for (size_t task; (task = next()) < tasks;) {
+        const size_t at = task * width;
         const Span part{columns.begin + at, std::min(width, columns.count - at)};
         float* const to = packed + at * depth.count;
         kernels.pack_b(product, operands.b, part, depth, to);

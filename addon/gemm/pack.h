@@ -66,10 +66,10 @@ inline void store_term(const Panel& panel, size_t term, size_t line, F32 v) {
     store_part(panel.out + at, v, panel.depth * panel.pitch - at);
 }
 
-// Lines are adjacent in memory.
+// Lines are adjacent in memory. Terms [begin, end).
 template <class Reader>
-void pack_adjacent_lines(const Panel& panel, const Reader& read) {
-  for (size_t term = 0; term < panel.depth; ++term) {
+void pack_adjacent_lines(const Panel& panel, size_t begin, size_t end, const Reader& read) {
+  for (size_t term = begin; term < end; ++term) {
     const size_t at = panel.offset + term * panel.term_stride;
     size_t line = 0;
     for (; line + kLanes <= panel.width; line += kLanes)
@@ -113,25 +113,44 @@ void pack_scattered(const Panel& panel, const Reader& read) {
 
 template <size_t kMaxWidth, class Reader>
 void pack_panel(const Panel& panel, const Reader& read) {
-  if (panel.line_stride == 1)
-    pack_adjacent_lines(panel, read);
-  else if (panel.term_stride == 1)
+  if (panel.term_stride == 1)
     pack_adjacent_terms<kMaxWidth>(panel, read);
   else
     pack_scattered(panel, read);
+}
+
+// Where lines are adjacent, panels lie side by side in memory and take turns every few terms: a
+// processor fetches ahead along a row, not down a column.
+constexpr size_t kTurn = 16;
+
+// `panel_of(i)` for i < panels.
+template <size_t kMaxWidth, class Reader, class PanelOf>
+void pack_panels(size_t panels, size_t depth, bool adjacent_lines, const Reader& read,
+                 PanelOf panel_of) {
+  if (!adjacent_lines) {
+    for (size_t i = 0; i < panels; ++i) pack_panel<kMaxWidth>(panel_of(i), read);
+    return;
+  }
+  for (size_t term = 0; term < depth; term += kTurn)
+    for (size_t i = 0; i < panels; ++i)
+      pack_adjacent_lines(panel_of(i), term, term + kTurn < depth ? term + kTurn : depth, read);
 }
 
 template <class Reader>
 void pack_rows(const Product& product, Span rows, Span depth, const Reader& read, float* packed) {
   const MatrixStrides strides = product.a_strides;
   const size_t panels = parts_of(rows.count, kTileRows);
-  for (size_t i = 0; i < panels; ++i) {
+  pack_panels<kTileRows>(panels, depth.count, strides.row == 1, read, [&](size_t i) {
     const Span piece = piece_of(rows.count, panels, i);
     const size_t offset = (rows.begin + piece.begin) * strides.row + depth.begin * strides.column;
-    pack_panel<kTileRows>({offset, strides.row, strides.column, piece.count, depth.count,
-                           piece.count, packed + piece.begin * depth.count},
-                          read);
-  }
+    return Panel{offset,
+                 strides.row,
+                 strides.column,
+                 piece.count,
+                 depth.count,
+                 piece.count,
+                 packed + piece.begin * depth.count};
+  });
 }
 
 void pack_a(const Product& product, const float* a, const float* a2, Span rows, Span depth,
@@ -154,14 +173,19 @@ template <class Reader>
 void pack_columns(const Product& product, Span columns, Span depth, const Reader& read,
                   float* packed) {
   const MatrixStrides strides = product.b_strides;
-  for (size_t j = 0; j < columns.count; j += kTileColumns) {
-    const size_t left = columns.count - j;
+  const size_t panels = parts_of(columns.count, kTileColumns);
+  pack_panels<kTileColumns>(panels, depth.count, strides.column == 1, read, [&](size_t i) {
+    const size_t first = i * kTileColumns;
+    const size_t left = columns.count - first;
     const size_t width = left < kTileColumns ? left : kTileColumns;
-    const size_t offset = (columns.begin + j) * strides.column + depth.begin * strides.row;
-    pack_panel<kTileColumns>({offset, strides.column, strides.row, width, depth.count,
-                              parts_of(width, kLanes) * kLanes, packed + j * depth.count},
-                             read);
-  }
+    return Panel{(columns.begin + first) * strides.column + depth.begin * strides.row,
+                 strides.column,
+                 strides.row,
+                 width,
+                 depth.count,
+                 parts_of(width, kLanes) * kLanes,
+                 packed + first * depth.count};
+  });
 }
 
 // Calls fn(reader) with the reader of B's type.
