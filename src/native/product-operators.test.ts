@@ -1,7 +1,7 @@
 /**
- * MatMul and MatMulAccumulate inside ONNX Runtime against their formulas in float64: shapes,
- * broadcasting, attributes, optional inputs, in-place buffers. The kernels have their own tests in C++
- * (addon/gemm).
+ * MatMul, MatMulAccumulate and LinearCrossEntropy inside ONNX Runtime against their formulas in float64:
+ * shapes, broadcasting, attributes, optional inputs, in-place buffers. The kernels have their own tests in
+ * C++ (addon/gemm).
  *
  * Bounds: a sum of K products in fp32 errs by at most K·u·Σ|terms|; to K come a few roundings of what
  * stands around the sum, and no derivative of an activation is above 1.13.
@@ -16,6 +16,7 @@ import {
   expectClose,
   flag,
   geluForms,
+  ints,
   type Port,
   random,
   runOperator,
@@ -340,6 +341,99 @@ describe('MatMulAccumulate', () => {
     await expect(run('MatMulAccumulate', wrong, { token })).rejects.toThrow(/buffer is \[3, 2\]/);
     const alone = { A, B, buffer, first, A2: undefined, biasBuffer: random([3], 4) };
     await expect(run('MatMulAccumulate', alone, { token })).rejects.toThrow(/come together/);
+  });
+});
+
+describe.each([
+  { leading: [7], D: 5, V: 13, transposed: 0 },
+  { leading: [2, 30], D: 9, V: 70, transposed: 1 },
+  { leading: [0], D: 3, V: 4, transposed: 0 },
+])('LinearCrossEntropy $leading × $D, $V classes, transposed $transposed', (shape) => {
+  const { leading, D, V, transposed } = shape;
+  const T = numel(leading);
+  const ignored = -100;
+  const X = random([...leading, D], 21, -1, 1);
+  const W = random(transposed ? [D, V] : [V, D], 22, -1, 1);
+  const dLoss = random(leading, 23);
+  const labels = ints(
+    leading,
+    Array.from({ length: T }, (_, t) => (t % 4 === 2 ? ignored : (t * 7919) % V)),
+  );
+  const weight = (v: number, d: number) => W.values[transposed ? d * V + v : v * D + d]!;
+  const rows = Array.from({ length: T }, (_, t) => {
+    const scores = Array.from({ length: V }, (_, v) => {
+      let sum = 0;
+      for (let d = 0; d < D; d++) sum += X.values[t * D + d]! * weight(v, d);
+      return sum;
+    });
+    const lse = Math.log(scores.reduce((sum, score) => sum + Math.exp(score), 0));
+    return { scores, lse, label: labels.values[t]! };
+  });
+  // Scores err by D·u·Σ|terms| ≤ D·u·D; their exponentials' sum by V·u more.
+  const slack = D * D + V + 32;
+  const lse = { dims: leading, values: rows.map((row) => Math.fround(row.lse)) };
+
+  test('loss and log-sum-exp', async () => {
+    const out = { loss: { dims: leading }, lse: { dims: leading } };
+    const bound = await run('LinearCrossEntropy', { X, W, labels }, out, { transposed });
+    expectClose(
+      bound.numbers('loss'),
+      rows.map((row) => ({
+        value: row.label === ignored ? 0 : row.lse - row.scores[row.label]!,
+        scale: 1 + Math.abs(row.lse),
+      })),
+      slack,
+    );
+    expectClose(
+      bound.numbers('lse'),
+      rows.map((row) => ({ value: row.lse, scale: 1 + Math.abs(row.lse) })),
+      slack,
+    );
+    bound.dispose();
+  });
+
+  test.each([true, false, undefined])('gradients, first: %s', async (first) => {
+    const buffer = random(W.dims, 24);
+    const dX = Array.from({ length: T * D }, () => ({ value: 0, scale: 0 }));
+    const dW = Array.from(buffer.values, (old) => ({
+      value: first ? 0 : old,
+      scale: Math.abs(old),
+    }));
+    rows.forEach((row, t) => {
+      if (row.label === ignored) return;
+      row.scores.forEach((score, v) => {
+        const target = row.label === v ? 1 : 0;
+        const probability = Math.exp(score - row.lse);
+        const slope = dLoss.values[t]! * (probability - target);
+        const size = Math.abs(dLoss.values[t]!) * (probability + target);
+        for (let d = 0; d < D; d++) {
+          const [toX, toW] = [dX[t * D + d]!, dW[transposed ? d * V + v : v * D + d]!];
+          toX.value += slope * weight(v, d);
+          toX.scale += size * Math.abs(weight(v, d));
+          toW.value += slope * X.values[t * D + d]!;
+          toW.scale += size * Math.abs(X.values[t * D + d]!);
+        }
+      });
+    });
+    const accumulated = first === undefined ? {} : { buffer, first: flag(first) };
+    const bound = await run(
+      'LinearCrossEntropyGrad',
+      { dLoss, X, W, labels, lse, ...accumulated },
+      { dX: { dims: X.dims }, token },
+      { transposed },
+    );
+    expectClose(bound.numbers('dX'), dX, slack + T);
+    if (first !== undefined) expectClose(bound.numbers('buffer'), dW, slack + T);
+    bound.dispose();
+  });
+
+  test('what does not fit is named', async () => {
+    const out = { loss: { dims: leading }, lse: { dims: leading } };
+    const wrong = { X, W, labels: { ...labels, values: Array(T).fill(V) } };
+    const other = { X: random([...leading, D + 1], 1), W, labels };
+    if (T > 0)
+      await expect(run('LinearCrossEntropy', wrong, out, { transposed })).rejects.toThrow(/label/);
+    await expect(run('LinearCrossEntropy', other, out, { transposed })).rejects.toThrow(/X is/);
   });
 });
 
