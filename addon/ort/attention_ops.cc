@@ -200,6 +200,7 @@ Heads read_heads(Call& call, const Inputs& in, const Settings& s) {
   heads.a.k = rows_at(packed ? q : call.input<float>(in.k), heads.k);
   heads.a.v = rows_at(packed ? q : call.input<float>(in.v), heads.v);
   heads.a.layout = read_blocks(call, in, s, heads.a);
+  check_attention(heads.a);
   return heads;
 }
 
