@@ -388,6 +388,72 @@ const cases: Case[] = [
     outputs: [[2, 2, 3, 4]],
   },
   {
+    op: 'Attention',
+    title: 'heads first, causal over more keys than queries, with a bias',
+    domain: 'deepspeed',
+    inputs: [
+      [2, 2, 3, 4],
+      [2, 2, 5, 4],
+      [2, 2, 5, 4],
+      { fixed: randomTensor({ dtype: 'float64', shape: [2, 1, 5] }, 5) },
+    ],
+    attributes: { layout: 'bhsd', heads: 2, kv_heads: 2, scale: 0.6, causal: 1 },
+    outputs: [
+      [2, 2, 3, 4],
+      [2, 2, 3],
+    ],
+  },
+  {
+    op: 'Attention',
+    title: 'positions first, grouped heads, a key mask that hides a row as a whole',
+    domain: 'deepspeed',
+    inputs: [[2, 3, 16], [2, 3, 8], [2, 3, 8], undefined, bools([2, 3], [0, 0, 1, 1, 0, 1])],
+    attributes: { layout: 'bshd', heads: 4, kv_heads: 2, scale: 0.5, causal: 1 },
+    outputs: [
+      [2, 3, 16],
+      [2, 4, 3],
+    ],
+  },
+  {
+    op: 'Attention',
+    title: 'packed, grouped heads, rotary',
+    domain: 'deepspeed',
+    inputs: [
+      [2, 3, 16],
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+      { fixed: randomTensor({ dtype: 'float64', shape: [3, 2] }, 5) },
+      { fixed: randomTensor({ dtype: 'float64', shape: [3, 2] }, 6) },
+    ],
+    attributes: { layout: 'packed', heads: 2, kv_heads: 1, scale: 0.5, causal: 0 },
+    outputs: [
+      [2, 3, 8],
+      [2, 2, 3],
+    ],
+  },
+  {
+    op: 'MatMul',
+    title: 'with bias and residual',
+    domain: 'deepspeed',
+    inputs: [[2, 3, 4], [5, 4], undefined, [5], [2, 3, 5]],
+    attributes: { transB: 1, alpha: 0.5 },
+    outputs: [[2, 3, 5]],
+  },
+  ...[0, 1].map((transposed) => ({
+    op: 'LinearCrossEntropy',
+    title: `of a frozen weight, transposed: ${transposed}`,
+    domain: 'deepspeed',
+    inputs: [
+      [5, 3],
+      { fixed: randomTensor({ dtype: 'float64', shape: transposed ? [3, 4] : [4, 3] }, 5) },
+      labels,
+    ],
+    attributes: { ignore_index: -100, transposed },
+    outputs: [[5], [5]],
+  })),
+  {
     op: 'RotaryEmbedding',
     domain: 'com.microsoft',
     inputs: [
