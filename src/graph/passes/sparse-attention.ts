@@ -5,6 +5,7 @@ import { Emitter } from '../emitter.ts';
 import type { Graph, Node, ValueType } from '../ir.ts';
 import { operatorKey } from '../operator-key.ts';
 import { fromTyped } from '../tensor.ts';
+import { producersOf } from '../topology.ts';
 import type { TypedGraph } from './rewrite.ts';
 
 /** An attention of queries to keys of the same sequence. */
@@ -41,9 +42,10 @@ export function sparsifyAttention(
   const replaced: SelfAttention[] = [];
   const dense: string[] = [];
   const constants = new Map<string, string>();
+  const sourceOf = sourceFinder(typed.graph);
   const nodes = typed.graph.nodes.map((node): Node => {
     if (operatorKey(node) !== 'deepspeed.Attention') return node;
-    const found = selfAttention(node, types);
+    const found = selfAttention(node, types, sourceOf);
     if (typeof found === 'string') {
       dense.push(`${node.name || node.outputs[0]}: ${found}`);
       return node;
@@ -65,14 +67,40 @@ export function sparsifyAttention(
   return { graph, types, attention: { replaced, dense: [...dense, ...unfused(graph, refused)] } };
 }
 
-function selfAttention(node: Node, types: ReadonlyMap<string, ValueType>): SelfAttention | string {
+function selfAttention(
+  node: Node,
+  types: ReadonlyMap<string, ValueType>,
+  sourceOf: (value: string) => string,
+): SelfAttention | string {
   const heads = intAttribute(node, 'heads', 1);
   const layout = stringAttribute(node, 'layout', '');
   const kvHeads = intAttribute(node, 'kv_heads', heads);
   const shapeOf = (index: number) => types.get(node.inputs[index] ?? '')?.shape;
   const { length, keys } = attentionDims(layout, heads, kvHeads, shapeOf(0)!, shapeOf(1))!;
   if (length !== keys) return `${length} queries attend to ${keys} keys: it is no self-attention`;
+  if (layout !== 'packed' && sourceOf(node.inputs[0]!) !== sourceOf(node.inputs[1]!)) {
+    return 'its keys come from elsewhere than its queries: it is no self-attention';
+  }
   return { heads, length, causal: intAttribute(node, 'causal', 0) !== 0 };
+}
+
+/**
+ * What a projection projects: back through whatever works on its result (bias, norm, rotation, moving heads)
+ * to the first product with a weight.
+ */
+function sourceFinder(graph: Graph): (value: string) => string {
+  const producers = producersOf(graph);
+  const given = new Set([...graph.initializers.keys(), ...graph.inputs.map(({ name }) => name)]);
+  return (value) => {
+    for (let current = value; ; ) {
+      const node = producers.get(current);
+      if (node === undefined) return current;
+      const next = node.inputs.find((input) => input !== '' && !given.has(input));
+      if (/MatMul$|^Gemm$/.test(node.opType)) return next ?? node.inputs[0]!;
+      if (next === undefined) return current;
+      current = next;
+    }
+  };
 }
 
 /** bool [1 or heads, rows, columns]: one layout where all heads have the same. */

@@ -68,14 +68,25 @@ function weightsOf(view: GraphView, product: Node): Weights | undefined {
       return last ? { softmax: node, dropout } : undefined;
     }
     if (key === 'deepspeed.Dropout' && dropout === undefined) dropout = node;
-    else if (key !== 'Identity' && !(key === 'Dropout' && isOff(view, node))) return undefined;
+    else if (!passesOn(view, node)) return undefined;
     node = view.from(node.inputs[0]);
   }
   return undefined;
 }
 
-function isOff(view: GraphView, { inputs, outputs }: Node): boolean {
-  return outputs.length === 1 && (!inputs[2] || view.scalar(inputs[2]) === 0);
+/** Exporters leave casts to the type that a value has, and dropout that is off. */
+function passesOn(view: GraphView, node: Node): boolean {
+  const { inputs, outputs } = node;
+  switch (operatorKey(node)) {
+    case 'Identity':
+      return true;
+    case 'Cast':
+      return view.type(inputs[0]!).dtype === view.type(outputs[0]!).dtype;
+    case 'Dropout':
+      return outputs.length === 1 && (!inputs[2] || view.scalar(inputs[2]) === 0);
+    default:
+      return false;
+  }
 }
 
 /** Everything the operator needs, or why it cannot take the place. */
