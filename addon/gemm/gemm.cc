@@ -78,15 +78,26 @@ struct Run {
       for (size_t task; (task = next()) < tasks;) {
         const size_t row_block = task / plan.column_groups;
         const Span rows = piece_of(product.M, plan.row_blocks, row_block);
+        const Span group = piece_of(panels, plan.column_groups, task % plan.column_groups);
+        const size_t at = group.begin * width;
+        Block part{rows,
+                   {columns.begin + at, std::min(group.count * width, columns.count - at)},
+                   depth.count,
+                   packed_a,
+                   packed_b + at * depth.count,
+                   operands.c,
+                   !product.accumulate && step == 0,
+                   step + 1 == plan.depth_parts};
+        if (plan.narrow) {
+          const MatrixStrides& strides = product.a_strides;
+          part.a = operands.a + rows.begin * strides.row + depth.begin * strides.column;
+          kernels.multiply_narrow(product, part);
+          continue;
+        }
         if (packed_rows != row_block)
           kernels.pack_a(product, operands.a, operands.a2, rows, depth, packed_a);
         packed_rows = row_block;
-        const Span group = piece_of(panels, plan.column_groups, task % plan.column_groups);
-        const size_t at = group.begin * width;
-        const Span part{columns.begin + at, std::min(group.count * width, columns.count - at)};
-        kernels.multiply(
-            product, {rows, part, depth.count, packed_a, packed_b + at * depth.count, operands.c,
-                      !product.accumulate && step == 0, step + 1 == plan.depth_parts});
+        kernels.multiply(product, part);
       }
     });
   }

@@ -55,6 +55,9 @@ struct GemmKernels {
   void (*sum_columns)(const float* packed, size_t columns, size_t depth, bool add, float* sums);
   // C = or += alpha · a · b, and the epilogue.
   void (*multiply)(const Product& product, const Block& block);
+  // As multiply, of columns that one panel of B holds; `a` is A's first element of the block, not
+  // packed, and there is no prologue.
+  void (*multiply_narrow)(const Product& product, const Block& block);
   // The columns of a whole product of at most kFewRows rows, straight from B. `x`: the rows of
   // p(A), K apart.
   void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);

@@ -1,5 +1,6 @@
 #include "gemm/epilogue.h"
 #include "gemm/few_rows.h"
+#include "gemm/narrow.h"
 #include "gemm/pack.h"
 #include "gemm/tile.h"
 
@@ -25,10 +26,23 @@ void multiply(const Product& product, const Block& block) {
   }
 }
 
+void multiply_narrow(const Product& product, const Block& block) {
+  const auto& tiles = kNarrow.of[parts_of(block.columns.count, kLanes) - 1];
+  const size_t parts = parts_of(block.rows.count, kNarrowRows);
+  for (size_t i = 0; i < parts; ++i) {
+    const Span rows = piece_of(block.rows.count, parts, i);
+    float* c = block.c + (block.rows.begin + rows.begin) * product.ldc + block.columns.begin;
+    tiles[rows.count - 1](block.depth, block.a + rows.begin * product.a_strides.row,
+                          product.a_strides, block.b, c, product.ldc, block.columns.count,
+                          product.alpha, block.replace);
+    if (block.finish) finish(product, c, rows.count, block.columns);
+  }
+}
+
 }  // namespace
 
 extern const GemmKernels gemm_table;
-const GemmKernels gemm_table = {kTileRows,   kTileColumns, pack_a,  pack_b,
-                                sum_columns, multiply,     few_rows};
+const GemmKernels gemm_table = {kTileRows,   kTileColumns, pack_a,          pack_b,
+                                sum_columns, multiply,     multiply_narrow, few_rows};
 
 }  // namespace dsjs::DSJS_ISA

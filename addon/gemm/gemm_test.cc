@@ -7,6 +7,8 @@
 // value.
 #include "gemm/gemm.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "core/half.h"
@@ -287,6 +289,49 @@ void test_batches() {
     }
 }
 
+// Rows more than 2³¹ elements apart, in address space of which little is ever touched.
+void test_far_rows() {
+  constexpr size_t kStride = (size_t{1} << 31) + 40;
+  const size_t M = 5, N = 37, K = 3;
+  const auto reserve = [&](size_t rows) {
+    const size_t bytes = rows * kStride * sizeof(float);
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    return std::pair{static_cast<float*>(memory), bytes};
+  };
+  const auto [a, a_bytes] = reserve(M);
+  const auto [b, b_bytes] = reserve(N);
+  const auto [c, c_bytes] = reserve(M);
+  Random random(6);
+  for (size_t m = 0; m < M; ++m)
+    for (size_t k = 0; k < K; ++k) a[m * kStride + k] = random.uniform(-1, 1);
+  for (size_t n = 0; n < N; ++n)
+    for (size_t k = 0; k < K; ++k) b[n * kStride + k] = random.uniform(-1, 1);
+  for (size_t rows : {size_t{1}, M})
+    for_each_isa([&, a = a, b = b, c = c](Isa isa, const std::string& name) {
+      Product product = plain_product(rows, N, K);
+      product.a = a;
+      product.a_strides = {kStride, 1};
+      product.b = b;
+      product.b_strides = {1, kStride};
+      product.c = c;
+      product.ldc = kStride;
+      std::vector<float> scratch(gemm_scratch(product, 1, isa) + 16);
+      Serial alone;
+      gemm(product, alone, scratch.data(), isa);
+      for (size_t m = 0; m < rows; ++m)
+        for (size_t n = 0; n < N; ++n) {
+          double want = 0;
+          for (size_t k = 0; k < K; ++k) want += double{a[m * kStride + k]} * b[n * kStride + k];
+          CHECK_MESSAGE(std::fabs(c[m * kStride + n] - want) <= (K + 1) * kUnit * K, name);
+        }
+    });
+  munmap(a, a_bytes);
+  munmap(b, b_bytes);
+  munmap(c, c_bytes);
+}
+
 // As IEEE 754 says: a NaN or ∞·0 anywhere in a sum makes it NaN, an infinity stays, and no other
 // element of C sees it.
 void test_non_finite() {
@@ -328,6 +373,7 @@ int main() {
   test_everything_at_once();
   test_blocks();
   test_batches();
+  test_far_rows();
   test_non_finite();
   return summary();
 }

@@ -64,8 +64,9 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   plan.column_groups = inner.column_groups;
 
   const size_t depth = parts_of(product.K, plan.depth_parts);
-  plan.packed_a =
-      round_up(parts_of(product.M, std::max<size_t>(1, plan.row_blocks)) * depth, kLine);
+  plan.narrow = panels == 1 && product.prologue == Prologue::kNone;
+  const size_t rows = plan.narrow ? 0 : parts_of(product.M, std::max<size_t>(1, plan.row_blocks));
+  plan.packed_a = round_up(rows * depth, kLine);
   plan.packed_b = round_up(
       parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns * depth,
       kLine);

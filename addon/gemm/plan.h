@@ -20,6 +20,8 @@ struct Plan {
   // What is packed of A at a time, and into how many tasks each of these products is cut.
   size_t row_blocks;
   size_t column_groups;
+  // One panel of columns and no prologue: A is not packed.
+  bool narrow;
   // Floats: of one worker's packed rows of A, of the packed part of B.
   size_t packed_a;
   size_t packed_b;

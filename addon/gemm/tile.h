@@ -20,6 +20,25 @@ constexpr size_t kTileRows = 4, kTileVectors = 2;
 #endif
 constexpr size_t kTileColumns = kTileVectors * kLanes;
 
+template <size_t kRows, size_t kVectors>
+inline void store_tile(const F32 (&sum)[kRows][kVectors], float* c, size_t ldc, size_t columns,
+                       float alpha, bool replace) {
+  const F32 factor = splat(alpha);
+  const size_t rest = columns - (kVectors - 1) * kLanes;
+#pragma GCC unroll 16
+  for (size_t r = 0; r < kRows; ++r) {
+    float* to = c + r * ldc;
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v, to += kLanes) {
+      const F32 value = factor * sum[r][v];
+      if (v + 1 < kVectors || rest == kLanes)
+        store(to, replace ? value : load(to) + value);
+      else
+        store_part(to, replace ? value : load_part(to, rest) + value, rest);
+    }
+  }
+}
+
 // C[r][j] = (replace ? 0 : C[r][j]) + alpha · Σ a[k][r]·b[k][j] for r < kRows and j < columns,
 // where columns fill all of kVectors vectors but part of the last. `a`: kRows floats a term; `b`:
 // kVectors vectors a term. alpha comes by address: every register is taken.
@@ -52,20 +71,7 @@ void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, si
     }
   }
 
-  const F32 factor = splat(*alpha);
-  const size_t rest = columns - (kVectors - 1) * kLanes;
-#pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r) {
-    float* to = c + r * ldc;
-#pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v, to += kLanes) {
-      const F32 value = factor * sum[r][v];
-      if (v + 1 < kVectors || rest == kLanes)
-        store(to, replace ? value : load(to) + value);
-      else
-        store_part(to, replace ? value : load_part(to, rest) + value, rest);
-    }
-  }
+  store_tile<kRows, kVectors>(sum, c, ldc, columns, *alpha, replace);
 }
 
 using TileFunction = void (*)(size_t, const float*, const float*, float*, size_t, size_t,

@@ -34,7 +34,8 @@ void cross_entropy(const float* logits, const int64_t* labels, float* loss, floa
   for (size_t t = begin; t < end; ++t) {
     const float* row = logits + t * V;
     double top = row[0], total = 0;
-    for (size_t c = 1; c < V; ++c) top = std::fmax(top, row[c]);
+    // Not std::fmax: GCC 12 fails on it here, compiling for arm64 (vect_transform_reduction).
+    for (size_t c = 1; c < V; ++c) top = row[c] > top ? row[c] : top;
     for (size_t c = 0; c < V; ++c) total += std::exp(row[c] - top);
     const double row_lse = top + std::log(total);
     lse[t] = static_cast<float>(row_lse);
