@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { packageVersion } from '../launcher/index.ts';
 import { type Environment, inspectEnvironment, isUsable } from './environment.ts';
-import { report } from './report.ts';
+import { instructionsText, report } from './report.ts';
 
 let folder: string;
 let printed: string;
@@ -143,5 +143,18 @@ describe('--config', () => {
     await expect(report(['--config', path, '--num_procs', '2'])).rejects.toMatchObject({
       code: 'CONFIG_INVALID',
     });
+  });
+});
+
+describe('instructions', () => {
+  it('are named, the ones in use first', () => {
+    expect(instructionsText(['avx2', 'portable'])).toBe('avx2 (also compiled in: portable)');
+  });
+
+  it('say that and why the portable ones are slow, which is no error', () => {
+    vi.stubEnv('DEEPSPEED_JS_ISA', '');
+    expect(instructionsText(['portable'])).toMatch(/^portable: this processor has none of AVX2/);
+    vi.stubEnv('DEEPSPEED_JS_ISA', 'portable');
+    expect(instructionsText(['portable'])).toMatch(/^portable: DEEPSPEED_JS_ISA asks for it/);
   });
 });

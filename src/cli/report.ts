@@ -82,16 +82,23 @@ function environmentLines(found: Environment): string[] {
         ] satisfies [string, string][])
       : ([
           ['engine', `build ${engine.buildId}, ${engine.platform}, ${engine.compiler}`],
-          [
-            'instructions',
-            `${engine.isa[0] ?? 'portable'} (compiled in and here: ${engine.isa.join(', ')})`,
-          ],
+          ['instructions', instructionsText(engine.isa)],
         ] satisfies [string, string][])),
     ...found.peers.map((peer): [string, string] => [peer.name, peerText(peer)]),
     ['TypeScript', found.typescript],
   ];
   const width = Math.max(...facts.map(([name]) => name.length));
   return facts.map(([name, value]) => `${name.padEnd(width)}  ${value}`);
+}
+
+/** What the `deepspeed.*` operators, optimizers and collectives compute with; `isa`: best first. */
+export function instructionsText([active = 'portable', ...lesser]: readonly string[]): string {
+  if (active !== 'portable') return `${active} (also compiled in: ${lesser.join(', ')})`;
+  const reason =
+    process.env.DEEPSPEED_JS_ISA === 'portable'
+      ? 'DEEPSPEED_JS_ISA asks for it'
+      : 'this processor has none of AVX2, AVX-512 and NEON';
+  return `portable: ${reason}; operators work and are several times slower`;
 }
 
 function memoryText({ machine, limit, available }: Environment['memory']): string {
