@@ -53,6 +53,7 @@ function runBin(name: string, words: string[]): Promise<string> {
 /** Runs one command of the README, or checks it where running it would change the machine. */
 async function follow(command: string): Promise<string> {
   const [program, first, ...rest] = command.split(/\s+/);
+  if (program === 'node') return mustRun(process.execPath, [first!], { cwd: project });
   if (program === 'npx' && first === 'tsx') return runTypeScript(rest[0]!);
   if (program === 'npx') return runBin(first!, rest);
   if (program === 'npm' && first === 'install') return checkInstall(rest);
@@ -95,7 +96,7 @@ describe('README', () => {
 
   it('is understood by this test, block by block', () => {
     for (const { language, file, line } of blocks) {
-      const understood = language === 'sh' || (file && ['ts', 'json'].includes(language));
+      const understood = language === 'sh' || (file && ['ts', 'js', 'json'].includes(language));
       expect(understood, `block of line ${line}`).toBeTruthy();
     }
   });
@@ -123,6 +124,13 @@ describe('README', () => {
         if (command === 'npx deepspeed-js --num_procs 2 train.ts') {
           expect(output).toContain('resumed from');
           expect(output).toContain('has taken 20 of 20 steps: raise maxSteps');
+        }
+        if (command.endsWith('sums.mjs')) {
+          const losses = [...output.matchAll(/^\d+ (\d\.\d{4})$/gm)].map(([, loss]) =>
+            Number(loss),
+          );
+          expect(losses).toHaveLength(10);
+          expect(losses[9]).toBeLessThan(losses[0]! / 2);
         }
         if (command.includes('--enable_each_rank_log')) {
           expect(readdirSync(join(project, 'logs')).sort()).toEqual(

@@ -40,9 +40,17 @@ export class ModelTraining {
   }
 
   adopt(model: LayersModel, session: OptimizerSession): void {
-    const { declared, verifyFirstBatch } = session.settings;
+    const { declared, verifyFirstBatch, microBatches } = session.settings;
+    const facts = checkModel(model, declared, verifyFirstBatch);
+    if (facts.synchronised && microBatches > 1) {
+      throw new DeepSpeedError(
+        'HOST_LACKS_CAPABILITY',
+        `gradient_accumulation_steps ${microBatches} would normalise each part of a batch by itself: ${model.name} has BatchNormalization`,
+        { fix: 'Set gradient_accumulation_steps to 1.' },
+      );
+    }
     this.#sessions.set(session.optimizer, session);
-    this.#facts.set(model, checkModel(model, declared, verifyFirstBatch));
+    this.#facts.set(model, facts);
   }
 
   /** One call of a train function: one optimizer step. */
