@@ -206,34 +206,35 @@ inline void begin_softmax(RunningSoftmax& state) {
 // The first widths[r] scores of row r, whole vectors, become exp(score − top).
 inline void advance_softmax(RunningSoftmax& state, size_t rows, const uint32_t* widths,
                             float* scores) {
-  float shift[kTileQueries];
-  for (size_t r = 0; r < rows; ++r) {
-    const float* row = scores + r * kTileKeys;
-    F32 top = splat(-kInfinity);
-    // Where a score is NaN it does not count here; its exponential shows it.
-    for (size_t c = 0; c < widths[r]; c += kLanes) top = max(load(row + c), top);
-    const float largest = largest_lane(top);
-    shift[r] = largest > state.top[r] ? largest : state.top[r];
-  }
-  for (size_t r = 0; r < rows; r += kLanes) {
-    const F32 top = load(shift + r);
+  for (size_t group = 0; group < rows; group += kLanes) {
+    const size_t end = group + kLanes < rows ? group + kLanes : rows;
+    float tops[kLanes] = {};
+    for (size_t r = group; r < end; ++r) {
+      const float* row = scores + r * kTileKeys;
+      F32 top = splat(-kInfinity);
+      // Where a score is NaN it does not count here; its exponential shows it.
+      for (size_t c = 0; c < widths[r]; c += kLanes) top = max(load(row + c), top);
+      tops[r - group] = largest_lane(top);
+    }
+    const F32 before = load(state.top + group);
+    const F32 top = max(load(tops), before);
     // Of a row that has seen nothing yet every exponential is to be 0, not exp(−∞ + ∞).
     const F32 safe = top == -kInfinity ? F32{} : top;
-    store(state.factor + r, exp_weight(load(state.top + r) - safe));
-    store(state.top + r, top);
-    store(shift + r, safe);
-  }
-  for (size_t r = 0; r < rows; ++r) {
-    float* row = scores + r * kTileKeys;
-    const F32 top = splat(shift[r]);
-    F32 sum{};
-    for (size_t c = 0; c < widths[r]; c += kLanes) {
-      const F32 p = exp_weight(load(row + c) - top);
-      store(row + c, p);
-      sum += p;
+    store(state.factor + group, exp_weight(before - safe));
+    store(state.top + group, top);
+    store(tops, safe);
+    for (size_t r = group; r < end; ++r) {
+      float* row = scores + r * kTileKeys;
+      const F32 shift = splat(tops[r - group]);
+      F32 sum{};
+      for (size_t c = 0; c < widths[r]; c += kLanes) {
+        const F32 p = exp_weight(load(row + c) - shift);
+        store(row + c, p);
+        sum += p;
+      }
+      float* sums = state.sums + r * kLanes;
+      store(sums, fma(load(sums), splat(state.factor[r]), sum));
     }
-    float* sums = state.sums + r * kLanes;
-    store(sums, fma(load(sums), splat(state.factor[r]), sum));
   }
 }
 
