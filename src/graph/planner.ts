@@ -13,8 +13,8 @@ import { readsOf, writesOf } from './topology.ts';
 const smallConstant = 1024;
 
 /**
- * Chunks cost one product more in four (bench/RESULTS.md); logits and their gradient, which are alive
- * together, twice their size.
+ * Chunks cost one product more, a sixth to a third of a small model's step (bench/RESULTS.md); logits and
+ * their gradient, which are alive together, twice their size.
  */
 const defaultLogitsBytes = 2 ** 29;
 
