@@ -28,6 +28,13 @@ export {
   type OnnxModelOptions,
 } from './hosts/onnx/onnx-model.ts';
 export type { SampleValue } from './hosts/onnx/sample.ts';
+export {
+  type AttentionInputs,
+  type AttentionTensor,
+  type LayoutMaker,
+  SparseSelfAttention,
+  type SparseSelfAttentionOptions,
+} from './hosts/onnx/sparse-self-attention.ts';
 export type { TrainOutput } from './trainer/train-loop.ts';
 export { Trainer, type TrainerOptions } from './trainer/trainer.ts';
 export {
