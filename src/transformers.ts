@@ -29,6 +29,7 @@ export {
 } from './hosts/onnx/onnx-model.ts';
 export type { SampleValue } from './hosts/onnx/sample.ts';
 export {
+  type AttendingRows,
   type AttentionInputs,
   type AttentionTensor,
   type LayoutMaker,

@@ -23,6 +23,7 @@ export interface AttentionTensor {
   dims: readonly [number, number, number, number];
 }
 
+/** What one attention reads: key and value may have fewer heads, each for a group of the query's. */
 export interface AttentionInputs {
   query: AttentionTensor;
   key: AttentionTensor;
@@ -33,11 +34,17 @@ export interface AttentionInputs {
 
 /** A layout class, or anything that makes layouts: `new FixedSparsityConfig({ num_heads: 8 })`. */
 export interface LayoutMaker {
-  makeLayout(
-    length: number,
-  ): AttentionBlocks & { requireAttendingRows(options: { causal: boolean }): void };
+  /** The blocks that are computed of a sequence of this length. */
+  makeLayout(length: number): AttentionBlocks & AttendingRows;
 }
 
+/** A layout that can be checked. */
+export interface AttendingRows {
+  /** Throws where a row of blocks attends to nothing. */
+  requireAttendingRows(options: { causal: boolean }): void;
+}
+
+/** How a `SparseSelfAttention` computes. */
 export interface SparseSelfAttentionOptions {
   /** Queries do not see keys behind them. Default false. */
   causal?: boolean;
@@ -106,6 +113,7 @@ export class SparseSelfAttention {
     };
   }
 
+  /** Frees the engine and its memory. */
   dispose(): void {
     this.#engine.dispose();
   }

@@ -31,6 +31,7 @@ export class BlockLayout {
     return this.block * this.blocks;
   }
 
+  /** Does the head compute the block of this row and column of blocks? */
   attends(head: number, row: number, column: number): boolean {
     return this.heads[head]![row * this.blocks + column] === 1;
   }

@@ -1,6 +1,7 @@
 /** One sample of a language model: a value for each position, by field. */
 export type TokenFields = Record<string, ArrayLike<number>>;
 
+/** What `padToBlockSize` makes of a sample. */
 export interface PaddedSample<F extends TokenFields> {
   /** Positions added at the end. */
   padLength: number;

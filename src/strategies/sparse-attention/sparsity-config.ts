@@ -78,8 +78,10 @@ export abstract class SparsityConfig {
   /** Throws where the layout cannot have this many blocks in a row. */
   protected requireFit(_blocks: number): void {}
 
+  /** Draws a head's layout; what lies above the diagonal is removed afterwards where it must. */
   protected abstract draw(canvas: Canvas, pattern: number): void;
 
+  /** Throws LAYOUT_INVALID for a key whose value exceeds the blocks of a row. */
   protected requireAtMost(key: keyof SparseAttentionValues, value: number, blocks: number): void {
     if (value > blocks) throw misfit(key, `${value} is above the ${blocks} blocks of a row`);
   }
