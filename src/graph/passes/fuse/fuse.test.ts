@@ -1,10 +1,13 @@
 /** Each pattern is found, in the forms exporters write, and computes what the original did. */
+import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { GraphBuilder } from '../../builder.ts';
 import type { Graph, Tensor } from '../../ir.ts';
 import { inferTypes } from '../../shapes/infer.ts';
 import { toNumbers } from '../../tensor.ts';
 import { randomTensor, relativeError, run, type Values } from '../../testing.ts';
+import { loadModel } from '../../load.ts';
+import { makeConcrete } from '../concrete.ts';
 import { lower } from '../lower/index.ts';
 import { fuse } from './index.ts';
 
@@ -237,6 +240,30 @@ for (const [title, operator, build, inputShape] of patterns) {
     expect(relativeError(toNumbers(after), toNumbers(before))).toBeLessThan(3e-6);
   });
 }
+
+test.each([
+  ['bert', ['Attention (bshd, key mask): 1', 'Gelu: 1', 'LayerNormalization: 3']],
+  ['gpt2', ['Attention (packed, causal, key mask): 1', 'Gelu: 1', 'LayerNormalization: 3']],
+  [
+    'llama',
+    [
+      'Attention (bshd, grouped heads, causal, key mask, rotary): 1',
+      'RMSNormalization: 3',
+      'RotaryEmbedding: 2',
+      'SiluMul: 1',
+    ],
+  ],
+])('what PyTorch exports of %s is fused', async (name, expected) => {
+  const file = new URL(`../../../../goldens/onnx/${name}-export.onnx`, import.meta.url);
+  const { graph } = await loadModel(fileURLToPath(file));
+  const inputs = { ids: [2, 5], mask: [2, 5] };
+  const isWeight = (parameter: string) => graph.initializers.get(parameter)!.dims.length > 0;
+  const concrete = makeConcrete(graph, inputs, isWeight);
+  const ours = fuse(concrete, concrete.parameters)
+    .replaced.filter((line) => line.includes('deepspeed.'))
+    .map((line) => line.replace(/^.*deepspeed\./, ''));
+  expect(ours.sort()).toEqual(expected);
+});
 
 const lookalikes: [title: string, build: Build, inputShape?: readonly number[]][] = [
   [

@@ -1,6 +1,7 @@
 /** Fusing patterns of a model's graph into training kernels, before it is differentiated. */
 import { Emitter } from '../../emitter.ts';
 import type { Graph, Node } from '../../ir.ts';
+import { mergeEqual, removeNoOps } from '../../simplify.ts';
 import { producersOf, readsOf, valuesReachableFrom } from '../../topology.ts';
 import { replacement, type TypedGraph, withoutDeadNodes } from '../rewrite.ts';
 import {
@@ -54,9 +55,12 @@ export interface Fused extends TypedGraph {
 }
 
 /** `trainable` are the graph inputs that need gradients. */
-export function fuse(typed: TypedGraph, trainable: Iterable<string> = []): Fused {
-  const first = fuseOnce(typed, elements, trainable);
-  const second = fuseOnce(first, compositions, trainable);
+export function fuse({ graph, types }: TypedGraph, trainable: Iterable<string> = []): Fused {
+  // Exporters leave casts to the same type and other no-ops between the parts of a pattern.
+  const first = fuseOnce({ graph: removeNoOps(graph, { types }), types }, elements, trainable);
+  // Queries and keys are turned by the same tables when they read the same value.
+  const merged = { graph: mergeEqual(first.graph), types: first.types };
+  const second = fuseOnce(merged, compositions, trainable);
   const refused = new Map([...first.refused, ...second.refused]);
   return { ...second, replaced: [...first.replaced, ...second.replaced], refused };
 }
