@@ -237,4 +237,13 @@ describe('a DeepSpeed config', () => {
   ])('refuses %j', async (config, text) => {
     expect(await refusal(2, 'plain', { config })).toContain(text);
   });
+
+  it('refuses what this host has no way to do, naming the key', async () => {
+    const drop = { progressive_layer_drop: { enabled: true, theta: 0.5, gamma: 0.001 } };
+    expect(await refusal(2, 'plain', { config: drop })).toContain('progressive_layer_drop');
+    const accumulation = { gradient_accumulation_steps: 2 };
+    expect(await refusal(2, 'batchNorm', { config: accumulation })).toContain(
+      'gradient_accumulation_steps 2 would normalise each part of a batch by itself',
+    );
+  });
 });
