@@ -103,6 +103,8 @@ OptimizerHyper hyper_of(const Napi::Value& value) {
     hyper.correction1 = number_field(fields, "correction1");
   if (!is_absent(fields.Get("correction2")))
     hyper.correction2 = number_field(fields, "correction2");
+  if (!is_absent(fields.Get("minCoeff"))) hyper.min_coeff = number_field(fields, "minCoeff");
+  if (!is_absent(fields.Get("maxCoeff"))) hyper.max_coeff = number_field(fields, "maxCoeff");
   return hyper;
 }
 

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/elementwise.h"
+#include "optim/lamb.h"
 
 namespace dsjs {
 namespace {
@@ -24,6 +25,44 @@ void* at(const Region& region, size_t element) {
 
 float* floats(const Region& region) {
   return region.buffer ? static_cast<float*>(region.data()) : nullptr;
+}
+
+// Every range is one tensor. Its blocks begin at its own start, so that a tensor's norms depend
+// neither on the threads nor on what lies before it.
+void run_lamb_step(ThreadPool& pool, const OptimizerStep& step, double scale,
+                   const OptimizerArrays& arrays) {
+  struct LambBlock {
+    size_t begin, end, tensor;
+  };
+  std::vector<LambBlock> blocks;
+  for (size_t tensor = 0; tensor < step.ranges.size(); ++tensor) {
+    const OptimizerRange& range = step.ranges[tensor];
+    const size_t end = range.offset + range.count;
+    for (size_t begin = range.offset; begin < end; begin += kNormBlock)
+      blocks.push_back({begin, std::min(end, begin + kNormBlock), tensor});
+  }
+  std::vector<LambSquares> parts(blocks.size());
+  const auto each_block = [&](const auto& body) {
+    pool.parallel_for(blocks.size(), 1, [&](size_t first, size_t last) {
+      for (size_t i = first; i < last; ++i) {
+        const LambBlock& block = blocks[i];
+        body(i, block, step.groups[step.ranges[block.tensor].group]);
+      }
+    });
+  };
+  each_block([&](size_t i, const LambBlock& block, const OptimizerHyper& hyper) {
+    parts[i] = lamb_moments(hyper, step.step, scale, arrays, block.begin, block.end);
+  });
+  std::vector<LambSquares> tensors(step.ranges.size());
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    LambSquares& sum = tensors[blocks[i].tensor];
+    sum.weights += parts[i].weights;
+    sum.update += parts[i].update;
+  }
+  each_block([&](size_t, const LambBlock& block, const OptimizerHyper& hyper) {
+    lamb_apply(hyper, step.step, lamb_coefficient(hyper, tensors[block.tensor]), arrays,
+               block.begin, block.end);
+  });
 }
 
 }  // namespace
@@ -107,6 +146,11 @@ void check_optimizer_step(const OptimizerStep& step) {
     require(states < 1 || step.state1.buffer, "this optimizer needs state1");
     require(states < 2 || step.state2.buffer, "this optimizer needs state2");
     require(states < 3 || step.state3.buffer, "this optimizer needs state3");
+    if (step.kind == OptimizerKind::kLamb) {
+      const OptimizerHyper& hyper = step.groups[range.group];
+      require(hyper.min_coeff >= 0 && hyper.min_coeff <= hyper.max_coeff,
+              "lamb needs 0 ≤ minCoeff ≤ maxCoeff");
+    }
   }
   require(step.max_norm >= 0, "maxNorm must not be negative");
   require(step.max_norm == 0 || step.norm_buffer, "clipping (maxNorm) needs `norm`");
@@ -128,6 +172,7 @@ void run_optimizer_step(ThreadPool& pool, const OptimizerStep& step) {
       floats(step.state3),
       step.copy16.buffer ? static_cast<uint16_t*>(step.copy16.data()) : nullptr,
       step.copy16.dtype};
+  if (step.kind == OptimizerKind::kLamb) return run_lamb_step(pool, step, scale, arrays);
   // One parallel loop over the shard: models have hundreds of small ranges (biases between
   // weights), and waking the threads for each would cost more than the update.
   pool.parallel_for(step.master.count, kGrain, [&](size_t begin, size_t end) {

@@ -37,7 +37,8 @@ void axpby_region(ThreadPool& pool, const Region& source, const Region& target, 
 // order that depends on the regions alone.
 void squared_norm_regions(ThreadPool& pool, const std::vector<Region>& regions, double* out);
 
-// Elements [offset, offset + count) of the shard are updated with hyper-parameters `group`.
+// Elements [offset, offset + count) of the shard are updated with hyper-parameters `group`. For
+// lamb a range is one whole tensor.
 struct OptimizerRange {
   size_t offset, count, group;
 };

@@ -23,10 +23,15 @@ struct OptimizerConstants {
   // adam, adamax: lr/(1−β1ᵗ); adam: 1/√(1−β2ᵗ).
   float step_size;
   float inverse_root_correction2;
+  // lamb: 1/(1−β1ᵗ).
+  float inverse_correction1;
   // sgd: 1 on the first step, where the momentum buffer starts as the gradient.
   bool first_step;
   bool nesterov;
 };
+
+OptimizerConstants optimizer_constants(OptimizerKind kind, const OptimizerHyper& hyper,
+                                       uint64_t step, double gradient_scale);
 
 struct OptimizerKernels {
   using Update = void (*)(const OptimizerConstants&, const OptimizerArrays&, size_t begin,

@@ -25,34 +25,6 @@ bool has_decoupled_decay(OptimizerKind kind) {
          kind == OptimizerKind::kAdamFrozen;
 }
 
-OptimizerConstants constants_of(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
-                                double gradient_scale) {
-  const bool decoupled = has_decoupled_decay(kind);
-  const auto t = static_cast<double>(step);
-  const auto correction = [&](double given, double beta) {
-    if (given != 0) return given;
-    return hyper.bias_correction ? 1 - std::pow(beta, t) : 1;
-  };
-  const double correction1 = correction(hyper.correction1, hyper.beta1);
-  const double correction2 = correction(hyper.correction2, hyper.beta2);
-  const bool sgd = kind == OptimizerKind::kSgd;
-  OptimizerConstants c{};
-  c.gradient_scale = static_cast<float>(gradient_scale);
-  c.lr = static_cast<float>(hyper.lr);
-  c.decay = decoupled ? static_cast<float>(-hyper.lr * hyper.weight_decay) : 0;
-  c.l2 = decoupled ? 0 : static_cast<float>(hyper.weight_decay);
-  c.beta1 = static_cast<float>(hyper.beta1);
-  c.one_minus_beta1 = static_cast<float>(1 - (sgd ? hyper.dampening : hyper.beta1));
-  c.beta2 = static_cast<float>(hyper.beta2);
-  c.one_minus_beta2 = static_cast<float>(1 - hyper.beta2);
-  c.eps = static_cast<float>(hyper.eps);
-  c.step_size = static_cast<float>(hyper.lr / correction1);
-  c.inverse_root_correction2 = static_cast<float>(1 / std::sqrt(correction2));
-  c.first_step = step == 1;
-  c.nesterov = hyper.nesterov;
-  return c;
-}
-
 OptimizerKernels::Update update_of(OptimizerKind kind, const OptimizerHyper& hyper,
                                    const OptimizerKernels& kernels) {
   switch (kind) {
@@ -79,6 +51,8 @@ OptimizerKernels::Update update_of(OptimizerKind kind, const OptimizerHyper& hyp
       return kernels.average;
     case OptimizerKind::kAdamFrozen:
       return kernels.adam_frozen;
+    case OptimizerKind::kLamb:
+      refuse("lamb updates whole tensors");
   }
   refuse("unknown kind");
 }
@@ -96,9 +70,39 @@ constexpr std::pair<const char*, OptimizerKind> kNames[] = {
     {"adadelta", OptimizerKind::kAdadelta},
     {"average", OptimizerKind::kAverage},
     {"adam_frozen", OptimizerKind::kAdamFrozen},
+    {"lamb", OptimizerKind::kLamb},
 };
 
 }  // namespace
+
+OptimizerConstants optimizer_constants(OptimizerKind kind, const OptimizerHyper& hyper,
+                                       uint64_t step, double gradient_scale) {
+  const bool decoupled = has_decoupled_decay(kind);
+  const auto t = static_cast<double>(step);
+  const auto correction = [&](double given, double beta) {
+    if (given != 0) return given;
+    return hyper.bias_correction ? 1 - std::pow(beta, t) : 1;
+  };
+  const double correction1 = correction(hyper.correction1, hyper.beta1);
+  const double correction2 = correction(hyper.correction2, hyper.beta2);
+  const bool sgd = kind == OptimizerKind::kSgd;
+  OptimizerConstants c{};
+  c.gradient_scale = static_cast<float>(gradient_scale);
+  c.lr = static_cast<float>(hyper.lr);
+  c.decay = decoupled ? static_cast<float>(-hyper.lr * hyper.weight_decay) : 0;
+  c.l2 = decoupled ? 0 : static_cast<float>(hyper.weight_decay);
+  c.beta1 = static_cast<float>(hyper.beta1);
+  c.one_minus_beta1 = static_cast<float>(1 - (sgd ? hyper.dampening : hyper.beta1));
+  c.beta2 = static_cast<float>(hyper.beta2);
+  c.one_minus_beta2 = static_cast<float>(1 - hyper.beta2);
+  c.eps = static_cast<float>(hyper.eps);
+  c.step_size = static_cast<float>(hyper.lr / correction1);
+  c.inverse_root_correction2 = static_cast<float>(1 / std::sqrt(correction2));
+  c.inverse_correction1 = static_cast<float>(1 / correction1);
+  c.first_step = step == 1;
+  c.nesterov = hyper.nesterov;
+  return c;
+}
 
 OptimizerKind optimizer_from_name(const char* name) {
   const std::string wanted = name;
@@ -117,6 +121,7 @@ int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper) {
     case OptimizerKind::kAdamax:
     case OptimizerKind::kRmsprop:
     case OptimizerKind::kAdadelta:
+    case OptimizerKind::kLamb:
       return 2;
     case OptimizerKind::kRmspropCentered:
       return 3;
@@ -144,7 +149,7 @@ void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t 
     refuse(std::to_string(states) + " state arrays are needed");
   if (arrays.copy16 && arrays.copy_type != DType::kFloat16 && arrays.copy_type != DType::kBFloat16)
     refuse("the 16-bit copy is float16 or bfloat16");
-  const OptimizerConstants constants = constants_of(kind, hyper, step, gradient_scale);
+  const OptimizerConstants constants = optimizer_constants(kind, hyper, step, gradient_scale);
   update_of(kind, hyper, DSJS_ISA_TABLE(isa, optimizers))(constants, arrays, begin, end);
 }
 

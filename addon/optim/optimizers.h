@@ -29,6 +29,8 @@
 //   average      p = β1·p + (1−β1)·g
 //   adam_frozen  p −= lr·wd·p;  p −= lr/(1−β1ᵗ) · g / (√v/√(1−β2ᵗ) + eps), v is not changed
 //
+// lamb needs whole tensors and has a file of its own, optim/lamb.h.
+//
 // A host that keeps 1−β1ᵗ and 1−β2ᵗ itself gives them as correction1 and correction2.
 #pragma once
 #include <cstddef>
@@ -51,7 +53,8 @@ enum class OptimizerKind {
   kAdagradRoot,
   kAdadelta,
   kAverage,
-  kAdamFrozen
+  kAdamFrozen,
+  kLamb
 };
 
 // The names above; EngineError INVALID_ARGUMENT for another name.
@@ -69,12 +72,15 @@ struct OptimizerHyper {
   // 0: computed from β and the step.
   double correction1 = 0;
   double correction2 = 0;
+  // lamb: bounds of the trust ratio.
+  double min_coeff = 0;
+  double max_coeff = 0;
 };
 
 // How many state arrays of the shard's length an update needs: adam 2 (m, v), sgd 1 with momentum
 // (b), else 0, lion 1 (m), adagrad and adagrad_root 1 (v), adamax 2 (m, u), rmsprop 2 (s, b),
-// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u), average 0, adam_frozen 1 (v). They start as
-// zeros.
+// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u), average 0, adam_frozen 1 (v), lamb 2 (m, v).
+// They start as zeros.
 int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper);
 
 // A contiguous range. Unused states are null. copy16, where not null, receives the new weights as
@@ -90,7 +96,8 @@ struct OptimizerArrays {
 };
 
 // Updates elements [begin, end). An element's result does not depend on the range it came in.
-// Throws EngineError INVALID_ARGUMENT when a state that the optimizer needs is null, or step is 0.
+// Throws EngineError INVALID_ARGUMENT when a state that the optimizer needs is null, step is 0 or
+// the kind is kLamb.
 void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                       double gradient_scale, const OptimizerArrays& arrays, size_t begin,
                       size_t end, Isa isa = active_isa());

@@ -121,6 +121,8 @@ void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64
       case OptimizerKind::kAdamFrozen:
         adam_frozen(hyper, step, g, p, state1[i]);
         break;
+      case OptimizerKind::kLamb:  // lamb_reference
+        break;
     }
   }
 }

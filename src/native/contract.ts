@@ -152,7 +152,9 @@ export type OptimizerKind =
   | 'adadelta'
   // The halves of 1-bit Adam's step.
   | 'average'
-  | 'adam_frozen';
+  | 'adam_frozen'
+  // Every range is one whole tensor; addon/optim/lamb.h.
+  | 'lamb';
 
 /** Hyper-parameters of one parameter group for one step. Fields an optimizer does not use are ignored. */
 export interface OptimizerHyper {
@@ -169,6 +171,9 @@ export interface OptimizerHyper {
   /** adam, adamw, adamax: 1 − β1ᵗ and 1 − β2ᵗ of a host that counts them itself. */
   correction1?: number;
   correction2?: number;
+  /** lamb: bounds of the trust ratio; 0 ≤ minCoeff ≤ maxCoeff. */
+  minCoeff?: number;
+  maxCoeff?: number;
 }
 
 /** Elements [offset, offset + count) of the shard, updated with hyper-parameters `group`. */
