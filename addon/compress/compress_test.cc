@@ -53,12 +53,14 @@ void test_loops(Isa isa, const std::string& name) {
     CHECK_MESSAGE(y == want_y && y.back() == 7, what);
 
     const std::vector<uint8_t> more(sign_bytes(count), 0x3c), most(sign_bytes(count), 0x91);
-    const uint8_t* all[] = {bits.data(), more.data(), most.data()};
-    const float scales[] = {0.1f, 0.7f, 3.0f};
-    CHECK_MESSAGE(fast.average(all, scales, 3, error.data(), count) ==
-                      plain.average(all, scales, 3, want_error.data(), count),
-                  what);
-    CHECK_MESSAGE(error == want_error, what);
+    const uint8_t* all[] = {bits.data(), more.data(), most.data(), bits.data()};
+    const float scales[] = {0.1f, 0.7f, 3.0f, 0.3f};
+    for (const size_t ranks : {1, 2, 3, 4}) {
+      CHECK_MESSAGE(fast.average(all, scales, ranks, error.data(), count) ==
+                        plain.average(all, scales, ranks, want_error.data(), count),
+                    what);
+      CHECK_MESSAGE(error == want_error, what);
+    }
   }
 }
 

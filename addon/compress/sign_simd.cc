@@ -100,11 +100,51 @@ double compensate(const float* x, float* error, size_t count) {
   return squares.total();
 }
 
+// Elements whose sums over ranks are kept in registers at once: each rank's signs and scale are
+// fetched once for all of them.
+constexpr size_t kWide = 64;
+
+inline uint64_t load_wide_signs(const uint8_t* p) {
+  uint64_t signs = 0;
+  for (size_t byte = 0; byte < kWide / 8; ++byte) signs |= uint64_t{p[byte]} << (8 * byte);
+  return signs;
+}
+
+// sum / ranks. A power of two has an exact reciprocal, and a product rounds as the quotient does.
+class Mean {
+ public:
+  explicit Mean(size_t ranks)
+      : exact_((ranks & (ranks - 1)) == 0),
+        divisor_(splat(static_cast<float>(ranks))),
+        reciprocal_(splat(1 / static_cast<float>(ranks))) {}
+  F32 operator()(F32 sum) const { return exact_ ? sum * reciprocal_ : sum / divisor_; }
+
+ private:
+  bool exact_;
+  F32 divisor_, reciprocal_;
+};
+
 double average(const uint8_t* const* bits, const float* scales, size_t ranks, float* error,
                size_t count) {
   Squares squares;
-  const F32 divisor = splat(static_cast<float>(ranks));
-  for (size_t first = 0; first < count; first += kGroup) {
+  const Mean mean(ranks);
+  size_t first = 0;
+  for (; first + kWide <= count; first += kWide) {
+    F32 sum[kWide / kLanes] = {};
+    for (size_t r = 0; r < ranks; ++r) {
+      const uint64_t signs = load_wide_signs(bits[r] + first / 8);
+      const F32 scale = splat(scales[r]);
+      for (size_t v = 0; v < kWide / kLanes; ++v)
+        sum[v] = sum[v] + signed_scale(static_cast<uint32_t>(signs >> (v * kLanes)), scale);
+    }
+    for (size_t v = 0; v < kWide / kLanes; ++v) {
+      float* at = error + first + v * kLanes;
+      const F32 sent = load(at) + mean(sum[v]);
+      store(at, sent);
+      squares.add(v % kVectors, sent);
+    }
+  }
+  for (; first < count; first += kGroup) {
     F32 sum[kVectors] = {};
     for (size_t r = 0; r < ranks; ++r) {
       const uint32_t signs = load_signs(bits[r], first, count);
@@ -113,7 +153,7 @@ double average(const uint8_t* const* bits, const float* scales, size_t ranks, fl
         sum[vector] = sum[vector] + signed_scale(signs >> (vector * kLanes), scale);
     }
     each_vector(first, count, [&](size_t at, size_t vector, size_t rest) {
-      F32 v = load_some(error + at, rest) + sum[vector] / divisor;
+      F32 v = load_some(error + at, rest) + mean(sum[vector]);
       store_some(error + at, v, rest);
       if (rest < kLanes) v = load_part(error + at, rest);
       squares.add(vector, v);
