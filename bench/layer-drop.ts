@@ -7,10 +7,10 @@ import type { StepPlan } from '../src/hooks/index.ts';
 import { type Bench, type BenchOptions, measure, type Report, timed } from './lib.ts';
 import { globalBatches, setUpModel } from './ranks/model.ts';
 
-const shape = { width: 256, layers: 24, vocabulary: 2048, length: 128, rows: 4 };
+const shape = { width: 256, layers: 24, vocabulary: 2048, length: 128, rows: 1 };
 const theta = 0.5;
 /** Steps whose draws are timed, each as often as the whole model. */
-const draws = 12;
+const draws = 5;
 
 async function run({ log }: BenchOptions): Promise<Report> {
   const training = await setUpModel(shape, {
@@ -43,7 +43,7 @@ async function run({ log }: BenchOptions): Promise<Report> {
       { name: 'none', run: () => microBatch(Array(shape.layers).fill(0)) },
       ...drawn.map((scales, i) => ({ name: `draw ${i}`, run: () => microBatch(scales) })),
     ],
-    { warmup: 2, rounds: 9 },
+    { warmup: 1, rounds: 7 },
   );
   runtime.close();
   const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
