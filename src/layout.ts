@@ -79,15 +79,22 @@ export function intersect(range: Shard, shard: Shard): Shard {
   return end > start ? { offset: start, count: end - start } : { offset: start, count: 0 };
 }
 
+/** A stretch of elements of one parameter group. */
+export type GroupRange = Pick<Slot, 'offset' | 'count' | 'group'>;
+
+/** Every parameter as a stretch of its own, for optimizers that look at whole tensors. */
+export function tensorRanges({ slots }: FlatLayout): GroupRange[] {
+  return slots
+    .filter(({ count }) => count > 0)
+    .map(({ offset, count, group }) => ({ offset, count, group }));
+}
+
 /**
  * What norms and the optimizer walk: stretches of one parameter group inside `shard`, offsets relative
  * to it. Only true neighbours are merged: the padding between slots may hold anything, since windows
  * of ZeRO 2 serve one bucket after another.
  */
-export function groupRanges(
-  layout: FlatLayout,
-  shard: Shard,
-): { offset: number; count: number; group: number }[] {
+export function groupRanges(layout: FlatLayout, shard: Shard): GroupRange[] {
   const ranges: { offset: number; count: number; group: number }[] = [];
   for (const slot of layout.slots) {
     const part = intersect(slot, shard);

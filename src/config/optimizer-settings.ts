@@ -2,7 +2,7 @@
 import type { DeepSpeedConfig } from './resolve.ts';
 
 export interface OptimizerSettings {
-  kind: 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad';
+  kind: 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad' | 'lamb';
   lr: number;
   /** sgd: the momentum. */
   beta1: number;
@@ -12,6 +12,9 @@ export interface OptimizerSettings {
   biasCorrection: boolean;
   nesterov: boolean;
   dampening: number;
+  /** lamb: bounds of the trust ratio. */
+  minCoeff?: number;
+  maxCoeff?: number;
 }
 
 const unused = { beta1: 0, beta2: 0, eps: 0, biasCorrection: false, nesterov: false, dampening: 0 };
@@ -24,7 +27,8 @@ export function optimizerSettings(
   switch (optimizer.type) {
     case 'Adam':
     case 'AdamW':
-    case 'OneBitAdam': {
+    case 'OneBitAdam':
+    case 'ZeroOneAdam': {
       const { lr, betas, eps, weight_decay, bias_correction } = optimizer.params;
       const coupled = optimizer.type === 'Adam' && !optimizer.params.adam_w_mode;
       return {
@@ -36,6 +40,22 @@ export function optimizerSettings(
         eps,
         weightDecay: weight_decay,
         biasCorrection: bias_correction,
+      };
+    }
+    case 'Lamb': {
+      const { lr, betas, eps, weight_decay, bias_correction } = optimizer.params;
+      const { min_coeff, max_coeff } = optimizer.params;
+      return {
+        ...unused,
+        kind: 'lamb',
+        lr,
+        beta1: betas[0],
+        beta2: betas[1],
+        eps,
+        weightDecay: weight_decay,
+        biasCorrection: bias_correction,
+        minCoeff: min_coeff,
+        maxCoeff: max_coeff,
       };
     }
     case 'SGD': {

@@ -35,6 +35,7 @@ const rules: Rule[] = [
   cycleMomentum,
   layerDropNeeds,
   oneBitAlone,
+  lambWhole,
   sparseAttention,
 ];
 
@@ -125,16 +126,26 @@ function cycleMomentum(
   }
 }
 
-/** What 1-bit Adam cannot be combined with, and where its compression never begins. */
+/** What optimizers that send one bit an element cannot be combined with, and where that never begins. */
 function oneBitAlone(config: ConfigValues, context: RuleContext, findings: RuleFindings): void {
   const { optimizer } = config;
-  if (optimizer?.type !== 'OneBitAdam') return;
+  if (optimizer?.type !== 'OneBitAdam' && optimizer?.type !== 'ZeroOneAdam') return;
   if (config.zero_optimization.stage > 0) {
     refuse(
       findings,
       'zero_optimization.stage',
-      'excludes OneBitAdam unless it is 0: gathering updated parameters would cost what compression saved',
+      `excludes ${optimizer.type} unless it is 0: gathering updated parameters would cost what compression saved`,
     );
+  }
+  if (optimizer.type === 'ZeroOneAdam') {
+    if (config.fp16.enabled) {
+      refuse(
+        findings,
+        'fp16.enabled',
+        'excludes ZeroOneAdam: a step that loss scaling skips cannot be taken out of the moves that ranks have gathered; use bf16',
+      );
+    }
+    return;
   }
   const freeze = optimizer.params.freeze_step;
   if (freeze === 0) {
@@ -146,6 +157,27 @@ function oneBitAlone(config: ConfigValues, context: RuleContext, findings: RuleF
   if (total !== undefined && freeze >= total) {
     findings.warnings.push(
       `optimizer.params.freeze_step is ${freeze} and the run has ${total} steps: it ends before compression begins`,
+    );
+  }
+}
+
+/** LAMB measures whole tensors, and its bounds are in order. */
+function lambWhole(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const { optimizer } = config;
+  if (optimizer?.type !== 'Lamb') return;
+  if (config.zero_optimization.stage > 0) {
+    refuse(
+      findings,
+      'zero_optimization.stage',
+      'excludes Lamb unless it is 0: its step in a tensor needs the norm of the whole tensor, and shards cut through tensors',
+    );
+  }
+  const { min_coeff, max_coeff } = optimizer.params;
+  if (min_coeff > max_coeff) {
+    refuse(
+      findings,
+      'optimizer.params.min_coeff',
+      `${min_coeff} is above max_coeff ${max_coeff}; the trust ratio lies between them`,
     );
   }
 }

@@ -4,6 +4,7 @@ import { type Host, requireCapability } from '../hooks/index.ts';
 import { applyCheckpoint } from './checkpoint/index.ts';
 import { applyDumpState } from './dump-state.ts';
 import type { StrategyContext } from './plugin.ts';
+import { oneBitRecipe } from './one-bit/index.ts';
 import { applyLayerDrop } from './progressive-layer-drop.ts';
 import { applySparseAttention } from './sparse-attention/index.ts';
 import { keepsWholeGradients } from './zero/estimate.ts';
@@ -20,6 +21,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
   if (config.sparse_attention) applySparseAttention(context, config.sparse_attention);
   const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
   if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });
+  const oneBit = oneBitRecipe(config);
   const zero = applyZero(context, {
     stage: config.zero_optimization.stage as ZeroStage,
     wholeGradients: keepsWholeGradients(config),
@@ -29,9 +31,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     reduceScatter: config.zero_optimization.reduce_scatter,
     averaging: averagingOf(config, context.communicator.size),
     ...(dropsLayers && { skippable: context.host.skippable! }),
-    ...(config.optimizer?.type === 'OneBitAdam' && {
-      oneBitAfter: Math.max(1, config.optimizer.params.freeze_step),
-    }),
+    ...(oneBit && { oneBit }),
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);

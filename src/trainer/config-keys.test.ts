@@ -74,7 +74,9 @@ const optimizerParams: Record<string, Record<string, unknown>> = {
   SGD: { lr: 0.5, momentum: 0.9, dampening: 0.5, weight_decay: 0.3, nesterov: true },
   Lion: { lr: 0.5, betas: [0.5, 0.6], weight_decay: 0.3 },
   Adagrad: { lr: 0.5, eps: 1e-3, weight_decay: 0.3 },
+  Lamb: { ...adam, max_coeff: 3, min_coeff: 0.2 },
   OneBitAdam: adam,
+  ZeroOneAdam: adam,
 };
 for (const [type, params] of Object.entries(optimizerParams)) {
   const other = type === 'SGD' ? 'Lion' : 'SGD';
@@ -359,6 +361,10 @@ it('proves every available key', () => {
     'sparse_attention.strict',
     // In strategies/one-bit/one-bit.test.ts.
     'optimizer.params.freeze_step (OneBitAdam)',
+    // In strategies/one-bit/zero-one.test.ts.
+    ...['var_freeze_step', 'var_update_scaler', 'local_step_scaler', 'local_step_clipper'].map(
+      (name) => `optimizer.params.${name} (ZeroOneAdam)`,
+    ),
     ...['enabled', 'prof_all', 'prof_ops'].map((name) => `comms_logger.${name}`),
     ...['tensorboard', 'csv_monitor'].flatMap((section) =>
       ['enabled', 'output_path', 'job_name'].map((name) => `${section}.${name}`),

@@ -69,10 +69,11 @@ const oneBit = {
     'it travels over the same communicator as everything else',
   ),
 };
+const { freeze_step: _freezes, ...zeroOne } = oneBit;
 const lamb = {
   ...adamW,
-  max_coeff: notYet(positive, 10, 'Upper bound of the trust ratio.'),
-  min_coeff: notYet(positive, 0.01, 'Lower bound of the trust ratio.'),
+  max_coeff: available(positive, 10, 'Upper bound of the trust ratio.'),
+  min_coeff: available(positive, 0.01, 'Lower bound of the trust ratio.'),
 };
 
 export const optimizerKeys = {
@@ -103,14 +104,26 @@ export const optimizerKeys = {
       initial_accumulator_value: notYet(nonNegative, 0, 'Start of the sum of squares.'),
       amsgrad,
     }),
-    Lamb: variant('not yet', 'Adam with a trust ratio per tensor.', lamb),
+    Lamb: variant('available', 'Adam with a trust ratio per tensor.', lamb),
     OneBitAdam: variant('available', 'Adam whose momentum travels as one bit per element.', oneBit),
-    ZeroOneAdam: variant('not yet', '1-bit Adam that also skips communication rounds.', {
-      ...oneBit,
-      var_freeze_step: notYet(positiveInteger, 100_000, 'Steps before the second moments freeze.'),
-      var_update_scaler: notYet(positiveInteger, 16, 'How fast the update interval grows.'),
-      local_step_scaler: notYet(positiveInteger, 32_678, 'How fast the local interval grows.'),
-      local_step_clipper: notYet(positiveInteger, 16, 'Largest local interval.'),
+    ZeroOneAdam: variant('available', '1-bit Adam that also skips communication rounds.', {
+      ...zeroOne,
+      var_freeze_step: available(
+        positiveInteger,
+        100_000,
+        'Steps after which the second moments freeze and local steps begin.',
+      ),
+      var_update_scaler: available(
+        positiveInteger,
+        16,
+        'Updates of the second moments after which the interval between them doubles.',
+      ),
+      local_step_scaler: available(
+        positiveInteger,
+        32_678,
+        'Local steps after which the interval between exchanges doubles.',
+      ),
+      local_step_clipper: available(positiveInteger, 16, 'Longest interval between exchanges.'),
     }),
     OneBitLamb: variant('not yet', 'LAMB whose momentum travels as one bit per element.', {
       ...oneBit,

@@ -24,12 +24,13 @@ function frozenTensor({ layout, buffer }: FrozenParameters, rank: number): FlatT
  */
 export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void {
   const { addon, communicator, layout, optimizer: recipe, lifecycle, engine } = context;
-  const { stored } = zero.optimizer.weights;
+  const { stored } = zero.weights;
   const stateNames = zero.optimizer.states.map((_, index) => `state${index + 1}`);
 
   const validation = context.config?.checkpoint.tag_validation ?? 'Warn';
 
   async function save(event: CheckpointEvent): Promise<void> {
+    zero.settle?.();
     await engine.idle();
     const tag = await agreeOnTag(context, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
@@ -82,9 +83,9 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     await readFlat(addon, checkpoint, layout, targets);
     if (context.frozen) await readFrozen(addon, checkpoint, context.frozen);
     await readLocal(context, checkpoint, zero.local);
-    const restored = zero.optimizer.weights.restore();
-    if (restored !== null) await engine.wait(restored);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);
+    const restored = zero.weights.restore();
+    if (restored !== null) await engine.wait(restored);
     Object.assign(event.state, checkpoint.manifest.state);
     await engine.wait(engine.barrier());
   }

@@ -14,7 +14,7 @@ export async function readLocal(
 ): Promise<void> {
   const shard = manifest.shards[communicator.rank];
   const sameRanks = manifest.worldSize === communicator.size;
-  for (const { name, buffer, count } of states) {
+  for (const { name, buffer, count, otherwise } of states) {
     if (count === 0) continue;
     const fileOffset = sameRanks ? shard?.tensors[name] : undefined;
     if (fileOffset !== undefined) {
@@ -22,6 +22,7 @@ export async function readLocal(
       await addon.readInto(join(folder, shard!.file), fileOffset, target);
       continue;
     }
+    if (otherwise === 'kept') continue;
     await engine.wait(engine.fill({ buffer, byteOffset: 0, count, dtype: 'float32' }, 0));
     if (communicator.rank > 0) continue;
     const why = sameRanks ? 'has none' : `was written by ${manifest.worldSize} ranks`;

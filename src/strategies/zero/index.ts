@@ -1,5 +1,6 @@
 import { applyLossScale } from '../precision/loss-scale.ts';
-import { OneBitAdam } from '../one-bit/optimizer.ts';
+import type { Weights } from '../precision/weights.ts';
+import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
 import type { NativeBuffer } from '../../native/contract.ts';
@@ -22,16 +23,20 @@ export interface ZeroOptions {
   averaging: number;
   /** Segments that a step may leave out. */
   skippable?: readonly number[];
-  /** Stage 0: after this many steps the momentum travels in one bit an element instead of the gradient. */
-  oneBitAfter?: number;
+  /** Stage 0: an optimizer that sends one bit an element. */
+  oneBit?: OneBitRecipe;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
 export interface ZeroState {
   readonly stage: ZeroStage;
   readonly optimizer: PartitionedOptimizer;
+  /** The weights to save and to load. */
+  readonly weights: Weights;
   /** State of this rank alone, which means something at this world size only. */
   readonly local: readonly LocalState[];
+  /** Before saving: brings what is saved up to date. */
+  settle?(): void;
 }
 
 export interface LocalState {
@@ -40,6 +45,8 @@ export interface LocalState {
   readonly buffer: NativeBuffer;
   /** fp32 elements. */
   readonly count: number;
+  /** Where a checkpoint has none for this rank: zeros, said once (the default), or what is there already. */
+  readonly otherwise?: 'kept';
 }
 
 /**
@@ -69,7 +76,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     reduceScatter: options.stage > 0 && options.reduceScatter,
     gradientType: precision.gradientType,
     lossScale: () => options.averaging * lossScale.value,
-    sends: (): boolean => oneBit?.compresses !== true,
+    sends: (): boolean => oneBit?.keepsGradient !== true,
   };
   const gradients: GradientReducer =
     options.stage === 2 && !options.wholeGradients
@@ -90,10 +97,10 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     storage: precision.storage,
     skipsOverflow: precision.skipsOverflow,
   });
-  const oneBit: OneBitAdam | null =
-    options.oneBitAfter === undefined
+  const oneBit: CompressingOptimizer | null =
+    options.oneBit === undefined
       ? null
-      : new OneBitAdam({
+      : createOneBit(options.oneBit, {
           engine,
           layout,
           worldSize,
@@ -101,16 +108,22 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
           dense: optimizer,
           groups: context.optimizer.groups,
           maxNorm: context.optimizer.maxNorm,
-          freezeStep: options.oneBitAfter,
           lossScale,
           skipsOverflow: precision.skipsOverflow,
         });
   claims.claim('optimizerStep', 'zero', oneBit ?? optimizer);
+  const weights = oneBit?.weights ?? optimizer.weights;
   lifecycle.tap('parametersWritten', 'acquire', 'zero.adopt', async () => {
-    const adopted = optimizer.weights.adopt();
+    const adopted = weights.adopt();
     if (adopted !== null) await engine.wait(adopted);
   });
   const action = !reducer.reduceScatter ? 'zero.allReduce' : 'zero.reduceScatter';
   lifecycle.tap('backward', 'reduce', action, (event) => gradients.produced(event));
-  return { stage: options.stage, optimizer, local: oneBit?.errors ?? [] };
+  return {
+    stage: options.stage,
+    optimizer,
+    weights,
+    local: oneBit?.local ?? [],
+    settle: () => oneBit?.settle?.(),
+  };
 }

@@ -3,6 +3,7 @@ import type {
   OptimizerStepContext,
   OptimizerStepOwner,
 } from '../../hooks/index.ts';
+import { DeepSpeedError } from '../../errors.ts';
 import type {
   NativeBuffer,
   NativeEngine,
@@ -12,7 +13,7 @@ import type {
   Region,
   Work,
 } from '../../native/contract.ts';
-import { type FlatLayout, groupRanges, type Shard } from '../../layout.ts';
+import { type FlatLayout, groupRanges, type Shard, tensorRanges } from '../../layout.ts';
 import { createWeights, type Weights } from '../precision/weights.ts';
 import type { StorageType } from '../precision/precision.ts';
 import type { GradientReducer } from './gradients.ts';
@@ -27,6 +28,7 @@ export function stateCount(recipe: OptimizerRecipe): number {
     case 'adamax':
     case 'rmsprop':
     case 'adadelta':
+    case 'lamb':
       return 2;
     case 'rmsprop_centered':
       return 3;
@@ -94,6 +96,11 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     this.#ownRanges = groupRanges(layout, own);
     this.#updated = partitioned ? own : { offset: 0, count: layout.total };
     this.#updateRanges = partitioned ? this.#ownRanges : groupRanges(layout, this.#updated);
+    if (recipe.kind === 'lamb') {
+      if (partitioned)
+        throw new DeepSpeedError('INTERNAL', 'internal: LAMB under ZeRO 1, which rules refuse');
+      this.#updateRanges = tensorRanges(layout);
+    }
     this.weights = createWeights({
       ...options,
       updated: this.#updated,
@@ -123,7 +130,8 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     return this.#updated;
   }
 
-  enqueue(context: OptimizerStepContext): Work {
+  /** @param groups hyper-parameters of this step, where they are not simply the recipe's and the context's */
+  enqueue(context: OptimizerStepContext, groups?: OptimizerHyper[]): Work {
     const { engine, recipe, gradients, worldSize, lossScale, partitioned } = this.#options;
     const { shard, whole, after } = gradients.reduced();
     const pair = { buffer: this.#norm, byteOffset: 0 };
@@ -147,11 +155,13 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
         ...(state2 && { state2 }),
         ...(state3 && { state3 }),
         ranges: this.#updateRanges,
-        groups: recipe.groups.map((group, index) => ({
-          ...group,
-          lr: context.learningRates[index]!,
-          ...(context.betas && { beta1: context.betas[0], beta2: context.betas[1] }),
-        })),
+        groups:
+          groups ??
+          recipe.groups.map((group, index) => ({
+            ...group,
+            lr: context.learningRates[index]!,
+            ...(context.betas && { beta1: context.betas[0], beta2: context.betas[1] }),
+          })),
         gradientScale,
         maxNorm: recipe.maxNorm,
         norm: pair,
