@@ -196,7 +196,7 @@ export function compile(compiler: string, source: string): string {
   const folder = join(root, 'build', 'bench', dirname(source));
   mkdirSync(folder, { recursive: true });
   const program = join(folder, basename(source, extname(source)));
-  const flags = ['-std=c++20', '-O3', '-march=native', '-pthread'];
+  const flags = ['-std=c++20', '-O3', '-march=native', '-pthread', `-I${join(root, 'addon')}`];
   const built = spawnSync(compiler, [...flags, join(here, source), '-o', program], {
     encoding: 'utf8',
   });
