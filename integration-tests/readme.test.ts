@@ -126,7 +126,7 @@ describe('README', () => {
           expect(output).toContain('has taken 20 of 20 steps: raise maxSteps');
         }
         if (command.endsWith('sums.mjs')) {
-          const losses = [...output.matchAll(/^\d+ (\d\.\d{4})$/gm)].map(([, loss]) =>
+          const losses = [...output.matchAll(/^\d+ (\d+\.\d{4})$/gm)].map(([, loss]) =>
             Number(loss),
           );
           expect(losses).toHaveLength(10);
