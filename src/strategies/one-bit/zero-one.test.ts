@@ -116,6 +116,22 @@ describe('0/1 Adam', () => {
     expect(first!.metrics.at(-1)!.loss).toBeLessThan(first!.metrics[7]!.loss);
   });
 
+  it('alone, with an exchange each step, is 1-bit Adam', async () => {
+    const steps = 24;
+    const alone = async (deepspeed: Record<string, unknown>) =>
+      (await run({ deepspeed, steps, worldSize: 1 }))[0]!;
+    // Dense until step 8, as 1-bit Adam is; then moves and momentum are the same but for their scale.
+    const ours = await alone(zeroOne({ var_update_scaler: 8, local_step_clipper: 1 }));
+    const theirs = await alone({
+      optimizer: { type: 'OneBitAdam', params: { ...adam, freeze_step: 8 } },
+    });
+    expect(callsOf(ours, 'allToAll')).toBe(0);
+    // γ·m/γ rounds a momentum twice more, and decay and move are taken off in one rounding each:
+    // 2⁻²³ a step, which training amplifies.
+    for (const [step, { loss }] of theirs.metrics.entries())
+      expect(ours.metrics[step]!.loss / loss).toBeCloseTo(1, 4);
+  });
+
   it.each([6, 16, 18, 26])('resume after step %i equals never stopping', async (saveSteps) => {
     for (const extra of [{}, { bf16: { enabled: true } }]) {
       const outputDir = temporaryFolder();
