@@ -16,6 +16,7 @@ export interface LoopParameter {
   weightDecay?: boolean;
 }
 
+/** What `initialize` takes: the loop's parameters, and the strategy that trains them. */
 export interface InitializeOptions {
   /** Trainable arrays by name. Rank 0's values become those of all ranks. */
   parameters: Readonly<Record<string, Float32Array | LoopParameter>>;

@@ -28,7 +28,7 @@ export interface AttentionInputs {
   query: AttentionTensor;
   key: AttentionTensor;
   value: AttentionTensor;
-  /** [batch, length]: 0 hides a key. */
+  /** Of batch × length elements: 0 hides a key. */
   keyPaddingMask?: ArrayLike<number>;
 }
 
