@@ -115,6 +115,12 @@ describe('deepspeed-js layout', () => {
     [['--deepspeed', config, '--seq', '64', '--out', 'a.gif'], 'LAUNCHER_USAGE', '.png or .svg'],
     [['--deepspeed', config, '--seq', '100'], 'LAYOUT_INVALID', 'sparse_attention.block'],
     [['--deepspeed', join(folder, 'none.json'), '--seq', '64'], 'CONFIG_NOT_FOUND', 'none.json'],
+    [['--deepspeed', config, '--seq', '10000000'], 'LAUNCHER_USAGE', '625000 blocks of 16'],
+    [
+      ['--deepspeed', config, '--seq', '64', '--out', join(folder, 'none', 'x.svg')],
+      'OUTPUT_NOT_WRITABLE',
+      'x.svg cannot be written',
+    ],
   ])('%j is an error', async (argv, code, words) => {
     await expect(layout(argv)).rejects.toMatchObject({
       code,

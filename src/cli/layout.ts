@@ -26,7 +26,7 @@ const assumedHeads = 4;
  * Prints the layout's numbers, and draws it where `--out` says.
  *
  * @returns 0
- * @throws DeepSpeedError LAUNCHER_USAGE, CONFIG_INVALID, LAYOUT_INVALID, and what a model folder throws.
+ * @throws DeepSpeedError LAUNCHER_USAGE, CONFIG_INVALID, LAYOUT_INVALID, OUTPUT_NOT_WRITABLE, and what a model folder throws.
  */
 export async function layout(argv: string[]): Promise<number> {
   const flags = parseFlags(argv);
@@ -40,13 +40,33 @@ export async function layout(argv: string[]): Promise<number> {
       { fix: 'Add for instance "sparse_attention": {"mode": "fixed"}.' },
     );
   }
+  requireDrawable(flags.seq, values.block);
   const made = sparsityConfig(values, await headCount(flags, values)).makeLayout(flags.seq);
   for (const line of describe(values, made)) process.stdout.write(`${line}\n`);
   if (flags.out === undefined || picture === null) return 0;
   const title = `${values.mode}, block ${made.block}, ${made.sequenceLength} positions`;
-  await writeFile(flags.out, picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title));
+  const drawing = picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title);
+  await writeFile(flags.out, drawing).catch((cause: Error) => {
+    throw new DeepSpeedError(
+      'OUTPUT_NOT_WRITABLE',
+      `${flags.out} cannot be written: ${cause.message}`,
+      { cause, data: { path: flags.out } },
+    );
+  });
   process.stdout.write(`wrote ${flags.out}\n`);
   return 0;
+}
+
+/** A layout is a matrix of blocks: beyond this many a side it would take more than a gigabyte a head. */
+const mostBlocks = 32_768;
+
+function requireDrawable(positions: number, block: number): void {
+  if (positions / block <= mostBlocks) return;
+  throw new DeepSpeedError(
+    'LAUNCHER_USAGE',
+    `--seq ${positions} is ${Math.ceil(positions / block)} blocks of ${block}; at most ${mostBlocks} are shown`,
+    { fix: 'Show a shorter sequence, or take larger blocks: the pattern repeats.' },
+  );
 }
 
 function parseFlags(argv: string[]): Flags | null {

@@ -288,7 +288,7 @@ it.each(runKeys)('%s changes what a run does', async (_key, observe, without, ch
 describe('reports', () => {
   it('says nothing but the summary that was not asked for', async () => {
     const { lines } = await run({});
-    const summary = /^(time|speed|loss|memory|files|  ) {2}/;
+    const summary = /^(time|speed|loss|memory|files| {2}) {2}/;
     expect(lines.filter((line) => !summary.test(line))).toEqual([]);
   });
 

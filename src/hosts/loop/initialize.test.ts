@@ -158,6 +158,12 @@ describe('initialize', () => {
     await allowed.parametersReplaced();
     allowed.backward({ w: null, b: null });
     expect(() => allowed.backward(gradients())).toThrow('backward() was called 2 times');
+    const early = await open({ parameters: { w, b: Float32Array.of(1) } });
+    expect(() => early.step()).toThrow('step() was called without a backward()');
+    const worded = await open({ parameters: { w, b: Float32Array.of(1) } });
+    expect(() => worded.backward(gradients(), 'x' as unknown as number)).toThrow(
+      'got "x" as the loss',
+    );
     for (const engine of [broken, changed, allowed]) await engine.close();
   });
 

@@ -65,6 +65,12 @@ export class LoopEngine {
   backward(gradients: Gradients, loss = Number.NaN): void {
     this.#guard(() => {
       this.#check(gradients);
+      if (typeof loss !== 'number') {
+        throw new DeepSpeedError(
+          'ARGUMENTS_INVALID',
+          `backward() got ${typeof loss === 'string' ? `"${loss}"` : typeof loss} as the loss; it is a number`,
+        );
+      }
       if (!this.#syncs) this.#extra += 1;
       const microBatches = this.gradientAccumulationSteps + this.#extra;
       if (this.#microBatch >= microBatches) {
@@ -105,6 +111,15 @@ export class LoopEngine {
    */
   step(): boolean {
     return this.#guard(() => {
+      if (this.#microBatch === 0) {
+        throw new DeepSpeedError(
+          'ARGUMENTS_INVALID',
+          'step() was called without a backward() before it',
+          {
+            fix: 'Call backward() once for every micro batch, and step() after each.',
+          },
+        );
+      }
       if (this.#microBatch < this.gradientAccumulationSteps + this.#extra) return false;
       this.#requireUnchanged();
       const step = this.#step;
