@@ -65,13 +65,7 @@ interface Flags {
  */
 export function parseLine(argv: readonly string[]): ParsedLine | null {
   const command = describeCommand();
-  try {
-    command.parse([...argv], { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return null;
-    throw new DeepSpeedError('LAUNCHER_USAGE', error.message.replace(/^error: /, ''));
-  }
+  if (!parsed(command, argv, 'deepspeed')) return null;
   const flags = command.opts<Flags>();
   const [script, ...rest] = command.args as [string, ...string[]];
   const shielded = argv[argv.length - command.args.length - 1] === '--';
@@ -157,9 +151,7 @@ function describeCommand(): Command {
     .addOption(new Option('--no_python').hideHelp())
     .version(packageVersion, '-v, --version')
     .addHelpText('after', helpText)
-    .passThroughOptions()
-    .configureOutput({ writeErr: () => {} })
-    .exitOverride();
+    .passThroughOptions();
   for (const [flags, needs] of laterFlags) {
     const option = new Option(flags).hideHelp();
     command.addOption(option).on(`option:${option.name()}`, () => refuse(option.long!, needs));
@@ -235,4 +227,24 @@ function takeConfig(words: readonly string[]): {
     config = oneOf('--deepspeed', config, name, value);
   }
   return { config, scriptArguments: [...scriptArguments, ...rest] };
+}
+
+/**
+ * Reads the flags of a command. False: it was asked for help or its version, and has printed it.
+ *
+ * @param name how the command is called, for the hint
+ * @throws DeepSpeedError LAUNCHER_USAGE for a flag that is unknown, missing or malformed
+ */
+export function parsed(command: Command, argv: readonly string[], name: string): boolean {
+  command.configureOutput({ writeErr: () => {} }).exitOverride();
+  try {
+    command.parse([...argv], { from: 'user' });
+    return true;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return false;
+    throw new DeepSpeedError('LAUNCHER_USAGE', error.message.replace(/^error: /, ''), {
+      fix: `\`${name} --help\` lists the flags.`,
+    });
+  }
 }

@@ -1,14 +1,14 @@
 /** `deepspeed-js layout`: what the section `sparse_attention` of a config comes to, as numbers and a picture. */
 import { writeFile } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { readConfig, readSparseAttention, type SparseAttentionValues } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { packageVersion } from '../launcher/index.ts';
 import { loadModelConfig } from '../models/config.ts';
 import type { BlockLayout } from '../strategies/sparse-attention/block-layout.ts';
 import { sparsityConfig } from '../strategies/sparse-attention/sparsity-config.ts';
-import { integer } from './arguments.ts';
+import { integer, parsed } from './arguments.ts';
 import { layoutPng, layoutSvg } from './layout-picture.ts';
 
 interface Flags {
@@ -77,18 +77,8 @@ function parseFlags(argv: string[]): Flags | null {
     .option('--heads <n>', 'attention heads (default: those of --model)', integer('--heads', 1))
     .option('--model <folder>', 'take the number of heads from its config.json')
     .option('--out <file>', 'draw it: a .png or .svg file')
-    .version(packageVersion, '-v, --version')
-    .configureOutput({ writeErr: () => {} })
-    .exitOverride();
-  try {
-    command.parse(argv, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return null;
-    throw new DeepSpeedError('LAUNCHER_USAGE', error.message.replace(/^error: /, ''), {
-      fix: '`deepspeed-js layout --help` lists the flags.',
-    });
-  }
+    .version(packageVersion, '-v, --version');
+  if (!parsed(command, argv, 'deepspeed-js layout')) return null;
   return command.opts<Flags>();
 }
 

@@ -1,9 +1,9 @@
 /** `ds_report`, also `deepspeed-js report`: one document, for people or as JSON. */
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { renderExplanation } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { packageVersion } from '../launcher/index.ts';
-import { integer } from './arguments.ts';
+import { integer, parsed } from './arguments.ts';
 import { type EffectiveConfig, effectiveConfig } from './effective-config.ts';
 import { type Environment, inspectEnvironment, isUsable, type PeerState } from './environment.ts';
 
@@ -49,18 +49,8 @@ function parseFlags(argv: string[]): Flags | null {
       integer('--num_procs', 1),
     )
     .option('--json', 'one JSON document')
-    .version(packageVersion, '-v, --version')
-    .configureOutput({ writeErr: () => {} })
-    .exitOverride();
-  try {
-    command.parse(argv, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return null;
-    throw new DeepSpeedError('LAUNCHER_USAGE', error.message.replace(/^error: /, ''), {
-      fix: '`ds_report --help` lists the flags.',
-    });
-  }
+    .version(packageVersion, '-v, --version');
+  if (!parsed(command, argv, 'ds_report')) return null;
   const flags = command.opts<Flags>();
   if (flags.model !== undefined && flags.config === undefined)
     throw new DeepSpeedError('LAUNCHER_USAGE', '--model needs --config');

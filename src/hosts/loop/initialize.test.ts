@@ -160,6 +160,10 @@ describe('initialize', () => {
     expect(() => allowed.backward(gradients())).toThrow('backward() was called 2 times');
     const early = await open({ parameters: { w, b: Float32Array.of(1) } });
     expect(() => early.step()).toThrow('step() was called without a backward()');
+    const elsewhere = await open({ parameters: { w, b: Float32Array.of(1) } });
+    // A folder below a file.
+    const impossible = elsewhere.saveCheckpoint(`${import.meta.filename}/x`);
+    await expect(impossible).rejects.toMatchObject({ code: 'OUTPUT_NOT_WRITABLE' });
     const worded = await open({ parameters: { w, b: Float32Array.of(1) } });
     expect(() => worded.backward(gradients(), 'x' as unknown as number)).toThrow(
       'got "x" as the loss',

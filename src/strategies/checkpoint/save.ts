@@ -44,7 +44,10 @@ export async function saveCheckpoint(
   const temporary = temporaryFolder(directory, tag, nonce);
   try {
     await agree(peers, async () => {
-      if (rank === 0) await mkdir(temporary, { recursive: true });
+      if (rank !== 0) return;
+      await mkdir(temporary, { recursive: true }).catch((cause) => {
+        throw notWritable(directory, cause);
+      });
     });
     const { pieces, offsets } = shardFile(content.tensors);
     const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
@@ -126,10 +129,14 @@ export async function checkWritable(directory: string): Promise<void> {
     await writeFile(probe, '');
     await rm(probe);
   } catch (cause) {
-    throw new DeepSpeedError(
-      'OUTPUT_NOT_WRITABLE',
-      `the folder ${directory} cannot be written: ${(cause as Error).message}`,
-      { cause, data: { directory } },
-    );
+    throw notWritable(directory, cause);
   }
+}
+
+function notWritable(directory: string, cause: unknown): DeepSpeedError {
+  return new DeepSpeedError(
+    'OUTPUT_NOT_WRITABLE',
+    `the folder ${directory} cannot be written: ${(cause as Error).message}`,
+    { cause, data: { directory } },
+  );
 }
