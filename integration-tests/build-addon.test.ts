@@ -1,5 +1,5 @@
 /** What someone reads whose machine lacks a tool that the native engine is built with. */
-import { mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -52,4 +52,15 @@ it.runIf(onLinux).each([
   expect(output).toContain(`fix: ${command}`);
   expect(output.trimEnd().split('\n')).toHaveLength(2);
   expect(await readdir(prebuilds)).toEqual(before);
+});
+
+it.runIf(onLinux)('a build that the system kills is not blamed on the compiler', async () => {
+  await provide('c++', 'make');
+  const cmake = '#!/bin/sh\n[ "$1" = --version ] || kill -9 $$\n';
+  await writeFile(join(path, 'cmake'), cmake, { mode: 0o755 });
+  const { status, output } = await build();
+  expect(status).toBe(1);
+  expect(output).toContain('cmake -S was ended by SIGKILL');
+  expect(output).toContain('fix: A compiler that is killed usually lacked memory');
+  expect(output).not.toContain('C++20');
 });

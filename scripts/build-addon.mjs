@@ -72,6 +72,10 @@ function build() {
     if (result.error || result.status !== 0) {
       console.error((result.stdout ?? '').slice(-8000));
       console.error((result.stderr ?? '').slice(-8000));
+      if (result.signal)
+        fail(
+          `the native engine was not built: cmake ${args[0]} was ended by ${result.signal}.\n  fix: A compiler that is killed usually lacked memory: free some, or build with CMAKE_BUILD_PARALLEL_LEVEL=1.`,
+        );
       fail(
         `the native engine did not build (cmake ${args[0]} ended with ${result.status}).\n  A C++20 compiler is needed: g++ 11, clang 14 or newer.`,
       );
@@ -93,7 +97,8 @@ function build() {
     `-DDSJS_TESTS=${tests ? 'ON' : 'OFF'}`,
   ]);
   const targets = tests ? 'all' : 'deepspeed';
-  run(['--build', folder, '--target', targets, '--parallel', String(availableParallelism())]);
+  const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism());
+  run(['--build', folder, '--target', targets, '--parallel', jobs]);
   if (tests) return console.log(folder);
   mkdirSync(target, { recursive: true });
   // Never overwrite a library that a running process has mapped: write beside it, then rename.

@@ -3,9 +3,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { root } from './build-id.mjs';
 
-const shared = ['errors', 'nearest', 'philox'];
+const shared = ['errors', 'folders', 'nearest', 'philox'];
 const rooms = {
   errors: [],
+  folders: [],
   nearest: [],
   philox: [],
   'errors-page': [],

@@ -1,6 +1,7 @@
 /** The files of `--enable_each_rank_log DIR`: `rank_<r>.stdout` and `rank_<r>.stderr`. */
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { DeepSpeedError } from '../errors.ts';
 
 /** One file. A disk that fills up ends the log, not the run. */
@@ -49,7 +50,7 @@ export function openRankLogs(
 ): RankLogs[] {
   const path = resolve(folder);
   try {
-    mkdirSync(path, { recursive: true });
+    makeFolder(path);
     return Array.from({ length: ranks }, (_, rank) => ({
       stdout: new RankLog(join(path, `rank_${rank}.stdout`), warn),
       stderr: new RankLog(join(path, `rank_${rank}.stderr`), warn),

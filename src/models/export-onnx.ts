@@ -1,6 +1,6 @@
 /** Writing a folder that transformers.js generates text from. */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { fromTyped } from '../graph/tensor.ts';
 import { saveModel } from '../graph/save.ts';
 import { type ModelConfig, modelParameters } from './config.ts';
@@ -39,7 +39,7 @@ export async function exportOnnx(
   const bytes = tensors.reduce((sum, [, tensor]) => sum + tensor.data.length, 0);
   const externalData = options.externalData ?? bytes > externalFrom;
   const path = join(dir, 'onnx', 'model.onnx');
-  await writable(path, () => mkdir(join(dir, 'onnx'), { recursive: true }));
+  await writable(path, async () => makeFolder(join(dir, 'onnx')));
   await saveModel(
     {
       irVersion,

@@ -1,6 +1,7 @@
 /** Writing a model folder that Hugging Face transformers and `loadPretrained` read. */
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { numel } from '../graph/tensor.ts';
 import { type ModelConfig, modelParameters } from './config.ts';
@@ -41,7 +42,7 @@ export async function saveParameters(
     const source = checkShape(spec, parameters.get(spec.name));
     return { name: spec.name, dtype, shape: spec.shape, chunks: () => chunks(source, dtype) };
   });
-  await writable(dir, () => mkdir(dir, { recursive: true }));
+  await writable(dir, async () => makeFolder(dir));
   const shards = splitShards(tensors, maxShardBytes);
   for (const [file, part] of shards) await writeSafetensors(join(dir, file), part);
   if (shards.size > 1) await writeIndex(dir, shards);

@@ -1,5 +1,5 @@
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { DeepSpeedError } from '../errors.ts';
 import type { MonitorFolder } from './events.ts';
 
@@ -7,7 +7,7 @@ import type { MonitorFolder } from './events.ts';
 export function makeOutputFolder({ output_path, job_name }: MonitorFolder): string {
   const folder = join(output_path, job_name);
   return writing(folder, () => {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     return folder;
   });
 }

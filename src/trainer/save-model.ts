@@ -1,6 +1,7 @@
-import { copyFile, mkdir } from 'node:fs/promises';
+import { copyFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { agree } from '../strategies/agree.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
 import { writable } from '../models/index.ts';
@@ -19,7 +20,7 @@ export async function saveTrainedModel(
   await runtime.engine.idle();
   await agree(runtime, async () => {
     if (runtime.rank !== 0) return;
-    await writable(folder, () => mkdir(folder, { recursive: true }));
+    await writable(folder, async () => makeFolder(folder));
     await model.save(folder, (name) => host.parameter(name));
     for (const file of tokenizer === undefined ? [] : tokenizerFiles) {
       const source = join(tokenizer!, file);

@@ -1,5 +1,6 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../folders.ts';
 import { writable } from '../models/index.ts';
 import { renderPerfetto, renderTimeline } from '../monitor/index.ts';
 import type { WorkRecord } from '../native/index.ts';
@@ -56,7 +57,7 @@ export class StepTrace {
     };
     const traces = await gatherJson(runtime, own);
     if (runtime.rank !== 0) return [];
-    await mkdir(args.outputDir, { recursive: true });
+    makeFolder(args.outputDir);
     const texts = {
       'trace.json': JSON.stringify(renderPerfetto(traces)),
       'timeline.svg': renderTimeline(traces, `First ${this.#traced} steps`),

@@ -1,6 +1,7 @@
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makeFolder } from '../../folders.ts';
 import { DeepSpeedError } from '../../errors.ts';
 import type { IoHandler } from './library.ts';
 
@@ -30,7 +31,7 @@ export class FileHandler implements IoHandler {
       weightsManifest: [{ paths: ['weights.bin'], weights: weightSpecs }],
     });
     try {
-      await mkdir(this.#path, { recursive: true });
+      makeFolder(this.#path);
       await replaceFile(join(this.#path, 'weights.bin'), weights);
       await replaceFile(join(this.#path, 'model.json'), json);
     } catch (cause) {

@@ -1,6 +1,6 @@
 /** Writing a trained tokenizer in Hugging Face's files, which transformers.js and `transformers` read. */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../../folders.ts';
 import { writable, writeJson } from '../save.ts';
 import type { TrainedBpe } from './train.ts';
 
@@ -32,7 +32,7 @@ export async function saveTokenizer(
     ...(options.modelMaxLength === undefined ? {} : { model_max_length: options.modelMaxLength }),
     ...roles,
   };
-  await writable(dir, () => mkdir(dir, { recursive: true }));
+  await writable(dir, async () => makeFolder(dir));
   await writeJson(join(dir, 'tokenizer.json'), tokenizerJson(bpe));
   await writeJson(join(dir, 'tokenizer_config.json'), config);
   await writeJson(join(dir, 'special_tokens_map.json'), roles);

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../../folders.ts';
 import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
@@ -45,9 +46,11 @@ export async function saveCheckpoint(
   try {
     await agree(peers, async () => {
       if (rank !== 0) return;
-      await mkdir(temporary, { recursive: true }).catch((cause) => {
+      try {
+        makeFolder(temporary);
+      } catch (cause) {
         throw notWritable(directory, cause);
-      });
+      }
     });
     const { pieces, offsets } = shardFile(content.tensors);
     const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
@@ -124,7 +127,7 @@ function slotsOf({ slots }: FlatLayout): Manifest['layout'] {
 /** Proves that a checkpoint directory can be written before hours of training depend on it. */
 export async function checkWritable(directory: string): Promise<void> {
   try {
-    await mkdir(directory, { recursive: true });
+    makeFolder(directory);
     const probe = join(directory, `.writable-${randomBytes(4).toString('hex')}`);
     await writeFile(probe, '');
     await rm(probe);
