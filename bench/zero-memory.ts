@@ -1,5 +1,5 @@
 /**
- * Memory of ZeRO stages 0 to 2. For a small model at 1, 2 and 4 ranks: bytes a rank by category against
+ * Memory of ZeRO stages 0 to 3. For a small model at 1, 2 and 4 ranks: bytes a rank by category against
  * the formulas of the paper (1910.02054, section 3; fp32 AdamW, Ψ elements, N ranks). For a model whose
  * parameters, gradients and states take 1 GB: growth of resident memory, shared pages counted once,
  * against the engines' accounts.
@@ -10,7 +10,10 @@ import type { MemoryReport } from './ranks/zero-memory.ts';
 
 interface Model {
   shape: ModelShape;
-  /** Elements: about a third of a layer. The default would hold the model, and so would stage 2's windows. */
+  /**
+   * Elements of a bucket of gradients, and at stage 3 of what is gathered ahead: about a third of a layer. The
+   * defaults would hold the model, and so would the windows.
+   */
   bucket: number;
 }
 
@@ -22,7 +25,7 @@ const gigabyte: Model = {
   shape: { width: 768, layers: 8, vocabulary: 8192, length: 64, rows: 1 },
   bucket: 2_500_000,
 };
-const stages = [0, 1, 2] as const;
+const stages = [0, 1, 2, 3] as const;
 type Stage = (typeof stages)[number];
 
 const categories = ['parameters', 'gradients', 'optimizer'] as const;
@@ -31,8 +34,8 @@ const categories = ['parameters', 'gradients', 'optimizer'] as const;
 function formula(stage: Stage, elements: number, ranks: number) {
   const whole = 4 * elements;
   return {
-    parameters: whole,
-    gradients: stage === 2 ? whole / ranks : whole,
+    parameters: stage === 3 ? whole / ranks : whole,
+    gradients: stage >= 2 ? whole / ranks : whole,
     optimizer: stage === 0 ? 2 * whole : (2 * whole) / ranks,
   };
 }
@@ -107,6 +110,6 @@ async function run(options: BenchOptions): Promise<Report> {
 }
 
 export default {
-  about: 'ZeRO 0 to 2: bytes by category against the formulas, resident memory against the account',
+  about: 'ZeRO 0 to 3: bytes by category against the formulas, resident memory against the account',
   run,
 } satisfies Bench;

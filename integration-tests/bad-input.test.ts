@@ -68,9 +68,9 @@ const badInputs: BadInput[] = [
   },
   {
     what: 'a feature of DeepSpeed that is not there yet',
-    ...config({ zero_optimization: { stage: 3 } }),
+    ...config({ zero_optimization: { stage: 3, offload_param: { device: 'nvme' } } }),
     code: 'NOT_AVAILABLE_YET',
-    says: [/zero_optimization\.stage/],
+    says: [/zero_optimization\.offload_param\.device/],
   },
   {
     what: 'an unknown strategy',

@@ -36,7 +36,14 @@ function train({ stage, worldSize, outputDir, resumeFrom }: Run) {
         train_micro_batch_size_per_gpu: [6, 3, 2, 1][worldSize - 1],
         gradient_clipping: 0.5,
         optimizer: { type: 'AdamW', params: { lr: 2e-3, weight_decay: 0.1 } },
-        zero_optimization: { stage, reduce_bucket_size: 3000 },
+        zero_optimization: {
+          stage,
+          reduce_bucket_size: 3000,
+          // Of stage 3: norms and biases stay whole, about a layer is gathered ahead.
+          stage3_param_persistence_threshold: 100,
+          stage3_prefetch_bucket_size: 5000,
+          stage3_max_reuse_distance: 1,
+        },
       },
     },
     ...(resumeFrom !== undefined && { resumeFrom }),
@@ -49,6 +56,8 @@ it.each([
   [1, 2],
   [2, 2],
   [2, 3],
+  [3, 2],
+  [3, 3],
   [0, 1],
 ])(
   'stage %i at %i ranks: five steps and five more are ten, to the bit',
@@ -73,6 +82,11 @@ describe('a checkpoint goes on at another world size and stage', () => {
     { from: [0, 1], to: [2, 3] },
     { from: [2, 3], to: [1, 2] },
     { from: [1, 2], to: [2, 4] },
+    { from: [3, 3], to: [0, 1] },
+    { from: [3, 2], to: [1, 3] },
+    { from: [2, 2], to: [3, 4] },
+    { from: [0, 1], to: [3, 2] },
+    { from: [3, 2], to: [3, 3] },
   ] as const)('from stage and ranks $from to $to', async ({ from, to }) => {
     const straight = await train({ stage: 0, worldSize: 1, outputDir: temporaryFolder() });
     const [stage, worldSize] = to;

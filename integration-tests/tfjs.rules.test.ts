@@ -233,7 +233,7 @@ describe('a DeepSpeed config', () => {
 
   it.each([
     [{ train_batch_size: 4 }, 'batches of 6 rows, and the config says train_batch_size 4'],
-    [{ zero_optimization: { stage: 3 } }, 'not available yet'],
+    [{ zero_optimization: { stage: 3 } }, 'needs a host with "gatheredParameters"'],
   ])('refuses %j', async (config, text) => {
     expect(await refusal(2, 'plain', { config })).toContain(text);
   });

@@ -221,7 +221,7 @@ export const errorCodes = {
   },
   STRATEGY_UNKNOWN: {
     title: 'There is no strategy of that name',
-    fix: 'Use ddp, deepspeed, deepspeed_stage_1 or deepspeed_stage_2, or register your own.',
+    fix: 'Use ddp, deepspeed, deepspeed_stage_1, deepspeed_stage_2 or deepspeed_stage_3, or register your own.',
   },
   GRADIENT_MISSING: {
     title: 'An operator of the model cannot be differentiated',

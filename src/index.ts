@@ -9,6 +9,7 @@ export type {
   HostParameter,
   Lifecycle,
   OptimizerStepOwner,
+  ParameterOwner,
   StepMetrics,
   StepPlan,
 } from './hooks/index.ts';

@@ -6,6 +6,7 @@ import {
   elementCount,
   type Host,
   Lifecycle,
+  type ParameterOwner,
   type Tracer,
 } from './hooks/index.ts';
 import { packageVersion } from './launcher/package-version.ts';
@@ -14,6 +15,7 @@ import { type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
+import { WholeParameters } from './strategies/whole-parameters.ts';
 import type { Precision } from './strategies/precision/precision.ts';
 import { keepsWholeGradients, zeroBytes } from './strategies/zero/estimate.ts';
 import type { ZeroStage } from './strategies/zero/index.ts';
@@ -28,8 +30,8 @@ export interface Session {
   readonly config: DeepSpeedConfig | null;
   readonly strategy: string;
   readonly layout: FlatLayout;
-  /** Trainable parameters, fp32, by `layout`. */
-  readonly parameters: NativeBuffer;
+  /** Trainable parameters, all of `layout`. */
+  readonly parameters: ParameterOwner;
   /** Absent where training changes every parameter. */
   readonly frozen?: FrozenParameters;
   readonly optimizer: OptimizerRecipe;
@@ -68,12 +70,16 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     `parameters, gradients and optimizer states (ZeRO stage ${stage})`,
     'zero_optimization.stage',
   );
-  const parameters = runtime.engine.allocate(layout.total * 4, {
-    // 16-bit parameters have memory of their own; the model reads them through this one.
-    category: precision.storage === 'float32' ? 'parameters' : 'window',
-    shared: runtime.worldSize > 1,
-    name: 'parameters',
-  });
+  let whole: NativeBuffer | undefined;
+  const wholeParameters = () => {
+    whole ??= runtime.engine.allocate(layout.total * 4, {
+      // 16-bit parameters have memory of their own; the model reads them through this one.
+      category: precision.storage === 'float32' ? 'parameters' : 'window',
+      shared: runtime.worldSize > 1,
+      name: 'parameters',
+    });
+    return whole;
+  };
   const frozen = allocateFrozen(runtime, host);
   const lifecycle = new Lifecycle(parts.tracer);
   const claims = new Claims();
@@ -85,7 +91,9 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     engine: runtime.engine,
     communicator: runtime.communicator,
     layout,
-    parameters,
+    get parameters() {
+      return wholeParameters();
+    },
     ...(frozen && { frozen }),
     optimizer,
     precision,
@@ -101,7 +109,9 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     config,
     strategy: plugin.name,
     layout,
-    parameters,
+    parameters:
+      claims.owner('parameters') ??
+      new WholeParameters(runtime.engine, layout, wholeParameters(), runtime.worldSize),
     ...(frozen && { frozen }),
     optimizer,
     precision,
@@ -128,22 +138,15 @@ function allocateFrozen(runtime: Runtime, { frozen = [] }: Host): FrozenParamete
   return { layout, buffer };
 }
 
-/**
- * After rank 0's values were written: every rank computed the same ones from the seed or the files;
- * rank 0's are made the truth.
- */
-export async function shareParameters({
-  runtime,
-  layout,
-  parameters,
-  frozen,
-}: Session): Promise<void> {
-  if (runtime.worldSize === 1) return;
-  const { engine } = runtime;
-  const share = (buffer: NativeBuffer, count: number) =>
-    engine.broadcast({ buffer, byteOffset: 0, count, dtype: 'float32' }, 0);
-  const work = share(parameters, layout.total);
-  await engine.wait(frozen ? share(frozen.buffer, frozen.layout.total) : work);
+/** After initial values were written, on every rank: makes them equal. */
+export async function shareParameters({ runtime, parameters, frozen }: Session): Promise<void> {
+  const { engine, worldSize } = runtime;
+  const shared = parameters.share();
+  if (shared !== null) await engine.wait(shared);
+  if (!frozen || worldSize === 1) return;
+  const { buffer, layout } = frozen;
+  const whole = { buffer, byteOffset: 0, count: layout.total, dtype: 'float32' } as const;
+  await engine.wait(engine.broadcast(whole, 0));
 }
 
 /** The owner of a claim; a host that cannot do without one asks here. */

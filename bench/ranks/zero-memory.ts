@@ -36,6 +36,9 @@ const training = await setUpModel(shape, {
     zero_optimization: {
       stage: Number(process.argv[3]),
       reduce_bucket_size: Number(process.argv[4]),
+      stage3_prefetch_bucket_size: Number(process.argv[4]),
+      stage3_param_persistence_threshold: 10 * shape.width,
+      stage3_max_reuse_distance: 1,
     },
   },
 });

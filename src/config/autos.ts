@@ -98,11 +98,17 @@ export function trainerAutos(
     };
   }
   if (facts.hiddenSize !== undefined) {
-    autos['zero_optimization.reduce_bucket_size'] = {
-      value: facts.hiddenSize ** 2,
-      from: 'the square of the hidden size',
-      given: false,
+    const size = facts.hiddenSize;
+    const sized = (path: string, value: number, from: string) => {
+      autos[`zero_optimization.${path}`] = { value, from, given: false };
     };
+    sized('reduce_bucket_size', size ** 2, 'the square of the hidden size');
+    sized(
+      'stage3_prefetch_bucket_size',
+      Math.floor(0.9 * size ** 2),
+      '0.9 times the square of the hidden size',
+    );
+    sized('stage3_param_persistence_threshold', 10 * size, '10 times the hidden size');
   }
   return autos;
 }

@@ -48,6 +48,22 @@ describe('explainConfig', () => {
     expect(explain(written, 1e6).warnings[0]).toMatch(/^zero_optimization.reduce_bucket_size/);
   });
 
+  it("warns where stage 3's limits are above the model, and shows them at stage 3 only", () => {
+    const stage3 = (keys: object = {}) =>
+      explain({ zero_optimization: { stage: 3, reduce_bucket_size: 1e5, ...keys } }, 1e6);
+    expect(shown(stage3().values)).toContain('zero_optimization.stage3_max_live_parameters');
+    expect(stage3().warnings).toEqual([
+      expect.stringContaining('all parameters are gathered when a forward pass begins'),
+      expect.stringContaining('no parameter is released between its forward and its backward'),
+    ]);
+    expect(stage3({ stage3_max_live_parameters: 5e5 }).warnings).toEqual([]);
+    const near = { stage3_prefetch_bucket_size: 1e5, stage3_max_reuse_distance: 1 };
+    expect(stage3(near).warnings).toEqual([]);
+    expect(stage3({ ...near, stage3_param_persistence_threshold: 1e6 }).warnings).toEqual([
+      expect.stringContaining('every rank keeps all parameters'),
+    ]);
+  });
+
   it('says what reduce_at_boundary costs, and where it changes nothing', () => {
     const zero = {
       stage: 2,

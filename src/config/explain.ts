@@ -58,9 +58,11 @@ function explainEntry(
   out: ExplainedValue[],
 ): void {
   const origin = config.provenance.origins[path] ?? 'default';
+  const { stage } = config.zero_optimization;
   switch (entry.kind) {
     case 'key': {
-      const quiet = entry.status !== 'available' && origin === 'default';
+      const idle = path.startsWith('zero_optimization.stage3_') && stage !== 3;
+      const quiet = (entry.status !== 'available' || idle) && origin === 'default';
       if (!quiet) out.push({ path, value, origin, meaning: entry.meaning, note: entry.note });
       return;
     }
@@ -88,6 +90,7 @@ function sizeWarnings(config: DeepSpeedConfig, { parameterCount }: ExplainContex
   const { worldSize, origins } = config.provenance;
   const zero = config.zero_optimization;
   const communicates = worldSize > 1;
+  const gathers = communicates && zero.stage === 3;
   const sized: [string, number, boolean, string][] = [
     [
       'zero_optimization.reduce_bucket_size',
@@ -98,14 +101,26 @@ function sizeWarnings(config: DeepSpeedConfig, { parameterCount }: ExplainContex
     [
       'zero_optimization.allgather_bucket_size',
       zero.allgather_bucket_size,
-      communicates && zero.stage > 0,
+      communicates && (zero.stage === 1 || zero.stage === 2),
       'all parameters are gathered in one piece',
     ],
     [
-      'zero_optimization.stage3_max_live_parameters',
-      zero.stage3_max_live_parameters,
-      zero.stage === 3,
-      'no parameter is ever released',
+      'zero_optimization.stage3_param_persistence_threshold',
+      zero.stage3_param_persistence_threshold,
+      gathers,
+      'every rank keeps all parameters',
+    ],
+    [
+      'zero_optimization.stage3_prefetch_bucket_size',
+      zero.stage3_prefetch_bucket_size,
+      gathers && zero.stage3_max_live_parameters >= parameterCount,
+      'all parameters are gathered when a forward pass begins',
+    ],
+    [
+      'zero_optimization.stage3_max_reuse_distance',
+      zero.stage3_max_reuse_distance,
+      gathers && zero.stage3_max_live_parameters >= parameterCount,
+      'no parameter is released between its forward and its backward',
     ],
   ];
   for (const [path, size, matters, consequence] of sized) {
@@ -121,7 +136,7 @@ function sizeWarnings(config: DeepSpeedConfig, { parameterCount }: ExplainContex
 /** A key that trades memory says how much. */
 function wholeGradientWarnings(config: DeepSpeedConfig, context: ExplainContext): string[] {
   const { stage, reduce_at_boundary: atBoundary } = config.zero_optimization;
-  if (stage !== 2 || !atBoundary) return [];
+  if (stage < 2 || !atBoundary) return [];
   const path = 'zero_optimization.reduce_at_boundary';
   if (config.gradient_accumulation_steps === 1) {
     return [`${path} changes nothing without accumulation: every micro batch is a boundary`];

@@ -115,7 +115,14 @@ describe('problems', () => {
 
 describe('what is not available yet', () => {
   it.each([
-    ['zero_optimization.stage', { zero_optimization: { stage: 3 } }],
+    [
+      'zero_optimization.offload_param.device',
+      { zero_optimization: { stage: 3, offload_param: { device: 'cpu' } } },
+    ],
+    [
+      'zero_optimization.zero_quantized_weights',
+      { zero_optimization: { stage: 3, zero_quantized_weights: true } },
+    ],
     [
       'zero_optimization.offload_optimizer.device',
       { zero_optimization: { stage: 2, offload_optimizer: { device: 'cpu' } } },
@@ -199,6 +206,7 @@ describe('"auto"', () => {
       stage: 2,
       reduce_bucket_size: 'auto',
       stage3_prefetch_bucket_size: 'auto',
+      stage3_param_persistence_threshold: 'auto',
     },
   };
 
@@ -210,7 +218,11 @@ describe('"auto"', () => {
       gradient_accumulation_steps: 1,
       optimizer: { params: { lr: 3e-4, weight_decay: 0 } },
       scheduler: { params: { total_num_steps: 100, warmup_max_lr: 3e-4 } },
-      zero_optimization: { reduce_bucket_size: 64 * 64, stage3_prefetch_bucket_size: 5e7 },
+      zero_optimization: {
+        reduce_bucket_size: 64 * 64,
+        stage3_prefetch_bucket_size: 3686,
+        stage3_param_persistence_threshold: 640,
+      },
     });
     expect(config.provenance.origins['optimizer.params.lr']).toBe('auto');
   });
@@ -246,6 +258,7 @@ describe('"auto"', () => {
 describe('rules across sections', () => {
   it.each([
     ['prescale_gradients', { zero_optimization: { stage: 2 }, prescale_gradients: true }],
+    ['prescale_gradients', { zero_optimization: { stage: 3 }, prescale_gradients: true }],
     [
       'gradient_predivide_factor',
       { zero_optimization: { stage: 2 }, gradient_predivide_factor: 2 },

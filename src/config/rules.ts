@@ -45,19 +45,23 @@ function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: Ru
   }
 }
 
-/** DeepSpeed's ZeRO-2 averages after the reduce-scatter and knows no other order. */
+/** DeepSpeed's ZeRO-2 and 3 average in one order only, ours with reduce_scatter after it. */
 function averagingOfShards(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
   const { stage, reduce_scatter } = config.zero_optimization;
-  if (stage !== 2 || !reduce_scatter) return;
+  if (stage < 2 || !reduce_scatter) return;
   const instead = 'set zero_optimization.reduce_scatter to false, or use stage 0 or 1';
   if (config.prescale_gradients) {
-    refuse(findings, 'prescale_gradients', `excludes ZeRO stage 2 with reduce_scatter; ${instead}`);
+    refuse(
+      findings,
+      'prescale_gradients',
+      `excludes ZeRO stage ${stage} with reduce_scatter; ${instead}`,
+    );
   }
   if (config.gradient_predivide_factor !== 1) {
     refuse(
       findings,
       'gradient_predivide_factor',
-      `excludes ZeRO stage 2 with reduce_scatter unless it is 1; ${instead}`,
+      `excludes ZeRO stage ${stage} with reduce_scatter unless it is 1; ${instead}`,
     );
   }
 }

@@ -1,7 +1,33 @@
 import { DeepSpeedError } from '../errors.ts';
 import type { Region, Work } from '../native/contract.ts';
-import type { StepPlan } from './events.ts';
+import type { SegmentEvent, StepPlan } from './events.ts';
 import type { Location } from './host.ts';
+
+/**
+ * Who holds the trainable parameters. Claimed by a strategy that shards them, for hosts with
+ * "gatheredParameters"; without a claim every rank has all of them in one buffer.
+ */
+export interface ParameterOwner {
+  /** `location` may differ between segments, and forward and backward are collective operations. */
+  readonly gathers: boolean;
+  /** Where a pass of `segment` reads the value, fp32, the parameter's shape. It does not change. */
+  location(parameter: string, segment: number, pass: SegmentEvent['pass']): Location;
+  /** Works that a pass of `segment` must wait for; asked after its `acquire`. */
+  ready(segment: number, pass: SegmentEvent['pass']): Work[];
+  /**
+   * Sets the value, before `parametersWritten`.
+   *
+   * @param read gives elements [start, start + count), row-major: asked for what this rank keeps only
+   */
+  write(parameter: string, read: (start: number, count: number) => Float32Array): void;
+  /** After `write` on every rank: the ranks' values become equal. Null where they are by construction. */
+  share(): Work | null;
+  /**
+   * The value that the model computes with, fp32. Between two passes. Where `gathers`, all ranks must ask
+   * and get a copy, and the JS thread blocks; otherwise nothing is copied and it changes with every step.
+   */
+  read(parameter: string): Float32Array;
+}
 
 /**
  * Who receives gradients. The host binds its backward to `location` once and asks `ready` before each
@@ -48,13 +74,14 @@ export interface OptimizerOutcome {
 
 /** Who updates the parameters at the accumulation boundary. */
 export interface OptimizerStepOwner {
-  /** Enqueues the step; the work ends when this rank's parameters are whole again. */
+  /** Enqueues the step; the work ends when the next forward may begin. */
   enqueue(context: OptimizerStepContext): Work;
   /** What the last enqueued step found; valid once its work has ended. */
   outcome(): OptimizerOutcome;
 }
 
 export interface ClaimTypes {
+  parameters: ParameterOwner;
   gradients: GradientOwner;
   optimizerStep: OptimizerStepOwner;
 }

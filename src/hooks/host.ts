@@ -25,6 +25,8 @@ export interface HostParameter {
   readonly shape: readonly number[];
   /** Segments that read it, ascending. Its gradient is complete after the backward of the first of them. */
   readonly segments: readonly number[];
+  /** Those of `segments` whose backward reads it, ascending. Absent: all of them. */
+  readonly readBackward?: readonly number[];
   /** Index into the session's optimizer groups. */
   readonly group: number;
 }

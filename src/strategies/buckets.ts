@@ -65,8 +65,8 @@ export function planBuckets(
   return buckets;
 }
 
-/** Every rank's share of a bucket, offsets relative to the bucket. */
-export function bucketShards(bucket: Bucket, layout: FlatLayout): Shard[] {
+/** Every rank's share of a bucket, or of any stretch of the flat buffer, offsets relative to it. */
+export function bucketShards(bucket: Shard, layout: FlatLayout): Shard[] {
   return layout.shards.map((shard) => {
     const start = Math.max(bucket.offset, shard.offset);
     const end = Math.min(bucket.offset + bucket.count, shard.offset + shard.count);

@@ -24,6 +24,22 @@ for (const stage of [0, 1, 2]) {
 }
 
 strategyConformance({
+  name: 'deepspeed, stage 3',
+  module: module('ours'),
+  // Of the parameters, two biases stay whole; one weight at a time is gathered ahead.
+  config: {
+    zero_optimization: {
+      stage: 3,
+      reduce_bucket_size: 100,
+      stage3_param_persistence_threshold: 33,
+      stage3_prefetch_bucket_size: 150,
+      stage3_max_reuse_distance: 50,
+    },
+  },
+  needs: [needsSegments, { capability: 'gatheredParameters', key: 'zero_optimization.stage' }],
+});
+
+strategyConformance({
   name: 'deepspeed, stage 2 in fp16, reducing at the boundary',
   module: module('ours'),
   config: {

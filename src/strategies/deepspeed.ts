@@ -8,6 +8,7 @@ import { oneBitRecipe } from './one-bit/index.ts';
 import { applyLayerDrop } from './progressive-layer-drop.ts';
 import { applySparseAttention } from './sparse-attention/index.ts';
 import { keepsWholeGradients } from './zero/estimate.ts';
+import type { GatherLimits } from './zero/gather-plan.ts';
 import { applyZero, type ZeroStage, type ZeroState } from './zero/index.ts';
 
 /**
@@ -30,11 +31,22 @@ export function applyDeepSpeed(context: StrategyContext): void {
     overlap: overlaps(config, context.host),
     reduceScatter: config.zero_optimization.reduce_scatter,
     averaging: averagingOf(config, context.communicator.size),
+    gather: gatherLimits(config),
     ...(dropsLayers && { skippable: context.host.skippable! }),
     ...(oneBit && { oneBit }),
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);
+}
+
+function gatherLimits({ zero_optimization: zero }: DeepSpeedConfig): GatherLimits {
+  return {
+    persistence: zero.stage3_param_persistence_threshold,
+    persistentTotal: zero.stage3_model_persistence_threshold,
+    live: zero.stage3_max_live_parameters,
+    prefetch: zero.stage3_prefetch_bucket_size,
+    reuse: zero.stage3_max_reuse_distance,
+  };
 }
 
 const overlapKey = 'zero_optimization.overlap_comm';

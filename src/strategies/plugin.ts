@@ -20,7 +20,10 @@ export interface StrategyContext {
   /** For set-up and small values; collectives of a step are enqueued on the engine. */
   readonly communicator: NativeCommunicator;
   readonly layout: FlatLayout;
-  /** Trainable parameters as the model reads them: fp32, by `layout`. */
+  /**
+   * All trainable parameters as the model reads them: fp32, by `layout`. Allocated when first looked at,
+   * which a strategy that claims `parameters` never does.
+   */
   readonly parameters: NativeBuffer;
   /** Absent where training changes every parameter. */
   readonly frozen?: FrozenParameters;

@@ -19,12 +19,12 @@ const registered = new Map<string, Entry>([
   ['deepspeed', { make: deepspeed, config: true }],
   ['deepspeed_stage_1', { make: deepspeed, config: true, stage: 1 }],
   ['deepspeed_stage_2', { make: deepspeed, config: true, stage: 2 }],
+  ['deepspeed_stage_3', { make: deepspeed, config: true, stage: 3 }],
 ]);
 
 /** Strategies of Lightning that exist by name only. */
 const later = new Set([
   'deepspeed_stage_2_offload',
-  'deepspeed_stage_3',
   'deepspeed_stage_3_offload',
   'deepspeed_stage_3_offload_nvme',
 ]);

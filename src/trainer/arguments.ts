@@ -11,7 +11,7 @@ const interval = z.enum(['no', 'steps', 'epoch']);
 export const trainingArgumentsSchema = z.strictObject({
   /** Checkpoints, logs and pictures go here. */
   outputDir: z.string().min(1),
-  /** `deepspeed`, `deepspeed_stage_1`, `deepspeed_stage_2`, `ddp`, or a strategy object. */
+  /** `deepspeed`, `deepspeed_stage_1`, `deepspeed_stage_2`, `deepspeed_stage_3`, `ddp`, or a strategy object. */
   strategy: z.union([z.string(), z.custom<StrategyPlugin>(isStrategy)]).optional(),
   /** Path of a ds_config.json, or its content. */
   deepspeed: z.union([z.string(), z.record(z.string(), z.unknown())]).optional(),

@@ -218,6 +218,14 @@ function layoutOf(section: object): unknown {
   return [block, heads.map(String)];
 }
 
+/** Stage 3 at its leanest. */
+const gathersOneSegment = {
+  stage: 3,
+  stage3_param_persistence_threshold: 0,
+  stage3_prefetch_bucket_size: 0,
+  stage3_max_reuse_distance: 0,
+};
+
 /** Keys that only a run shows: what is observed, without and with the change. */
 const runKeys: [key: string, observe: (run: RankResult) => unknown, object, object][] = [
   [
@@ -256,6 +264,18 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     { ...zero({ stage: 2 }), gradient_accumulation_steps: 2 },
     { ...zero({ stage: 2, reduce_at_boundary: true }), gradient_accumulation_steps: 2 },
   ],
+  ...[
+    ['param_persistence_threshold', 0, 64, {}],
+    ['model_persistence_threshold', 0, 200, { stage3_param_persistence_threshold: 64 }],
+    ['prefetch_bucket_size', 0, 2000, {}],
+    ['max_reuse_distance', 0, 1, {}],
+    ['max_live_parameters', 0, 5000, { stage3_prefetch_bucket_size: 2000 }],
+  ].map(([name, value, other, rest]): (typeof runKeys)[number] => [
+    `zero_optimization.stage3_${name}`,
+    (result) => [calls(result, 'allGather'), result.memory.current.window],
+    zero({ ...gathersOneSegment, ...(rest as object), [`stage3_${name}`]: value }),
+    zero({ ...gathersOneSegment, ...(rest as object), [`stage3_${name}`]: other }),
+  ]),
   ...Object.entries({ enabled: false, theta: 1, gamma: 0 }).map(
     ([name, value]): (typeof runKeys)[number] => [
       `progressive_layer_drop.${name}`,

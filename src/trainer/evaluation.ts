@@ -105,13 +105,19 @@ function requireMap(dataset: Dataset, what: string): MapDataset {
   throw new DeepSpeedError('DATASET_EMPTY', `the ${what} dataset has no samples`);
 }
 
-async function* ownRows(training: Training, dataset: MapDataset): AsyncGenerator<MicroBatch> {
-  const { rank, worldSize } = training.runtime;
-  const size = training.args.perDeviceEvalBatchSize;
+/** Where a forward pass is collective, a rank with fewer rows ends with a batch without any. */
+async function* ownRows(
+  { runtime, host, args }: Training,
+  dataset: MapDataset,
+): AsyncGenerator<MicroBatch> {
+  const { rank, worldSize } = runtime;
+  const size = args.perDeviceEvalBatchSize;
   const first = Math.floor((dataset.length * rank) / worldSize);
   const last = Math.floor((dataset.length * (rank + 1)) / worldSize);
-  for (let start = first; start < last; start += size) {
-    const indices = Array.from({ length: Math.min(size, last - start) }, (_, i) => start + i);
+  const rows = host.passesAreCollective ? Math.ceil(dataset.length / worldSize) : last - first;
+  for (let start = first; start < first + rows; start += size) {
+    const count = Math.max(0, Math.min(size, last - start));
+    const indices = Array.from({ length: count }, (_, i) => start + i);
     yield { samples: await fetchSamples(dataset, indices), indices };
   }
 }

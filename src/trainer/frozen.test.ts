@@ -68,6 +68,15 @@ it('a checkpoint brings them along, at another number of ranks, too', async () =
   }
 });
 
+it('stage 3 gathers what is trained, to the same bits, and goes on from stage 2', async () => {
+  const [whole] = await succeed(2, { seed: 1, steps: 4 });
+  rmSync(outputDir, { recursive: true });
+  await succeed(2);
+  for (const { parameters } of await succeed(2, { resume: true, steps: 4, stage: 3 })) {
+    expect(parameters).toEqual(whole!.parameters);
+  }
+});
+
 it('excludeFrozenParameters leaves them out: smaller files, and a run that resumes has its own', async () => {
   const bytes = () => statSync(join(outputDir, 'global_step2/rank_00000.safetensors')).size;
   await succeed(1);

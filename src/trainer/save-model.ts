@@ -9,7 +9,10 @@ import type { Training } from './setup.ts';
 
 const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'];
 
-/** Rank 0 writes the folder; a failure there is the same error on every rank. */
+/**
+ * Rank 0 writes the folder; a failure there is the same error on every rank. Where parameters are sharded
+ * they are gathered one by one, and rank 0 holds all of them until the folder is written.
+ */
 export async function saveTrainedModel(
   training: Training,
   model: TrainableModel,
@@ -18,10 +21,15 @@ export async function saveTrainedModel(
 ): Promise<void> {
   const { runtime, host } = training;
   await runtime.engine.idle();
+  const values = new Map<string, Float32Array>();
+  for (const { name } of model.parameters) {
+    const value = host.parameter(name);
+    if (runtime.rank === 0) values.set(name, value);
+  }
   await agree(runtime, async () => {
     if (runtime.rank !== 0) return;
     await writable(folder, async () => makeFolder(folder));
-    await model.save(folder, (name) => host.parameter(name));
+    await model.save(folder, (name) => values.get(name)!);
     for (const file of tokenizer === undefined ? [] : tokenizerFiles) {
       const source = join(tokenizer!, file);
       const target = join(folder, file);

@@ -161,7 +161,8 @@ export class Trainer {
   }
 
   /**
-   * A parameter's current value, fp32, not copied. It changes with every step.
+   * A parameter's current value, fp32. Below ZeRO stage 3 it is not copied and changes with every step;
+   * at stage 3 it is gathered, and all ranks must ask for it.
    *
    * @throws ARGUMENTS_INVALID for a name that is not in the model
    */

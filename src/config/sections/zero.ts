@@ -18,7 +18,7 @@ import {
   wholeNumber,
 } from '../key.ts';
 
-const stage3Only = 'used by stage 3 only, which is not available yet';
+const bySegments = 'parameters are gathered segment by segment, in the order of the graph';
 const offloadOnly = 'used only with a device other than none';
 const device = oneOf('none', 'cpu', 'nvme');
 const replacedBy = (name: string) => `deprecated by DeepSpeed; use zero_optimization.${name}`;
@@ -35,7 +35,6 @@ export const zeroKeys = {
       oneOf(0, 1, 2, 3),
       0,
       '0: nothing sharded; 1: optimizer states; 2: also gradients; 3: also parameters.',
-      { later: [3] },
     ),
     contiguous_gradients: accepted(
       flag,
@@ -51,7 +50,7 @@ export const zeroKeys = {
     reduce_at_boundary: available(
       flag,
       false,
-      'Stage 2 with accumulation: add micro batches up in whole gradients on each rank, and reduce them once, at the boundary.',
+      'Stages 2 and 3 with accumulation: add micro batches up in whole gradients on each rank, and reduce them once, at the boundary.',
       {
         note: 'a key of deepspeed-js, not of DeepSpeed: the same bits as stages 0 and 1 and their communication, for 4 bytes of gradient an element instead of 4 / ranks',
       },
@@ -114,37 +113,44 @@ export const zeroKeys = {
       'Compute the gradient norm even without clipping.',
       'it is computed in the same pass as the overflow check',
     ),
-    sub_group_size: accepted(wholeNumber, 1e9, 'Elements per optimizer sub-group.', stage3Only),
-    stage3_prefetch_bucket_size: accepted(wholeNumber, 5e7, 'Elements gathered ahead.', stage3Only),
-    stage3_param_persistence_threshold: accepted(
+    sub_group_size: accepted(
+      wholeNumber,
+      1e9,
+      'Elements per optimizer sub-group.',
+      'without offloading, the whole shard is updated at once',
+    ),
+    stage3_prefetch_bucket_size: available(
+      wholeNumber,
+      5e7,
+      'Stage 3: elements gathered before the segment that reads them is next.',
+      { autoFrom: "the Trainer, as 0.9 times the square of the model's hidden size" },
+    ),
+    stage3_param_persistence_threshold: available(
       wholeNumber,
       1e5,
-      'Parameters up to this size stay whole.',
-      stage3Only,
+      'Stage 3: parameters up to this size stay whole on every rank.',
+      { autoFrom: "the Trainer, as 10 times the model's hidden size" },
     ),
-    stage3_model_persistence_threshold: accepted(
+    stage3_model_persistence_threshold: available(
       limit,
       2 ** 63,
-      'Elements that may stay whole in all.',
-      stage3Only,
+      'Stage 3: elements that may stay whole in all.',
     ),
-    stage3_max_live_parameters: accepted(
+    stage3_max_live_parameters: available(
       wholeNumber,
       1e9,
-      'Gathered elements at most.',
-      stage3Only,
+      'Stage 3: elements gathered at one time; what a segment reads is gathered in any case.',
     ),
-    stage3_max_reuse_distance: accepted(
+    stage3_max_reuse_distance: available(
       wholeNumber,
       1e9,
-      'Keep a parameter gathered when it returns within so many elements.',
-      stage3Only,
+      'Stage 3: a parameter that is read again before so many elements of others stays.',
     ),
     stage3_gather_16bit_weights_on_model_save: accepted(
       flag,
       false,
       'Gather whole weights when a model is saved.',
-      stage3Only,
+      'saveModel always gathers them on rank 0; checkpoints never do',
     ),
     stage3_gather_fp16_weights_on_model_save: ignored(
       flag,
@@ -156,25 +162,25 @@ export const zeroKeys = {
       wholeNumber,
       0,
       'Fetch small modules whole.',
-      stage3Only,
+      bySegments,
     ),
     stage3_use_all_reduce_for_fetch_params: accepted(
       flag,
       false,
       'Gather by all-reduce.',
-      stage3Only,
+      'both give the same bytes; all-gather is always used',
     ),
     stage3_allgather_sequential: accepted(
       flag,
       false,
       'Gather one parameter at a time.',
-      stage3Only,
+      'neighbours that are read together are always gathered together',
     ),
     memory_efficient_linear: accepted(
       flag,
       true,
       'A linear layer that saves no gathered weight.',
-      stage3Only,
+      'backward gathers the weights again',
     ),
     legacy_stage1: key('never', flag, false, 'The first implementation of stage 1.', {
       note: 'there is one implementation here',
@@ -185,15 +191,30 @@ export const zeroKeys = {
       'Align each parameter inside the flat buffer.',
       'tensors in flat buffers are always aligned',
     ),
-    override_module_apply: accepted(flag, true, 'Patch torch Module.apply.', stage3Only),
-    pipeline_loading_checkpoint: accepted(flag, false, 'Load ranks one after another.', stage3Only),
+    override_module_apply: accepted(
+      flag,
+      true,
+      'Patch torch Module.apply.',
+      'there is no torch here',
+    ),
+    pipeline_loading_checkpoint: accepted(
+      flag,
+      false,
+      'Load ranks one after another.',
+      'each rank reads only its shard',
+    ),
     log_trace_cache_warnings: accepted(
       flag,
       false,
       'Warn when the gather order changes.',
-      stage3Only,
+      'it never changes',
     ),
-    enable_sanity_checks: accepted(flag, false, 'Check invariants of stage 3.', stage3Only),
+    enable_sanity_checks: accepted(
+      flag,
+      false,
+      'Check invariants of stage 3.',
+      'the order of gathers is decided once, from the graph',
+    ),
     save_muon_momentum_buffer_in_memory: accepted(
       flag,
       false,
@@ -224,9 +245,9 @@ export const zeroKeys = {
     mics_shard_size: notYet(integer, -1, 'MiCS: ranks that share one shard.'),
     mics_hierarchical_params_gather: notYet(flag, false, 'MiCS: gather in two steps.'),
     leaf_module: section('Modules that stage 3 gathers whole.', {
-      classes: accepted(texts, null, 'By class; null: a built-in list.', stage3Only),
-      names: accepted(texts, null, 'By name.', stage3Only),
-      name_suffixes: accepted(texts, null, 'By the end of the name.', stage3Only),
+      classes: accepted(texts, null, 'By class; null: a built-in list.', bySegments),
+      names: accepted(texts, null, 'By name.', bySegments),
+      name_suffixes: accepted(texts, null, 'By the end of the name.', bySegments),
     }),
     zenflow: block('not yet', 'Asynchronous optimizer updates for offloading.'),
     cpu_offload: key('never', flag, null, 'Old name of offload_optimizer.', {

@@ -65,9 +65,9 @@ export class ArraySession {
     this.session = session;
     this.gradients = requireOwner(session, 'gradients');
     this.optimizer = requireOwner(session, 'optimizerStep');
-    const flat = session.parameters.view();
-    for (const { name, offset, count } of session.layout.slots) {
-      this.#views.set(name, new Float32Array(flat, offset * 4, count));
+    for (const { name, count } of session.layout.slots) {
+      // Such a host cannot gather, so this is the engine's memory itself.
+      this.#views.set(name, session.parameters.read(name));
       const { buffer, byteOffset } = this.gradients.location(name);
       const view = new Float32Array(buffer.view(), byteOffset, count);
       this.#targets.set(name, { buffer, view, byteOffset });
@@ -81,12 +81,9 @@ export class ArraySession {
 
   /** Makes rank 0's values, which the caller has written into `parameter(...)`, those of all ranks. */
   async parametersWritten(): Promise<void> {
-    const { engine, worldSize } = this.#runtime;
-    const { parameters: buffer, layout, lifecycle } = this.session;
-    if (worldSize > 1) {
-      const whole = { buffer, byteOffset: 0, count: layout.total, dtype: 'float32' } as const;
-      engine.waitSync(engine.broadcast(whole, 0));
-    }
+    const { parameters, lifecycle } = this.session;
+    const shared = parameters.share();
+    if (shared !== null) this.#runtime.engine.waitSync(shared);
     await lifecycle.run('parametersWritten', {});
   }
 
@@ -168,7 +165,8 @@ export class ArraySession {
 
   /** Work that has nothing to do: what hooks name when everything was done before they fire. */
   #nothing(): Work {
-    const { parameters: buffer } = this.session;
+    const { parameters, layout } = this.session;
+    const { buffer } = parameters.location(layout.slots[0]!.name, 0, 'forward');
     return this.#runtime.engine.fill({ buffer, byteOffset: 0, count: 0, dtype: 'float32' }, 0);
   }
 }

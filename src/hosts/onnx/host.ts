@@ -7,8 +7,8 @@ import {
   type Host,
   type HostParameter,
   isSkipped,
-  type Lifecycle,
   type Location,
+  type SegmentEvent,
   type SelfAttention,
   type StepPlan,
 } from '../../hooks/index.ts';
@@ -47,6 +47,7 @@ export class OnnxHost implements Host {
     'segments',
     'layerSkipping',
     'attentionReplacement',
+    'gatheredParameters',
   ]);
   readonly segments: readonly string[];
   readonly parameters: readonly HostParameter[];
@@ -102,17 +103,25 @@ export class OnnxHost implements Host {
   /** Connects to a session's memory and writes the model's initial values into it. */
   async bind(session: Session, gradients: GradientOwner): Promise<void> {
     this.#bound = { session, gradients };
-    for (const { name } of [...this.parameters, ...this.frozen]) {
-      this.parameter(name).set(this.#model.initial(name).read());
-    }
+    const initial = (name: string) => (start: number, count: number) =>
+      this.#model.initial(name).read(start, count);
+    for (const { name } of this.parameters) session.parameters.write(name, initial(name));
+    for (const { name } of this.frozen) this.parameter(name).set(this.#model.initial(name).read());
     await shareParameters(session);
     await session.lifecycle.run('parametersWritten', {});
   }
 
-  /** A parameter's value in engine memory, fp32, not copied. */
+  /** A parameter's value, fp32: `ParameterOwner.read` says when it is a copy that all ranks must ask for. */
   parameter(name: string): Float32Array {
-    const { buffer, byteOffset, count } = placeOf(this.#required().session, name);
-    return new Float32Array(buffer.view(), byteOffset, count);
+    const { layout, parameters, frozen } = this.#required().session;
+    if (layout.byName.has(name)) return parameters.read(name);
+    const { offset, count } = frozen!.layout.byName.get(name)!;
+    return new Float32Array(frozen!.buffer.view(), offset * 4, count);
+  }
+
+  /** Every rank must run as many forward passes as any other. */
+  get passesAreCollective(): boolean {
+    return this.#required().session.parameters.gathers;
   }
 
   /**
@@ -136,7 +145,7 @@ export class OnnxHost implements Host {
     this.#setFlags(plan.microBatch === 0 || !gradients.accumulatesLocally);
     const seed = program.place(`grad.${lossSum}`);
     new Float32Array(seed.buffer.view(), seed.byteOffset, 1)[0] = scale;
-    let last = this.#enqueueForward(program, lifecycle, plan);
+    let last = this.#enqueueForward(program, session, plan);
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
       const residual = this.#residual(program, plan, segment);
       if (isSkipped(plan, segment)) {
@@ -149,7 +158,8 @@ export class OnnxHost implements Host {
       // A segment before the first trainable parameter has no backward; its place in the order stays.
       if (instance !== undefined) {
         residual?.scaleGradient();
-        last = engine.run(instance, gradients.ready(segment));
+        const parameters = session.parameters.ready(segment, 'backward');
+        last = engine.run(instance, [...parameters, ...gradients.ready(segment)]);
         last = residual?.addGradient() ?? last;
       }
       lifecycle.fire('backward', { ...event, work: last });
@@ -178,7 +188,7 @@ export class OnnxHost implements Host {
       microBatch: 0,
       microBatches: 1,
     });
-    const last = this.#enqueueForward(program, session.lifecycle, plan);
+    const last = this.#enqueueForward(program, session, plan);
     await this.#runtime.engine.wait(last);
     return {
       loss: program.read(lossSum)[0]!,
@@ -188,7 +198,7 @@ export class OnnxHost implements Host {
     };
   }
 
-  #enqueueForward(program: Program, lifecycle: Lifecycle, plan: StepPlan): Work {
+  #enqueueForward(program: Program, { lifecycle, parameters }: Session, plan: StepPlan): Work {
     const { engine } = this.#runtime;
     let last: Work = 0;
     if (program.prologue !== undefined) last = engine.run(program.prologue);
@@ -200,7 +210,7 @@ export class OnnxHost implements Host {
       }
       const event = { plan, segment, pass: 'forward' } as const;
       lifecycle.fire('acquire', event);
-      last = engine.run(instance);
+      last = engine.run(instance, parameters.ready(segment, 'forward'));
       last = residual?.mix() ?? last;
       lifecycle.fire('forward', { ...event, work: last });
       lifecycle.fire('release', event);
@@ -263,7 +273,7 @@ export class OnnxHost implements Host {
     const { session, gradients } = this.#required();
     if (this.#programs.size >= this.#options.programs) this.#giveUpOldest();
     const program = new Program(this.#runtime.engine, this.#sessions, this.#plan(batch), kind, {
-      parameter: (name) => placeOf(session, name),
+      parameter: (name, segment, pass) => placeOf(session, name, segment, pass),
       gradient: (name) => gradients.location(name),
       flags: { buffer: this.#flags, first: firstFlag, again: againFlag },
     });
@@ -347,6 +357,14 @@ function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParamet
       users.set(name, list);
     }
   });
+  const readBackward = (name: string) =>
+    users
+      .get(name)!
+      .filter((segment) =>
+        plan.segments[segment]!.backward?.inputs.some(
+          ({ kind, actual }) => kind === 'parameter' && actual === name,
+        ),
+      );
   const written = new Set(
     plan.segments.flatMap(({ backward }) =>
       (backward?.inputs ?? [])
@@ -360,18 +378,20 @@ function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParamet
       name,
       shape,
       segments: users.get(name)!,
+      readBackward: readBackward(name),
       group: shape.length < 2 ? noDecayGroup : decayGroup,
     }))
     .sort((a, b) => b.segments[0]! - a.segments[0]! || a.group - b.group);
 }
 
-/** Where a parameter lies, one that training changes or one that it does not. */
+/** Where a pass of a segment reads a parameter, one that training changes or one that it does not. */
 function placeOf(
   { layout, parameters, frozen }: Session,
   name: string,
-): Location & { count: number } {
-  const slot = layout.byName.get(name);
-  if (slot) return { buffer: parameters, byteOffset: slot.offset * 4, count: slot.count };
-  const { offset, count } = frozen!.layout.byName.get(name)!;
-  return { buffer: frozen!.buffer, byteOffset: offset * 4, count };
+  segment: number,
+  pass: SegmentEvent['pass'],
+): Location {
+  if (layout.byName.has(name)) return parameters.location(name, segment, pass);
+  const { offset } = frozen!.layout.byName.get(name)!;
+  return { buffer: frozen!.buffer, byteOffset: offset * 4 };
 }

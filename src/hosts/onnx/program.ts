@@ -1,7 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { type DataType, encodeModel, elementSize, type Graph, numel } from '../../graph/index.ts';
 import type { PlannedSegment, PlannedValue, TrainingPlan } from '../../graph/plan.ts';
-import type { Location } from '../../hooks/index.ts';
+import type { Location, SegmentEvent } from '../../hooks/index.ts';
 import type {
   Binding,
   InstanceId,
@@ -15,8 +15,8 @@ import { type ResidualStream, residualStreams } from './residual-stream.ts';
 
 /** Where the host keeps what a program is bound to. */
 export interface ProgramStorage {
-  /** Current value of a parameter, fp32. */
-  parameter(name: string): Location;
+  /** Current value of a parameter, fp32, as a pass of a segment reads it. */
+  parameter(name: string, segment: number, pass: SegmentEvent['pass']): Location;
   /** Where its gradient goes; absent for a program that never runs backward. */
   gradient?(name: string): Location;
   /** int32 cells: `first` tells Accumulate to overwrite, `again` always adds. */
@@ -134,10 +134,14 @@ export class Program {
     }
     this.#places = places;
 
-    const bind = (values: readonly PlannedValue[]): Binding[] =>
+    const bind = (
+      values: readonly PlannedValue[],
+      segment = 0,
+      pass: SegmentEvent['pass'] = 'forward',
+    ): Binding[] =>
       values.map((value) => ({
         name: value.formal,
-        ...this.#locate(value, storage),
+        ...this.#locate(value, storage, segment, pass),
         dtype: value.dtype,
         dims: value.shape,
       }));
@@ -151,21 +155,21 @@ export class Program {
       const session = compile(`${plan.key}/prologue`, graph);
       this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
     }
-    for (const segment of plan.segments) {
+    for (const [index, segment] of plan.segments.entries()) {
       const program = plan.programs.get(segment.program)!;
       const io = kind === 'training' ? segment.forward : segment.inference;
       const graph = kind === 'training' ? program.forward : program.inference;
       const session = compile(`${segment.program}/${kind}`, graph);
       (this.forward as InstanceId[]).push(
-        engine.createInstance(session, bind(io.inputs), bind(io.outputs)),
+        engine.createInstance(session, bind(io.inputs, index), bind(io.outputs, index)),
       );
       if (kind === 'inference') continue;
       (this.backward as (InstanceId | undefined)[]).push(
         program.backward && segment.backward
           ? engine.createInstance(
               compile(`${segment.program}/backward`, program.backward),
-              bind(segment.backward.inputs),
-              bind(segment.backward.outputs),
+              bind(segment.backward.inputs, index, 'backward'),
+              bind(segment.backward.outputs, index, 'backward'),
             )
           : undefined,
       );
@@ -221,10 +225,15 @@ export class Program {
     this.#inputs.dispose();
   }
 
-  #locate(value: PlannedValue, storage: ProgramStorage): Location {
+  #locate(
+    value: PlannedValue,
+    storage: ProgramStorage,
+    segment: number,
+    pass: SegmentEvent['pass'],
+  ): Location {
     switch (value.kind) {
       case 'parameter':
-        return storage.parameter(value.actual);
+        return storage.parameter(value.actual, segment, pass);
       case 'buffer':
         return storage.gradient!(value.parameter!);
       case 'first': {

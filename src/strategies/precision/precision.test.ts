@@ -9,11 +9,20 @@ import {
 } from '../../trainer/testing/train-ranks.ts';
 import { zeroBytes } from '../zero/estimate.ts';
 import type { ZeroStage } from '../zero/index.ts';
+import type { Precision } from './precision.ts';
 
 afterAll(removeFolders);
 
 const bf16 = { bf16: { enabled: true } };
-const stage = (value: ZeroStage) => ({ zero_optimization: { stage: value } });
+const stage = (value: ZeroStage) => ({
+  zero_optimization: {
+    stage: value,
+    // Of stage 3: norms and biases stay whole, about a layer is gathered ahead.
+    stage3_param_persistence_threshold: 64,
+    stage3_prefetch_bucket_size: 3000,
+    stage3_max_reuse_distance: 1,
+  },
+});
 
 /** 32-bit patterns by parameter: equality is bitwise. */
 function bits({ parameters }: RankResult): Record<string, Uint32Array> {
@@ -37,7 +46,8 @@ describe.each([1, 2])('bf16 on %i ranks', (worldSize) => {
 
   it('gives the same bits at every stage, and stages 0 and 1 with accumulation', async () => {
     const reference = bits(await run(0, 1));
-    for (const other of [1, 2] as const) expect(bits(await run(other, 1))).toEqual(reference);
+    for (const other of [1, 2, 3] as const) expect(bits(await run(other, 1))).toEqual(reference);
+    expect(bits(await run(3, 2))).toEqual(bits(await run(2, 2)));
     expect(bits(await run(1, 2))).toEqual(bits(await run(0, 2)));
   });
 
@@ -156,24 +166,27 @@ describe('fp16', () => {
     expect(grown.metrics.map(({ lossScale }) => lossScale)).toEqual([16, 16, 16, 32, 32]);
   });
 
-  it('resumes exactly: weights, scale, skipped steps and schedule', async () => {
-    const args = {
-      ...fp16({ initial_scale_power: 20 }, 2, 8),
-      outputDir: temporaryFolder(),
-      saveStrategy: 'steps',
-      saveSteps: 3,
-    } as const;
-    const whole = await train({ worldSize: 2, args });
-    const resumed = await train({
-      worldSize: 2,
-      args: { ...args, outputDir: temporaryFolder(), saveStrategy: 'no' },
-      resumeFromCheckpoint: `${args.outputDir}/global_step3`,
-    });
-    expect(whole.state.skippedSteps).toBeGreaterThan(0);
-    expect(resumed.metrics).toEqual(whole.metrics.slice(3));
-    expect(resumed.state.skippedSteps).toBe(whole.state.skippedSteps);
-    expect(bits(resumed)).toEqual(bits(whole));
-  });
+  it.each([2, 3] as const)(
+    'resumes exactly at stage %i: weights, scale, skipped steps and schedule',
+    async (value) => {
+      const args = {
+        ...fp16({ initial_scale_power: 20 }, value, 8),
+        outputDir: temporaryFolder(),
+        saveStrategy: 'steps',
+        saveSteps: 3,
+      } as const;
+      const whole = await train({ worldSize: 2, args });
+      const resumed = await train({
+        worldSize: 2,
+        args: { ...args, outputDir: temporaryFolder(), saveStrategy: 'no' },
+        resumeFromCheckpoint: `${args.outputDir}/global_step3`,
+      });
+      expect(whole.state.skippedSteps).toBeGreaterThan(0);
+      expect(resumed.metrics).toEqual(whole.metrics.slice(3));
+      expect(resumed.state.skippedSteps).toBe(whole.state.skippedSteps);
+      expect(bits(resumed)).toEqual(bits(whole));
+    },
+  );
 });
 
 it('resumes at another stage, world size and precision from the fp32 weights', async () => {
@@ -241,6 +254,29 @@ it.each([
     expect(extra).toBeLessThanOrEqual(value === 2 && !atBoundary ? elements * 4 : 0);
   },
 );
+
+it.each([false, true])('accounts for its memory at stage 3, in bf16: %s', async (narrow) => {
+  const model = await train({ args: {} });
+  const { memory } = await train({
+    worldSize: 2,
+    args: { deepspeed: { ...(narrow && bf16), ...stage(3) } },
+  });
+  const elements = model.memory.current.parameters / 4;
+  const shard = memory.current.gradients / 4;
+  // Half of it, but for the padding of two shards.
+  expect(Math.abs(shard - elements / 2)).toBeLessThanOrEqual(16);
+  const storage = narrow ? 'bfloat16' : 'float32';
+  const precision = { storage, gradientType: storage, skipsOverflow: narrow, lossScale: null };
+  const adamw = { kind: 'adamw', groups: [], maxNorm: 1 } as const;
+  const expected = zeroBytes(3, 2 * shard, 2, adamw, precision as Precision);
+  const { parameters, gradients, optimizer, master } = memory.current;
+  expect({ parameters, gradients, optimizer: optimizer - 64, master }).toEqual({
+    parameters: expected.parameters,
+    gradients: expected.gradients,
+    optimizer: expected.optimizer,
+    master: expected.master,
+  });
+});
 
 it('takes bf16 from the arguments, with and without a config', async () => {
   const config = await train({ args: { deepspeed: bf16 } });

@@ -84,12 +84,7 @@ async function start() {
 }
 
 function parametersOf({ layout, parameters }: Session): Record<string, Float32Array> {
-  return Object.fromEntries(
-    layout.slots.map(({ name, offset, count }) => [
-      name,
-      new Float32Array(parameters.view(), offset * 4, count).slice(),
-    ]),
-  );
+  return Object.fromEntries(layout.slots.map(({ name }) => [name, parameters.read(name).slice()]));
 }
 
 const scenarios = {

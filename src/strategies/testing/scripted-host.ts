@@ -61,11 +61,11 @@ export class ScriptedTraining {
 
   /** The same initial values on every rank. */
   async writeParameters(): Promise<void> {
-    const { layout, parameters: flat, lifecycle } = this.#session;
-    for (const { offset, count } of layout.slots) {
-      new Float32Array(flat.view(), offset * 4, count).forEach((_, at, values) => {
-        values[at] = Math.sin(offset + at);
-      });
+    const { layout, parameters, lifecycle } = this.#session;
+    for (const { name, offset } of layout.slots) {
+      parameters.write(name, (start, count) =>
+        Float32Array.from({ length: count }, (_, at) => Math.sin(offset + start + at)),
+      );
     }
     await lifecycle.run('parametersWritten', {});
   }
@@ -108,10 +108,15 @@ export class ScriptedTraining {
 
   #microBatch(plan: StepPlan, { engine, rank, worldSize }: Runtime): Work {
     const { lifecycle } = this.#session;
+    const { parameters: owner } = this.#session;
     let last: Work = 0;
     for (const segment of [0, 1, 2]) {
       const event = { plan, segment, pass: 'forward' } as const;
       lifecycle.fire('acquire', event);
+      // Something to run, in the order that parameters ask for.
+      const buffer = this.#sources.get('first.bias')!;
+      const nothing = { buffer, byteOffset: 0, count: 0, dtype: 'float32' } as const;
+      last = engine.fill(nothing, 0, owner.ready(segment, 'forward'));
       lifecycle.fire('forward', { ...event, work: last });
       lifecycle.fire('release', event);
     }
@@ -120,7 +125,7 @@ export class ScriptedTraining {
     for (const segment of [2, 1, 0]) {
       const event = { plan, segment, pass: 'backward' } as const;
       lifecycle.fire('acquire', event);
-      const after = this.#gradients.ready(segment);
+      const after = [...owner.ready(segment, 'backward'), ...this.#gradients.ready(segment)];
       for (const parameter of parameters.filter(({ segments }) => segments.includes(segment))) {
         const { name, shape, segments } = parameter;
         const count = elementCount(shape);

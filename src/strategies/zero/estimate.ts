@@ -4,8 +4,8 @@ import type { ZeroStage } from './index.ts';
 import { type OptimizerRecipe, stateCount } from './optimizer.ts';
 
 /**
- * Whether every rank keeps whole gradients between micro batches: stages 0 and 1 do, and stage 2 when it
- * is asked to communicate only at the accumulation boundary. Without accumulation there is nothing to keep.
+ * Whether every rank keeps whole gradients between micro batches: stages 0 and 1 do, and others when
+ * they are asked to communicate only at the accumulation boundary. Without accumulation there is nothing to keep.
  */
 export function keepsWholeGradients(config: DeepSpeedConfig): boolean {
   const { stage, reduce_at_boundary: atBoundary } = config.zero_optimization;
@@ -27,10 +27,12 @@ export interface ZeroBytes {
 /**
  * The memory formulas of ZeRO (1910.02054, section 3) with Ψ elements on N ranks and K optimizer states.
  * fp32: stage 0 4Ψ + 4Ψ + 4KΨ; stage 1 4Ψ + 4Ψ + 4KΨ/N; stage 2 4Ψ + 4Ψ/N + 4KΨ/N. 16-bit storage
- * replaces the first 4Ψ by 2Ψ + 4Ψ (window) + 4Ψ (master; 4Ψ/N from stage 1 on). Gradients that travel
- * in 16 bits need 2Ψ more at stages 0 and 1. The gradient windows of stage 2 and activations come on top.
+ * replaces the first 4Ψ by 2Ψ + 4Ψ (window) + 4Ψ (master; 4Ψ/N from stage 1 on). Stage 3 is stage 2 with
+ * 4Ψ/N of parameters, or 2Ψ/N + 4Ψ/N of 16-bit and master weights. Gradients that travel in 16 bits need
+ * 2Ψ more at stages 0 and 1. The gradient windows of stages 2 and 3, the parameter windows of stage 3 and
+ * activations come on top.
  *
- * @param wholeGradients stage 2 that keeps them, see keepsWholeGradients: 4Ψ (and 2Ψ) as at stage 1
+ * @param wholeGradients stage 2 or 3 that keeps them, see keepsWholeGradients: 4Ψ (and 2Ψ) as at stage 1
  */
 export function zeroBytes(
   stage: ZeroStage,
@@ -43,12 +45,14 @@ export function zeroBytes(
   const whole = 4 * elements;
   const owned = stage === 0 ? whole : whole / ranks;
   const narrow = precision.storage !== 'float32';
+  const gathers = stage === 3 && ranks > 1;
+  const held = gathers ? whole / ranks : whole;
   return {
-    parameters: narrow ? whole / 2 : whole,
+    parameters: narrow ? held / 2 : held,
     gradients: wholeGradients ? whole : whole / ranks,
     optimizer: stateCount(recipe) * owned,
     master: narrow ? owned : 0,
-    window: narrow ? whole : 0,
+    window: narrow && !gathers ? whole : 0,
     communication: precision.gradientType !== 'float32' && wholeGradients ? whole / 2 : 0,
   };
 }

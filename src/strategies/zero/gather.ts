@@ -1,5 +1,6 @@
-import { type FlatLayout, intersect } from '../../layout.ts';
+import type { FlatLayout } from '../../layout.ts';
 import type { NativeEngine, Region, Work } from '../../native/index.ts';
+import { bucketShards } from '../buckets.ts';
 import { elementBytes } from '../precision/wire.ts';
 
 /**
@@ -18,12 +19,9 @@ export function gatherShards(
   let last = after;
   for (let offset = 0; offset < layout.total; offset += bucketSize) {
     const bucket = { offset, count: Math.min(bucketSize, layout.total - offset) };
-    const shards = layout.shards.map((shard) => {
-      const part = intersect(bucket, shard);
-      return { offset: part.count === 0 ? 0 : part.offset - offset, count: part.count };
-    });
     const byteOffset = flat.byteOffset + offset * elementBytes(flat.dtype);
-    last = engine.allGather({ ...flat, byteOffset, count: bucket.count }, shards, [after]);
+    const region = { ...flat, byteOffset, count: bucket.count };
+    last = engine.allGather(region, bucketShards(bucket, layout), [after]);
   }
   return last;
 }

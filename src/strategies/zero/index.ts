@@ -1,26 +1,31 @@
+import { requireCapability } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
-import type { Weights } from '../precision/weights.ts';
+import { createWeights, type Weights } from '../precision/weights.ts';
 import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
 import type { NativeBuffer } from '../../native/contract.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
+import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
+import { shardedWeights } from './sharded-weights.ts';
 
-export type ZeroStage = 0 | 1 | 2;
+export type ZeroStage = 0 | 1 | 2 | 3;
 
 export interface ZeroOptions {
   stage: ZeroStage;
-  /** Stage 2: micro batches add up in whole gradients, which are reduced at the boundary only. */
+  /** Stages 2 and 3: micro batches add up in whole gradients, which are reduced at the boundary only. */
   wholeGradients?: boolean;
   /** Elements. */
   reduceBucketSize: number;
   allgatherBucketSize: number;
   overlap: boolean;
-  /** False: stage 1 and 2 reduce whole buckets on every rank, as DeepSpeed does then. */
+  /** False: stages above 0 reduce whole buckets on every rank, as DeepSpeed does then. */
   reduceScatter: boolean;
   /** What gradients are multiplied by while they are summed, fp16's scale aside. */
   averaging: number;
+  /** Stage 3 needs it. */
+  gather?: GatherLimits;
   /** Segments that a step may leave out. */
   skippable?: readonly number[];
   /** Stage 0: an optimizer that sends one bit an element. */
@@ -53,9 +58,10 @@ export interface LocalState {
  * ZeRO (Rajbhandari et al., 1910.02054) as policies over one shard table. Stage 0: every rank keeps
  * everything. Stage 1: each rank keeps and updates the optimizer states of its shard. Stage 2: its
  * shard of the gradient, too, unless `wholeGradients` buys the bits and the communication of stage 1.
+ * Stage 3: and of the parameters.
  */
 export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroState {
-  const { host, engine, communicator, layout, claims, lifecycle, parameters, precision } = context;
+  const { host, engine, communicator, layout, claims, lifecycle, precision } = context;
   const { rank, size: worldSize } = communicator;
   const segmentCount = host.segments.length;
   const lossScale = applyLossScale(context, options.stage);
@@ -79,7 +85,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     sends: (): boolean => oneBit?.keepsGradient !== true,
   };
   const gradients: GradientReducer =
-    options.stage === 2 && !options.wholeGradients
+    options.stage >= 2 && !options.wholeGradients
       ? new ShardedGradient(reducer)
       : new WholeGradient(reducer);
   claims.claim('gradients', 'zero', gradients);
@@ -88,13 +94,11 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     layout,
     rank,
     worldSize,
-    parameters,
+    weights: weightsOf(context, options),
     gradients,
     recipe: context.optimizer,
     partitioned: options.stage >= 1,
-    allgatherBucketSize: options.allgatherBucketSize,
     lossScale,
-    storage: precision.storage,
     skipsOverflow: precision.skipsOverflow,
   });
   const oneBit: CompressingOptimizer | null =
@@ -126,4 +130,30 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     local: oneBit?.local ?? [],
     settle: () => oneBit?.settle?.(),
   };
+}
+
+/** One rank alone has nothing to gather: its stage 3 is stage 2. */
+function weightsOf(context: StrategyContext, options: ZeroOptions): Weights {
+  const { engine, layout, communicator, precision, host, claims, lifecycle } = context;
+  const { rank, size: worldSize } = communicator;
+  const { stage } = options;
+  if (stage === 3) requireCapability(host, 'gatheredParameters', 'zero_optimization.stage 3');
+  if (stage < 3 || worldSize === 1) {
+    return createWeights({
+      engine,
+      layout,
+      worldSize,
+      parameters: context.parameters,
+      updated: stage === 0 ? { offset: 0, count: layout.total } : layout.shards[rank]!,
+      gatherSize: stage === 0 ? null : options.allgatherBucketSize,
+      storage: precision.storage,
+    });
+  }
+  const { weights, parameters } = shardedWeights(context, options.gather!);
+  claims.claim('parameters', 'zero', parameters);
+  lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));
+  for (const hook of ['forward', 'backward'] as const) {
+    lifecycle.tap(hook, 'release', 'zero.release', (event) => parameters.passed(event));
+  }
+  return weights;
 }

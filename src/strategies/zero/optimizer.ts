@@ -14,8 +14,7 @@ import type {
   Work,
 } from '../../native/contract.ts';
 import { type FlatLayout, groupRanges, type Shard, tensorRanges } from '../../layout.ts';
-import { createWeights, type Weights } from '../precision/weights.ts';
-import type { StorageType } from '../precision/precision.ts';
+import type { Weights } from '../precision/weights.ts';
 import type { GradientReducer } from './gradients.ts';
 
 const bytesPerElement = 4;
@@ -57,17 +56,13 @@ export interface PartitionedOptimizerOptions {
   layout: FlatLayout;
   rank: number;
   worldSize: number;
-  /** The flat parameter buffer that the model reads, fp32. */
-  parameters: NativeBuffer;
+  weights: Weights;
   gradients: GradientReducer;
   recipe: OptimizerRecipe;
   /** Stage 1 and above: this rank keeps and updates its shard only. */
   partitioned: boolean;
-  /** Elements of one all-gather of updated parameters. */
-  allgatherBucketSize: number;
   /** fp16's factor alone, for reports; `gradients.lossScale` is what gradients are divided by. */
   lossScale: { readonly value: number };
-  storage: StorageType;
   /** A step with gradients that are not finite is skipped, not an error. */
   skipsOverflow: boolean;
 }
@@ -96,16 +91,12 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     this.#ownRanges = groupRanges(layout, own);
     this.#updated = partitioned ? own : { offset: 0, count: layout.total };
     this.#updateRanges = partitioned ? this.#ownRanges : groupRanges(layout, this.#updated);
+    this.weights = options.weights;
     if (recipe.kind === 'lamb') {
       if (partitioned)
         throw new DeepSpeedError('INTERNAL', 'internal: LAMB under ZeRO 1, which rules refuse');
       this.#updateRanges = tensorRanges(layout);
     }
-    this.weights = createWeights({
-      ...options,
-      updated: this.#updated,
-      gatherSize: partitioned ? options.allgatherBucketSize : null,
-    });
     this.#norm = engine.allocate(64, { category: 'optimizer', name: 'gradient norm' });
     this.states = Array.from({ length: stateCount(recipe) }, (_, index) =>
       engine.allocate(this.#updated.count * bytesPerElement, {

@@ -1,5 +1,5 @@
-import { alignUp, slotAlignment } from '../../layout.ts';
 import type { Bucket } from '../buckets.ts';
+import { firstFit } from './first-fit.ts';
 
 /**
  * Places for the buckets of ZeRO 2. The whole gradient never exists: a bucket has memory from the first
@@ -19,27 +19,13 @@ export interface WindowPlan {
  * so a place is busy for `slack` positions after completion: 1 with overlap, 0 without.
  */
 export function planWindows(buckets: readonly Bucket[], slack: number): WindowPlan {
-  const placed: { bucket: Bucket; start: number; end: number }[] = [];
-  const offsets = new Array<number>(buckets.length).fill(0);
-  let size = 0;
-  // Longest-lived first: a tied embedding spans the whole backward and must not fragment the rest.
-  const order = [...buckets].sort(
-    (a, b) => lifetime(b) - lifetime(a) || b.count - a.count || a.index - b.index,
+  const { offsets, size } = firstFit(
+    buckets.map(({ firstPosition, completePosition, count }) => ({
+      first: firstPosition,
+      last: completePosition + slack,
+      count,
+    })),
   );
-  for (const bucket of order) {
-    const rivals = placed
-      .filter(({ bucket: other }) => meet(bucket, other, slack))
-      .sort((a, b) => a.start - b.start);
-    let start = 0;
-    for (const rival of rivals) {
-      if (start + bucket.count <= rival.start) break;
-      start = Math.max(start, rival.end);
-    }
-    const end = alignUp(start + bucket.count, slotAlignment);
-    placed.push({ bucket, start, end });
-    offsets[bucket.index] = start;
-    size = Math.max(size, end);
-  }
   const overlaps = buckets.map((bucket) =>
     buckets
       .filter((other) => {
@@ -49,14 +35,4 @@ export function planWindows(buckets: readonly Bucket[], slack: number): WindowPl
       .map((other) => other.index),
   );
   return { size, offsets, overlaps };
-}
-
-function lifetime(bucket: Bucket): number {
-  return bucket.completePosition - bucket.firstPosition;
-}
-
-function meet(a: Bucket, b: Bucket, slack: number): boolean {
-  return (
-    a.firstPosition <= b.completePosition + slack && b.firstPosition <= a.completePosition + slack
-  );
 }

@@ -11,6 +11,8 @@ export interface FrozenTask {
   /** Beginning of the names that are frozen. */
   freeze: string;
   steps: number;
+  /** Default 2. */
+  stage?: number;
   resume?: boolean;
   exclude?: boolean;
 }
@@ -49,7 +51,9 @@ const trainer = new Trainer({
     lrSchedulerType: 'constant',
     learningRate: 0.01,
     excludeFrozenParameters: task.exclude ?? false,
-    deepspeed: { zero_optimization: { stage: 2 } },
+    deepspeed: {
+      zero_optimization: { stage: task.stage ?? 2, stage3_param_persistence_threshold: 0 },
+    },
     reportTo: [],
     disableTqdm: true,
   },

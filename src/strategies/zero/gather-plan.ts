@@ -1,0 +1,235 @@
+import type { HostParameter } from '../../hooks/index.ts';
+import type { FlatLayout, Slot } from '../../layout.ts';
+import { firstFit } from './first-fit.ts';
+
+/** DeepSpeed's limits of stage 3, all in elements. */
+export interface GatherLimits {
+  /** Parameters up to this size stay whole, as long as all of them are no more than `persistentTotal`. */
+  persistence: number;
+  persistentTotal: number;
+  /** Gathered at one time; what a segment needs is gathered all the same. */
+  live: number;
+  /** Gathered before the segment that needs them is next. */
+  prefetch: number;
+  /** A parameter that is read again before so many elements of others stays. */
+  reuse: number;
+}
+
+/**
+ * Neighbours of the flat buffer that are gathered, read and released together. Positions count passes of
+ * segments: 0 ... S − 1 the forwards, S ... 2S − 1 the backwards, the last segment's first.
+ */
+export interface Gathering {
+  readonly parameters: readonly string[];
+  /** Elements of the flat buffer. */
+  readonly offset: number;
+  readonly count: number;
+  /** Positions that read it, ascending; none for parameters that stay whole. */
+  readonly readers: readonly number[];
+  /** It is gathered when this position begins, and complete when the first reader does. */
+  readonly issue: number;
+  /** Element offset where it arrives, and where the model reads it: the same unless it arrives in 16 bits. */
+  readonly wirePlace: number;
+  readonly modelPlace: number;
+}
+
+export interface GatherPlan {
+  /** By `issue`, then by the first reader. */
+  readonly gatherings: readonly Gathering[];
+  /** Gathered once a step, after the optimizer. */
+  readonly persistent: readonly Gathering[];
+  /** Elements of the memory where gatherings arrive, and of that where the model reads. */
+  readonly wireSize: number;
+  readonly modelSize: number;
+}
+
+export interface GatherRequest {
+  parameters: readonly HostParameter[];
+  layout: FlatLayout;
+  segmentCount: number;
+  limits: GatherLimits;
+  /** What arrives is widened into other memory before the first reader. */
+  narrow: boolean;
+}
+
+/** Position of a pass of a segment. */
+export function positionOf(
+  segment: number,
+  pass: 'forward' | 'backward',
+  segmentCount: number,
+): number {
+  return pass === 'forward' ? segment : 2 * segmentCount - 1 - segment;
+}
+
+/** The segment whose pass a position is. */
+export function segmentAt(position: number, segmentCount: number): number {
+  return position < segmentCount ? position : 2 * segmentCount - 1 - position;
+}
+
+/** A stay of one parameter in memory. */
+interface Stay {
+  readonly slot: Slot;
+  readonly index: number;
+  readonly readers: number[];
+  issue: number;
+}
+
+/**
+ * What is gathered when, and where to: decided once, since the order of segments is known. Every rank
+ * comes to the same plan, which is the order of its collectives.
+ */
+export function planGathers(request: GatherRequest): GatherPlan {
+  const { parameters, layout, segmentCount, limits, narrow } = request;
+  const positions = 2 * segmentCount;
+  const whole = persistentOnes(layout, limits);
+  const stays: Stay[] = parameters.flatMap((parameter, index) => {
+    const slot = layout.slots[index]!;
+    if (whole.has(slot)) return [];
+    return readersOf(parameter, segmentCount).map((at) => ({
+      slot,
+      index,
+      readers: [at],
+      issue: at,
+    }));
+  });
+  const live = new Array<number>(positions).fill(0);
+  for (const { slot, readers } of stays) live[readers[0]!]! += slot.count;
+  const kept = keepForReuse(stays, live, limits);
+  issueAhead(kept, live, limits);
+
+  const groups = [
+    ...group(kept),
+    ...group(
+      layout.slots.flatMap((slot, index) =>
+        whole.has(slot) ? [{ slot, index, readers: [], issue: -1 }] : [],
+      ),
+    ),
+  ];
+  // What stays whole is there throughout; it arrives between steps, at position -1.
+  const read = groups.map(({ readers, issue, count }) => ({
+    first: narrow ? (readers[0] ?? -1) : issue,
+    last: readers.at(-1) ?? positions,
+    count,
+  }));
+  const model = firstFit(read);
+  const wire = narrow
+    ? firstFit(groups.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })))
+    : model;
+  const placed = groups.map(({ end: _, ...one }, index) => ({
+    ...one,
+    wirePlace: wire.offsets[index]!,
+    modelPlace: model.offsets[index]!,
+  }));
+  return {
+    gatherings: placed
+      .filter(({ readers }) => readers.length > 0)
+      .sort((a, b) => a.issue - b.issue || a.readers[0]! - b.readers[0]! || a.offset - b.offset),
+    persistent: placed.filter(({ readers }) => readers.length === 0),
+    wireSize: wire.size,
+    modelSize: model.size,
+  };
+}
+
+function persistentOnes({ slots }: FlatLayout, limits: GatherLimits): Set<Slot> {
+  const whole = new Set<Slot>();
+  let total = 0;
+  for (const slot of slots) {
+    if (slot.count > limits.persistence || total + slot.count > limits.persistentTotal) continue;
+    total += slot.count;
+    whole.add(slot);
+  }
+  return whole;
+}
+
+function readersOf(parameter: HostParameter, segmentCount: number): number[] {
+  const { segments, readBackward = segments } = parameter;
+  return [
+    ...segments.map((segment) => positionOf(segment, 'forward', segmentCount)),
+    ...readBackward.map((segment) => positionOf(segment, 'backward', segmentCount)),
+  ].sort((a, b) => a - b);
+}
+
+/** Joins neighbouring stays of a parameter, the nearest first, where distance and memory allow it. */
+function keepForReuse(stays: readonly Stay[], live: number[], limits: GatherLimits): Stay[] {
+  const readAt = live.slice();
+  const between = (from: number, to: number) =>
+    readAt.slice(from + 1, to).reduce((sum, count) => sum + count, 0);
+  const pairs = stays
+    .flatMap((one, index) => {
+      const next = stays[index + 1];
+      if (next?.slot !== one.slot) return [];
+      const [from, to] = [one.readers[0]!, next.readers[0]!];
+      return [{ one, next, from, to, distance: between(from, to) }];
+    })
+    .filter(({ distance }) => distance < limits.reuse)
+    .sort((a, b) => a.distance - b.distance || a.from - b.from || a.one.index - b.one.index);
+  const joined = new Map<Stay, Stay>();
+  const head = (stay: Stay): Stay => {
+    const earlier = joined.get(stay);
+    return earlier ? head(earlier) : stay;
+  };
+  for (const { one, next, from, to } of pairs) {
+    if (!addLive(live, from + 1, to, one.slot.count, limits.live)) continue;
+    head(one).readers.push(...next.readers);
+    joined.set(next, one);
+  }
+  return stays.filter((stay) => !joined.has(stay));
+}
+
+/** Moves gathers to earlier positions, in the order in which they are needed, as far as the limits go. */
+function issueAhead(stays: readonly Stay[], live: number[], limits: GatherLimits): void {
+  const queue = [...stays].sort((a, b) => a.readers[0]! - b.readers[0]! || a.index - b.index);
+  let next = 0;
+  for (let position = 0; position < live.length; position += 1) {
+    while (next < queue.length && queue[next]!.readers[0]! <= position) next += 1;
+    let ahead = queue
+      .slice(0, next)
+      .reduce((sum, { readers, slot }) => sum + (readers[0]! > position ? slot.count : 0), 0);
+    while (next < queue.length) {
+      const stay = queue[next]!;
+      ahead += stay.slot.count;
+      if (ahead > limits.prefetch) break;
+      if (!addLive(live, position, stay.readers[0]!, stay.slot.count, limits.live)) break;
+      stay.issue = position;
+      next += 1;
+    }
+  }
+}
+
+/** Adds to the positions [from, to), unless one of them came above the limit. */
+function addLive(live: number[], from: number, to: number, count: number, limit: number): boolean {
+  for (let at = from; at < to; at += 1) if (live[at]! + count > limit) return false;
+  for (let at = from; at < to; at += 1) live[at]! += count;
+  return true;
+}
+
+/** Neighbours that come and go together make one collective. */
+function group(stays: readonly Stay[]) {
+  const groups: {
+    parameters: string[];
+    offset: number;
+    count: number;
+    readers: readonly number[];
+    issue: number;
+    /** Index of the slot after it. */
+    end: number;
+  }[] = [];
+  const key = ({ readers, issue }: { readers: readonly number[]; issue: number }) =>
+    `${issue} ${readers}`;
+  const ordered = [...stays].sort((a, b) => {
+    const [one, other] = [key(a), key(b)];
+    return one < other ? -1 : one > other ? 1 : a.index - b.index;
+  });
+  for (const { slot, index, readers, issue } of ordered) {
+    const last = groups.at(-1);
+    if (last && last.end === index && key(last) === key({ readers, issue })) {
+      last.parameters.push(slot.name);
+      last.count = slot.offset + slot.count - last.offset;
+      last.end = index + 1;
+    } else {
+      const { offset, count } = slot;
+      groups.push({ parameters: [slot.name], offset, count, readers, issue, end: index + 1 });
+    }
+  }
+  return groups;
+}
