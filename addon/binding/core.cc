@@ -95,6 +95,7 @@ void bind(const Napi::CallbackInfo& call) {
 
 void register_core(Napi::Env env, Napi::Object exports) {
   register_buffer(env);
+  register_swap_file(env);
   exports["info"] = Napi::Function::New(env, info, "info");
   exports["convert"] = Napi::Function::New(env, convert, "convert");
   exports["systemLimits"] = Napi::Function::New(env, limits, "systemLimits");

@@ -88,6 +88,13 @@ std::vector<ort::BoundTensor> bindings_of(const Napi::Value& value, const char* 
   });
 }
 
+std::vector<SwapPiece> swap_pieces_of(const Napi::Value& value) {
+  return list_of<SwapPiece>(value, "pieces", [](const Napi::Value& item) {
+    const auto fields = object_of(item, "a piece");
+    return SwapPiece{size_field(fields, "fileOffset"), region_of(fields.Get("region"), "region")};
+  });
+}
+
 OptimizerHyper hyper_of(const Napi::Value& value) {
   const auto fields = object_of(value, "a parameter group");
   OptimizerHyper hyper;
@@ -153,6 +160,8 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::axpby>("axpby"),
             InstanceMethod<&EngineHandle::squared_norm>("squaredNorm"),
             InstanceMethod<&EngineHandle::optimizer_step>("optimizerStep"),
+            InstanceMethod<&EngineHandle::swap_in>("swapIn"),
+            InstanceMethod<&EngineHandle::swap_out>("swapOut"),
             InstanceMethod<&EngineHandle::all_reduce>("allReduce"),
             InstanceMethod<&EngineHandle::reduce_scatter>("reduceScatter"),
             InstanceMethod<&EngineHandle::all_gather>("allGather"),
@@ -322,6 +331,23 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
   Napi::Value optimizer_step(const Napi::CallbackInfo& info) {
     return enqueue(info,
                    [&] { return engine_->optimizer_step(step_of(info[0]), works_of(info[1])); });
+  }
+
+  // swapIn(file, pieces, after?)
+  Napi::Value swap_in(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->swap_in(unwrap_swap_file(info[0]), swap_pieces_of(info[1]),
+                              works_of(info[2]));
+    });
+  }
+
+  // swapOut(file, pieces, norm?, after?)
+  Napi::Value swap_out(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->swap_out(unwrap_swap_file(info[0]), swap_pieces_of(info[1]),
+                               is_absent(info[2]) ? Region{} : pair_of(info[2], "norm"),
+                               works_of(info[3]));
+    });
   }
 
   // allReduce(region, op?, after?)

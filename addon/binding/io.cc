@@ -1,6 +1,8 @@
-// Files, checksums, fault points. File work runs on libuv's worker threads; what it reads and
-// writes is pinned until the promise settles, and let go on the JavaScript thread.
+// Files, swap files, checksums, fault points. File work runs on libuv's worker threads; what it
+// reads and writes is pinned until the promise settles, and let go on the JavaScript thread.
+#include <algorithm>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -66,6 +68,32 @@ std::string path_arg(const Napi::Value& value) {
   return path;
 }
 
+// { file: SwapFile, byteOffset, bytes }, in place of memory. `file` is null where it is memory.
+struct SwapRange {
+  std::shared_ptr<aio::SwapFile> file;
+  uint64_t offset = 0;
+  size_t bytes = 0;
+};
+
+SwapRange swap_range_of(const Napi::Value& value) {
+  if (!value.IsObject() || !is_swap_file(value.As<Napi::Object>().Get("file"))) return {};
+  const auto fields = value.As<Napi::Object>();
+  return {unwrap_swap_file(fields.Get("file")), size_field(fields, "byteOffset"),
+          size_field(fields, "bytes")};
+}
+
+// Bytes of a swap file on their way from or to another file.
+constexpr size_t kSwapChunk = size_t{4} << 20;
+
+void read_into_swap(const std::string& path, uint64_t file_offset, const SwapRange& target) {
+  std::vector<uint8_t> chunk(std::min(kSwapChunk, target.bytes));
+  for (size_t done = 0; done < target.bytes; done += chunk.size()) {
+    chunk.resize(std::min(chunk.size(), target.bytes - done));
+    io::read_into(path, file_offset + done, chunk.data(), chunk.size());
+    target.file->copy_in(target.offset + done, chunk.data(), chunk.size());
+  }
+}
+
 // writeFile(path, pieces)
 Napi::Value write_file(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
@@ -79,8 +107,16 @@ Napi::Value write_file(const Napi::CallbackInfo& call) {
       const Napi::Value entry = list.Get(index);
       if (!entry.IsObject()) throw EngineError("INVALID_ARGUMENT", "a piece must be an object");
       const Napi::Object piece = entry.As<Napi::Object>();
+      const size_t file_offset = size_field(piece, "fileOffset");
+      if (const SwapRange range = swap_range_of(piece.Get("source")); range.file) {
+        pieces.push_back({file_offset, nullptr, range.bytes,
+                          [range](uint64_t offset, void* target, size_t bytes) {
+                            range.file->copy_out(range.offset + offset, target, bytes);
+                          }});
+        continue;
+      }
       Bytes source = pinned_bytes_arg(piece.Get("source"), "source");
-      pieces.push_back({size_field(piece, "fileOffset"), source.data, source.size});
+      pieces.push_back({file_offset, source.data, source.size});
       pinned.push_back(std::move(source));
     }
     return IoWork::start(env, std::move(pinned),
@@ -103,6 +139,13 @@ Napi::Value read_into(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     std::string path = path_arg(call[0]);
     const size_t offset = size_arg(call[1], "fileOffset");
+    if (SwapRange range = swap_range_of(call[2]); range.file) {
+      return IoWork::start(
+          env, {}, [path = std::move(path), offset, range = std::move(range)]() -> IoWork::Result {
+            read_into_swap(path, offset, range);
+            return undefined;
+          });
+    }
     std::vector<Bytes> pinned;
     pinned.push_back(pinned_bytes_arg(call[2], "target"));
     uint8_t* const data = pinned[0].data;
@@ -158,9 +201,13 @@ Napi::Value set_fault_point(const Napi::CallbackInfo& call) {
   });
 }
 
+// createSwapFile(path, bytes, options)
+Napi::Value create_swap_file(const Napi::CallbackInfo& call) { return make_swap_file(call); }
+
 }  // namespace
 
 void register_io(Napi::Env env, Napi::Object exports) {
+  exports["createSwapFile"] = Napi::Function::New(env, create_swap_file, "createSwapFile");
   exports["writeFile"] = Napi::Function::New(env, write_file, "writeFile");
   exports["readInto"] = Napi::Function::New(env, read_into, "readInto");
   exports["crc32c"] = Napi::Function::New(env, crc32c, "crc32c");

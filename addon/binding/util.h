@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "aio/swap_file.h"
 #include "comm/communicator.h"
 #include "core/dtype.h"
 #include "core/error.h"
@@ -111,6 +112,17 @@ struct RegionArg {
   size_t bytes() const { return count * size_of(dtype); }
 };
 RegionArg region_arg(const Napi::Value& value, const char* name);
+
+// ---------------------------------------------------------------- swap files
+
+// Defines the class SwapFile in this environment.
+void register_swap_file(Napi::Env env);
+
+// new SwapFile(path, bytes, options), as contract.ts createSwapFile.
+Napi::Object make_swap_file(const Napi::CallbackInfo& info);
+// Throws INVALID_ARGUMENT for another object and DISPOSED for a disposed file.
+std::shared_ptr<aio::SwapFile> unwrap_swap_file(const Napi::Value& value);
+bool is_swap_file(const Napi::Value& value);
 
 // ---------------------------------------------------------------- communicators
 

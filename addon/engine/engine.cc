@@ -11,6 +11,14 @@ namespace {
   throw EngineError("INVALID_ARGUMENT", operation + ": " + message, operation);
 }
 
+std::vector<aio::Stretch> stretches_of(const std::vector<SwapPiece>& pieces) {
+  std::vector<aio::Stretch> stretches;
+  for (const auto& [offset, region] : pieces)
+    stretches.push_back(
+        {offset, static_cast<uint8_t*>(region.data()), region.count * size_of(region.dtype)});
+  return stretches;
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<Communicator> communicator, EngineConfig config)
@@ -134,6 +142,25 @@ WorkId Engine::optimizer_step(OptimizerStep step, std::vector<WorkId> after) {
   return queues_.enqueue(
       QueueId::kCompute, "optimizerStep", std::move(after),
       [pool = pool_.get(), step = std::move(step)] { run_optimizer_step(*pool, step); });
+}
+
+WorkId Engine::swap_in(std::shared_ptr<aio::SwapFile> file, std::vector<SwapPiece> pieces,
+                       std::vector<WorkId> after) {
+  require_open();
+  return queues_.enqueue(
+      QueueId::kIo, "swapIn", std::move(after),
+      [file = std::move(file), pieces = std::move(pieces)] { file->read(stretches_of(pieces)); });
+}
+
+WorkId Engine::swap_out(std::shared_ptr<aio::SwapFile> file, std::vector<SwapPiece> pieces,
+                        Region norm, std::vector<WorkId> after) {
+  require_open();
+  return queues_.enqueue(
+      QueueId::kIo, "swapOut", std::move(after),
+      [file = std::move(file), pieces = std::move(pieces), norm = std::move(norm)] {
+        if (norm.buffer && static_cast<const double*>(norm.data())[1] != 0) return;
+        file->write(stretches_of(pieces));
+      });
 }
 
 // A collective that is skipped, because what it waits for failed, must not shift those behind it

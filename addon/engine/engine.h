@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "aio/swap_file.h"
 #include "comm/communicator.h"
 #include "compress/compressed_all_reduce.h"
 #include "core/memory.h"
@@ -22,6 +23,12 @@ struct EngineConfig {
   int threads = 1;
   // The ONNX Runtime library; empty: load_session is refused.
   std::string ort_library;
+};
+
+// Bytes of a swap file from `offset` on, and the memory that they come from or go to.
+struct SwapPiece {
+  uint64_t offset;
+  Region region;
 };
 
 // Methods are called from one thread (JavaScript's); works run on the queues' threads and hold the
@@ -52,6 +59,13 @@ class Engine {
   // `out` is a region of two float64.
   WorkId squared_norm(std::vector<Region> regions, Region out, std::vector<WorkId> after);
   WorkId optimizer_step(OptimizerStep step, std::vector<WorkId> after);
+
+  // Io queue. What does not fit is refused when the work runs.
+  WorkId swap_in(std::shared_ptr<aio::SwapFile> file, std::vector<SwapPiece> pieces,
+                 std::vector<WorkId> after);
+  // Nothing is written where `norm`, if it has a buffer, counts values that are not finite.
+  WorkId swap_out(std::shared_ptr<aio::SwapFile> file, std::vector<SwapPiece> pieces, Region norm,
+                  std::vector<WorkId> after);
 
   // Comm queue
   WorkId all_reduce(Region region, ReduceOp op, std::vector<WorkId> after);

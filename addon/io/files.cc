@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "io/crc32c.h"
 #include "io/fault.h"
+#include "io/system_error.h"
 
 namespace dsjs::io {
 namespace {
@@ -24,23 +25,13 @@ namespace {
 constexpr size_t kChunk = size_t{4} << 20;
 constexpr size_t kPage = 4096;
 
-[[noreturn]] void fail(const char* verb, const std::string& path, int error,
-                       const std::string& facts = "") {
-  const char* code = "IO_ERROR";
-  if (error == ENOSPC || error == EDQUOT) code = "IO_NO_SPACE";
-  if (error == EACCES || error == EPERM || error == EROFS) code = "IO_PERMISSION";
-  if (error == ENOENT || error == ENOTDIR) code = "IO_NOT_FOUND";
-  throw EngineError(
-      code, std::string("cannot ") + verb + " " + path + facts + ": " + std::strerror(error), verb);
-}
-
 class File {
  public:
   // Errors speak of `path`; `name` is what it is called now.
   File(const std::string& path, const std::string& name, int flags, const char* verb)
       : path_(path) {
     descriptor_ = open(name.c_str(), flags | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail(verb, path_, errno);
+    if (descriptor_ < 0) throw_system_error(verb, path_, errno);
   }
   File(const std::string& path, int flags, const char* verb) : File(path, path, flags, verb) {}
   ~File() {
@@ -53,7 +44,7 @@ class File {
 
   uint64_t size() const {
     struct stat status;
-    if (fstat(descriptor_, &status) != 0) fail("inspect", path_, errno);
+    if (fstat(descriptor_, &status) != 0) throw_system_error("inspect", path_, errno);
     return static_cast<uint64_t>(status.st_size);
   }
 
@@ -62,7 +53,7 @@ class File {
     if (fcntl(descriptor_, F_FULLFSYNC) == 0) return;
 #endif
     // Some file systems cannot sync a folder and say so with EINVAL; there is nothing to add then.
-    if (fsync(descriptor_) != 0 && errno != EINVAL) fail("sync", path_, errno);
+    if (fsync(descriptor_) != 0 && errno != EINVAL) throw_system_error("sync", path_, errno);
   }
 
   // Bytes really read: fewer only at the end of the file.
@@ -73,7 +64,7 @@ class File {
           pread(descriptor_, static_cast<char*>(target) + done,
                 std::min(bytes - done, size_t{1} << 30), static_cast<off_t>(offset + done));
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail("read", path_, errno, at(bytes, offset));
+      if (n < 0) throw_system_error("read", path_, errno, at(bytes, offset));
       if (n == 0) break;
       done += static_cast<size_t>(n);
     }
@@ -102,7 +93,7 @@ class Temporary {
   const std::string& name() const { return name_; }
   void created() { created_ = true; }
   void rename_to_final() {
-    if (rename(name_.c_str(), path_.c_str()) != 0) fail("rename to", path_, errno);
+    if (rename(name_.c_str(), path_.c_str()) != 0) throw_system_error("rename to", path_, errno);
     created_ = false;
   }
 
@@ -144,12 +135,14 @@ class ChunkWriter {
     }
   }
 
-  void append_zeros(uint64_t bytes) {
-    while (bytes > 0) {
-      const auto n = static_cast<size_t>(std::min<uint64_t>(bytes, kChunk - filled_));
-      std::memset(space() + filled_, 0, n);
+  // fill(offset, target, bytes) gives the next bytes.
+  template <class Fill>
+  void append_filled(uint64_t bytes, Fill&& fill) {
+    for (uint64_t done = 0; done < bytes;) {
+      const auto n = static_cast<size_t>(std::min<uint64_t>(bytes - done, kChunk - filled_));
+      fill(done, space() + filled_, n);
       advance(n);
-      bytes -= n;
+      done += n;
     }
   }
 
@@ -185,8 +178,9 @@ class ChunkWriter {
       const ssize_t n = write(file_.descriptor(), data, bytes);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0)
-        fail("write", path_, errno,
-             " (" + std::to_string(written_) + " of " + std::to_string(total_) + " bytes written)");
+        throw_system_error(
+            "write", path_, errno,
+            " (" + std::to_string(written_) + " of " + std::to_string(total_) + " bytes written)");
       data += n;
       bytes -= static_cast<size_t>(n);
       written_ += static_cast<uint64_t>(n);
@@ -238,8 +232,12 @@ Written write_file(const std::string& path, std::vector<Piece> pieces) {
     ChunkWriter writer(file, path, total);
     uint64_t position = 0;
     for (const Piece& piece : pieces) {
-      writer.append_zeros(piece.file_offset - position);
-      writer.append(static_cast<const uint8_t*>(piece.data), piece.bytes);
+      writer.append_filled(piece.file_offset - position,
+                           [](uint64_t, uint8_t* target, size_t n) { std::memset(target, 0, n); });
+      if (piece.read)
+        writer.append_filled(piece.bytes, piece.read);
+      else
+        writer.append(static_cast<const uint8_t*>(piece.data), piece.bytes);
       position = piece.file_offset + piece.bytes;
     }
     written = writer.finish();

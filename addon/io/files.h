@@ -5,6 +5,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@ struct Piece {
   uint64_t file_offset;
   const void* data;
   size_t bytes;
+  // In place of `data`: fills target with bytes [offset, offset + bytes) of the piece.
+  std::function<void(uint64_t offset, void* target, size_t bytes)> read = nullptr;
 };
 
 struct Written {

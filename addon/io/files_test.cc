@@ -97,6 +97,21 @@ void test_files(const fs::path& folder) {
   CHECK(fs::file_size(folder / "empty.bin") == 11);
   fs::remove(folder / "empty.bin");
 
+  // Pieces that are read as they are written, one longer than a chunk.
+  const auto from = [&](size_t start) {
+    return [&data, start](uint64_t offset, void* target, size_t count) {
+      std::copy_n(data.begin() + static_cast<ptrdiff_t>(start + offset), count,
+                  static_cast<uint8_t*>(target));
+    };
+  };
+  const size_t first = 5 << 20;
+  io::write_file(folder / "read.bin",
+                 {{0, nullptr, first, from(0)},
+                  {first, data.data() + first, 7},
+                  {first + 7, nullptr, data.size() - first - 7, from(first + 7)}});
+  CHECK(content(folder / "read.bin") == data);
+  fs::remove(folder / "read.bin");
+
   // A failure leaves the older file as it was.
   CHECK_THROWS_CODE(io::write_file(path, {{0, data.data(), 10}, {9, data.data(), 10}}),
                     "INVALID_ARGUMENT");

@@ -2,4 +2,5 @@ target_sources(dsjs_engine PRIVATE
   io/crc32c.cc
   io/fault.cc
   io/files.cc
+  io/system_error.cc
 )

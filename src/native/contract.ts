@@ -270,6 +270,23 @@ export interface NativeEngine {
   ): Work;
   optimizerStep(step: OptimizerStep, after?: Work[]): Work;
 
+  // io queue
+  /**
+   * Reads stretches of a swap file into memory. Offsets in the file, memory and lengths are multiples of
+   * 4096 bytes, as direct I/O needs; buffers start so. One work, so that requests of all pieces are under way together.
+   */
+  swapIn(file: SwapFile, pieces: readonly SwapPiece[], after?: Work[]): Work;
+  /**
+   * Writes memory into stretches of a swap file. Where `norm` is given and counts values that are not
+   * finite, as in `OptimizerStep`, nothing is written.
+   */
+  swapOut(
+    file: SwapFile,
+    pieces: readonly SwapPiece[],
+    norm?: { buffer: NativeBuffer; byteOffset: number } | null,
+    after?: Work[],
+  ): Work;
+
   // comm queue; regions on all ranks have the same count and type
   /** In place. Fast where the region lies in shared memory. */
   allReduce(region: Region, op?: ReduceOp, after?: Work[]): Work;
@@ -325,12 +342,57 @@ export interface NativeEngine {
   dispose(): void;
 }
 
+// ---------------------------------------------------------------- swap files
+
+/** DeepSpeed's `aio` section. */
+export interface SwapOptions {
+  /** Bytes of one request, a multiple of 4096. */
+  blockSize: number;
+  /** Requests under way by thread. */
+  queueDepth: number;
+  /** Threads that share the blocks of one work. */
+  threads: number;
+  singleSubmit: boolean;
+  overlapEvents: boolean;
+  /** Default "auto": io_uring where the kernel has it and allows it, a pool of threads elsewhere. */
+  backend?: 'auto' | 'io_uring' | 'threads';
+}
+
+/**
+ * A file of fixed size that stands in for memory while the run lasts. It has no name once it is open: its
+ * space is free again however the run ends.
+ */
+export interface SwapFile {
+  /** What it was called, for messages. */
+  readonly path: string;
+  readonly bytes: number;
+  /** Its transfers pass the page cache by. */
+  readonly direct: boolean;
+  readonly backend: 'io_uring' | 'threads';
+  /** Any range; block the JS thread. */
+  read(byteOffset: number, target: Uint8Array): void;
+  write(byteOffset: number, source: Uint8Array): void;
+  dispose(): void;
+}
+
+export interface SwapPiece {
+  fileOffset: number;
+  region: Region;
+}
+
+/** A range of a swap file, any bytes. */
+export interface SwapRange {
+  file: SwapFile;
+  byteOffset: number;
+  bytes: number;
+}
+
 // ---------------------------------------------------------------- checkpoint files
 
 /** A piece of a checkpoint file, written at `fileOffset`. */
 export interface FilePiece {
   fileOffset: number;
-  source: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number };
+  source: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number } | SwapRange;
 }
 
 export interface WrittenFile {
@@ -388,16 +450,18 @@ export interface NativeAddon {
   }): void;
   bindCores(cores: number[]): void;
 
+  /** Creates `path`, which must not exist, with `bytes` of reserved space, a multiple of 4096. */
+  createSwapFile(path: string, bytes: number, options: SwapOptions): SwapFile;
   /**
    * Writes pieces to `path` with a temporary name, fsync, rename. Asynchronous on the io thread.
    * Fails whole: no file under the final name unless complete.
    */
   writeFile(path: string, pieces: FilePiece[]): Promise<WrittenFile>;
-  /** Reads bytes into memory; checks the range. */
+  /** Reads bytes into memory, or into a swap file; checks the range. */
   readInto(
     path: string,
     fileOffset: number,
-    target: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number },
+    target: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number } | SwapRange,
   ): Promise<void>;
   crc32c(data: Uint8Array, seed?: number): number;
   crc32cFile(path: string): Promise<string>;
