@@ -127,7 +127,7 @@ function unfused(graph: Graph, refused: ReadonlyMap<string, string>): string[] {
   const isWeighting = (value: string): boolean =>
     (readers.get(value) ?? []).some((reader) => {
       const key = operatorKey(reader);
-      if (/^(Cast|Identity|Dropout|deepspeed\.Dropout)$/.test(key))
+      if (/^(Cast|Identity|Dropout|Where|deepspeed\.Dropout)$/.test(key))
         return isWeighting(reader.outputs[0]!);
       return /MatMul$/.test(key) && reader.inputs[0] === value;
     });

@@ -15,6 +15,7 @@ import { attention } from './attention/index.ts';
 import { operatorAttention } from './attention/operators.ts';
 import { logSoftmaxAndLoss, softmaxCrossEntropyLoss } from './cross-entropy.ts';
 import { dropout } from './dropout.ts';
+import { flatTranspose } from './flat-transpose.ts';
 import {
   decomposedLayerNorm,
   decomposedRmsNorm,
@@ -41,6 +42,7 @@ const elements: readonly Fusion[] = [
   rotatedHalves,
   rotateHalf,
   dropout,
+  flatTranspose,
   transposedProduct,
 ];
 

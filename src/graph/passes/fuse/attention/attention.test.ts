@@ -173,6 +173,25 @@ const variants: Variant[] = [
       }),
   },
   {
+    title: 'zeros for rows that see nothing, keys transposed with merged axes',
+    found: 'bshd, causal',
+    build: (m) => {
+      const [q, k, v] = ['q', 'k', 'v'].map((name) => m.split(m.project(name))) as [
+        string,
+        string,
+        string,
+      ];
+      const flat = m.op('Reshape', [k, m.ints(-1, m.length, width)]);
+      const turned = m.op('Transpose', [flat], { perm: [0, 2, 1] });
+      const keys = m.op('Reshape', [turned, m.ints(batch, heads, width, m.length)]);
+      const scores = m.op('Mul', [m.op('MatMul', [q, keys]), m.number(scale)]);
+      const masked = m.op('Add', [scores, m.low(m.causal(), Number.NEGATIVE_INFINITY)]);
+      const weights = m.op('Softmax', [masked], { axis: -1 });
+      const guarded = m.op('Where', [m.op('IsNaN', [weights]), m.number(0), weights]);
+      return m.merge(m.op('MatMul', [guarded, v]));
+    },
+  },
+  {
     title: 'causal and padding, (1 − mask) · low',
     found: 'bshd, causal, key mask',
     build: (m) =>

@@ -8,6 +8,7 @@ import { positiveAxis } from '../../../emitter.ts';
 import type { Node } from '../../../ir.ts';
 import { operatorKey } from '../../../operator-key.ts';
 import type { Fusion, GraphView, Match } from '../pattern.ts';
+import { uniform } from './constant.ts';
 import { emitAttention, type FoundAttention } from './emit.ts';
 import { Mask } from './mask.ts';
 import { trace } from './operand.ts';
@@ -67,25 +68,35 @@ function weightsOf(view: GraphView, product: Node): Weights | undefined {
       const last = positiveAxis(intAttribute(node, 'axis', -1), rank) === rank - 1;
       return last ? { softmax: node, dropout } : undefined;
     }
+    let source = node.inputs[0];
     if (key === 'deepspeed.Dropout' && dropout === undefined) dropout = node;
-    else if (!passesOn(view, node)) return undefined;
-    node = view.from(node.inputs[0]);
+    else source = passedOn(view, node);
+    node = view.from(source);
   }
   return undefined;
 }
 
-/** Exporters leave casts to the type that a value has, and dropout that is off. */
-function passesOn(view: GraphView, node: Node): boolean {
+/**
+ * The value that a node hands on as it is. Exporters leave casts to the type that a value has, dropout that
+ * is off, and after a softmax zeros for NaN: rows that see nothing, for which the operator gives zeros too.
+ */
+function passedOn(view: GraphView, node: Node): string | undefined {
   const { inputs, outputs } = node;
+  const [first, second, third] = inputs;
   switch (operatorKey(node)) {
     case 'Identity':
-      return true;
+      return first;
     case 'Cast':
-      return view.type(inputs[0]!).dtype === view.type(outputs[0]!).dtype;
+      return view.type(first!).dtype === view.type(outputs[0]!).dtype ? first : undefined;
     case 'Dropout':
-      return outputs.length === 1 && (!inputs[2] || view.scalar(inputs[2]) === 0);
+      return outputs.length === 1 && (!third || view.scalar(third) === 0) ? first : undefined;
+    case 'Where': {
+      const isGuard =
+        view.from(first, 'IsNaN')?.inputs[0] === third && uniform(view, second!) === 0;
+      return isGuard ? third : undefined;
+    }
     default:
-      return false;
+      return undefined;
   }
 }
 
