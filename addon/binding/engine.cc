@@ -105,13 +105,18 @@ OptimizerHyper hyper_of(const Napi::Value& value) {
   hyper.weight_decay = number_field(fields, "weightDecay");
   hyper.bias_correction = fields.Get("biasCorrection").ToBoolean();
   if (!is_absent(fields.Get("nesterov"))) hyper.nesterov = fields.Get("nesterov").ToBoolean();
-  if (!is_absent(fields.Get("dampening"))) hyper.dampening = number_field(fields, "dampening");
-  if (!is_absent(fields.Get("correction1")))
-    hyper.correction1 = number_field(fields, "correction1");
-  if (!is_absent(fields.Get("correction2")))
-    hyper.correction2 = number_field(fields, "correction2");
-  if (!is_absent(fields.Get("minCoeff"))) hyper.min_coeff = number_field(fields, "minCoeff");
-  if (!is_absent(fields.Get("maxCoeff"))) hyper.max_coeff = number_field(fields, "maxCoeff");
+  const auto optional = [&](const char* name, double& target) {
+    if (!is_absent(fields.Get(name))) target = number_field(fields, name);
+  };
+  optional("dampening", hyper.dampening);
+  optional("correction1", hyper.correction1);
+  optional("correction2", hyper.correction2);
+  optional("minCoeff", hyper.min_coeff);
+  optional("maxCoeff", hyper.max_coeff);
+  optional("coeffBeta", hyper.coeff_beta);
+  optional("factorMin", hyper.factor_min);
+  optional("factorMax", hyper.factor_max);
+  optional("factorThreshold", hyper.factor_threshold);
   return hyper;
 }
 
@@ -126,6 +131,7 @@ OptimizerStep step_of(const Napi::Value& value) {
   step.state2 = optional_region(fields.Get("state2"), "state2");
   step.state3 = optional_region(fields.Get("state3"), "state3");
   step.copy16 = optional_region(fields.Get("copy16"), "copy16");
+  step.ratios = optional_region(fields.Get("ratios"), "ratios");
   step.ranges = list_of<OptimizerRange>(fields.Get("ranges"), "ranges", [](const auto& item) {
     const auto range = object_of(item, "a range");
     return OptimizerRange{size_field(range, "offset"), size_field(range, "count"),

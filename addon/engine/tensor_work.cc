@@ -5,8 +5,8 @@
 
 #include "core/error.h"
 #include "core/half.h"
+#include "engine/lamb_work.h"
 #include "kernels/elementwise.h"
-#include "optim/lamb.h"
 
 namespace dsjs {
 namespace {
@@ -25,44 +25,6 @@ void* at(const Region& region, size_t element) {
 
 float* floats(const Region& region) {
   return region.buffer ? static_cast<float*>(region.data()) : nullptr;
-}
-
-// Every range is one tensor. Its blocks begin at its own start, so that a tensor's norms depend
-// neither on the threads nor on what lies before it.
-void run_lamb_step(ThreadPool& pool, const OptimizerStep& step, double scale,
-                   const OptimizerArrays& arrays) {
-  struct LambBlock {
-    size_t begin, end, tensor;
-  };
-  std::vector<LambBlock> blocks;
-  for (size_t tensor = 0; tensor < step.ranges.size(); ++tensor) {
-    const OptimizerRange& range = step.ranges[tensor];
-    const size_t end = range.offset + range.count;
-    for (size_t begin = range.offset; begin < end; begin += kNormBlock)
-      blocks.push_back({begin, std::min(end, begin + kNormBlock), tensor});
-  }
-  std::vector<LambSquares> parts(blocks.size());
-  const auto each_block = [&](const auto& body) {
-    pool.parallel_for(blocks.size(), 1, [&](size_t first, size_t last) {
-      for (size_t i = first; i < last; ++i) {
-        const LambBlock& block = blocks[i];
-        body(i, block, step.groups[step.ranges[block.tensor].group]);
-      }
-    });
-  };
-  each_block([&](size_t i, const LambBlock& block, const OptimizerHyper& hyper) {
-    parts[i] = lamb_moments(hyper, step.step, scale, arrays, block.begin, block.end);
-  });
-  std::vector<LambSquares> tensors(step.ranges.size());
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    LambSquares& sum = tensors[blocks[i].tensor];
-    sum.weights += parts[i].weights;
-    sum.update += parts[i].update;
-  }
-  each_block([&](size_t, const LambBlock& block, const OptimizerHyper& hyper) {
-    lamb_apply(hyper, step.step, lamb_coefficient(hyper, tensors[block.tensor]), arrays,
-               block.begin, block.end);
-  });
 }
 
 }  // namespace
@@ -146,12 +108,19 @@ void check_optimizer_step(const OptimizerStep& step) {
     require(states < 1 || step.state1.buffer, "this optimizer needs state1");
     require(states < 2 || step.state2.buffer, "this optimizer needs state2");
     require(states < 3 || step.state3.buffer, "this optimizer needs state3");
-    if (step.kind == OptimizerKind::kLamb) {
-      const OptimizerHyper& hyper = step.groups[range.group];
+    const OptimizerHyper& hyper = step.groups[range.group];
+    if (step.kind == OptimizerKind::kLamb || step.kind == OptimizerKind::kOneBitLamb)
       require(hyper.min_coeff >= 0 && hyper.min_coeff <= hyper.max_coeff,
               "lamb needs 0 ≤ minCoeff ≤ maxCoeff");
-    }
+    if (step.kind == OptimizerKind::kLambFrozen)
+      require(hyper.factor_min >= 0 && hyper.factor_min <= hyper.factor_max &&
+                  hyper.factor_threshold >= 0,
+              "lamb_frozen needs 0 ≤ factorMin ≤ factorMax and 0 ≤ factorThreshold");
   }
+  if (step.kind == OptimizerKind::kOneBitLamb || step.kind == OptimizerKind::kLambFrozen)
+    require(step.ratios.buffer && step.ratios.dtype == DType::kFloat32 &&
+                step.ratios.count == 2 * step.ranges.size(),
+            "1-bit LAMB needs `ratios`, two float32 for each range");
   require(step.max_norm >= 0, "maxNorm must not be negative");
   require(step.max_norm == 0 || step.norm_buffer, "clipping (maxNorm) needs `norm`");
 }
@@ -172,7 +141,7 @@ void run_optimizer_step(ThreadPool& pool, const OptimizerStep& step) {
       floats(step.state3),
       step.copy16.buffer ? static_cast<uint16_t*>(step.copy16.data()) : nullptr,
       step.copy16.dtype};
-  if (step.kind == OptimizerKind::kLamb) return run_lamb_step(pool, step, scale, arrays);
+  if (needs_whole_tensors(step.kind)) return run_lamb_step(pool, step, scale, arrays);
   // One parallel loop over the shard: models have hundreds of small ranges (biases between
   // weights), and waking the threads for each would cost more than the update.
   pool.parallel_for(step.master.count, kGrain, [&](size_t begin, size_t end) {

@@ -38,7 +38,7 @@ void axpby_region(ThreadPool& pool, const Region& source, const Region& target, 
 void squared_norm_regions(ThreadPool& pool, const std::vector<Region>& regions, double* out);
 
 // Elements [offset, offset + count) of the shard are updated with hyper-parameters `group`. For
-// lamb a range is one whole tensor.
+// kinds that need whole tensors a range is one.
 struct OptimizerRange {
   size_t offset, count, group;
 };
@@ -49,6 +49,8 @@ struct OptimizerStep {
   // fp32 and of one length; the states and `copy16` have no buffer where they are absent.
   Region master, gradient, state1, state2, state3;
   Region copy16;
+  // onebit_lamb, lamb_frozen: a TrustRatio (two fp32) for each range.
+  Region ratios;
   std::vector<OptimizerRange> ranges;
   std::vector<OptimizerHyper> groups;
   double gradient_scale = 1;

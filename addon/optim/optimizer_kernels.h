@@ -23,8 +23,10 @@ struct OptimizerConstants {
   // adam, adamax: lr/(1−β1ᵗ); adam: 1/√(1−β2ᵗ).
   float step_size;
   float inverse_root_correction2;
-  // lamb: 1/(1−β1ᵗ).
+  // lamb, lamb_frozen: 1/(1−β1ᵗ).
   float inverse_correction1;
+  // lamb_frozen: 1/√(1−β2ᵗ), whatever correction2 is given.
+  float inverse_root_by_step;
   // sgd: 1 on the first step, where the momentum buffer starts as the gradient.
   bool first_step;
   bool nesterov;

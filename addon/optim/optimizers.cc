@@ -52,7 +52,9 @@ OptimizerKernels::Update update_of(OptimizerKind kind, const OptimizerHyper& hyp
     case OptimizerKind::kAdamFrozen:
       return kernels.adam_frozen;
     case OptimizerKind::kLamb:
-      refuse("lamb updates whole tensors");
+    case OptimizerKind::kOneBitLamb:
+    case OptimizerKind::kLambFrozen:
+      refuse("this kind updates whole tensors");
   }
   refuse("unknown kind");
 }
@@ -71,6 +73,8 @@ constexpr std::pair<const char*, OptimizerKind> kNames[] = {
     {"average", OptimizerKind::kAverage},
     {"adam_frozen", OptimizerKind::kAdamFrozen},
     {"lamb", OptimizerKind::kLamb},
+    {"onebit_lamb", OptimizerKind::kOneBitLamb},
+    {"lamb_frozen", OptimizerKind::kLambFrozen},
 };
 
 }  // namespace
@@ -99,6 +103,7 @@ OptimizerConstants optimizer_constants(OptimizerKind kind, const OptimizerHyper&
   c.step_size = static_cast<float>(hyper.lr / correction1);
   c.inverse_root_correction2 = static_cast<float>(1 / std::sqrt(correction2));
   c.inverse_correction1 = static_cast<float>(1 / correction1);
+  c.inverse_root_by_step = static_cast<float>(1 / std::sqrt(correction(0, hyper.beta2)));
   c.first_step = step == 1;
   c.nesterov = hyper.nesterov;
   return c;
@@ -124,6 +129,8 @@ int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper) {
     case OptimizerKind::kLamb:
       return 2;
     case OptimizerKind::kRmspropCentered:
+    case OptimizerKind::kOneBitLamb:
+    case OptimizerKind::kLambFrozen:
       return 3;
     case OptimizerKind::kSgd:
       return hyper.beta1 == 0 ? 0 : 1;

@@ -28,8 +28,11 @@
 //
 //   average      p = β1·p + (1−β1)·g
 //   adam_frozen  p −= lr·wd·p;  p −= lr/(1−β1ᵗ) · g / (√v/√(1−β2ᵗ) + eps), v is not changed
+//                where v is 0 the second line is left out: there never was a gradient, and what one
+//                bit makes of a momentum of 0 would be divided by eps alone
 //
-// lamb needs whole tensors and has a file of its own, optim/lamb.h.
+// lamb, onebit_lamb and lamb_frozen need whole tensors and have files of their own, optim/lamb.h
+// and optim/lamb_frozen.h.
 //
 // A host that keeps 1−β1ᵗ and 1−β2ᵗ itself gives them as correction1 and correction2.
 #pragma once
@@ -54,11 +57,19 @@ enum class OptimizerKind {
   kAdadelta,
   kAverage,
   kAdamFrozen,
-  kLamb
+  kLamb,
+  kOneBitLamb,
+  kLambFrozen
 };
 
 // The names above; EngineError INVALID_ARGUMENT for another name.
 OptimizerKind optimizer_from_name(const char* name);
+
+// Those whose step in a tensor depends on all of the tensor.
+constexpr bool needs_whole_tensors(OptimizerKind kind) {
+  return kind == OptimizerKind::kLamb || kind == OptimizerKind::kOneBitLamb ||
+         kind == OptimizerKind::kLambFrozen;
+}
 
 struct OptimizerHyper {
   double lr = 0;
@@ -72,15 +83,21 @@ struct OptimizerHyper {
   // 0: computed from β and the step.
   double correction1 = 0;
   double correction2 = 0;
-  // lamb: bounds of the trust ratio.
+  // lamb, onebit_lamb: bounds of the trust ratio.
   double min_coeff = 0;
   double max_coeff = 0;
+  // onebit_lamb: decay rate of the trust ratio's average.
+  double coeff_beta = 0;
+  // lamb_frozen: bounds of the factor on it, and how much it may change in a step, relatively.
+  double factor_min = 0;
+  double factor_max = 0;
+  double factor_threshold = 0;
 };
 
 // How many state arrays of the shard's length an update needs: adam 2 (m, v), sgd 1 with momentum
 // (b), else 0, lion 1 (m), adagrad and adagrad_root 1 (v), adamax 2 (m, u), rmsprop 2 (s, b),
-// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u), average 0, adam_frozen 1 (v), lamb 2 (m, v).
-// They start as zeros.
+// rmsprop_centered 3 (s, b, a), adadelta 2 (s, u), average 0, adam_frozen 1 (v), lamb 2 (m, v),
+// onebit_lamb and lamb_frozen 3 (lamb_frozen.h). They start as zeros.
 int optimizer_states(OptimizerKind kind, const OptimizerHyper& hyper);
 
 // A contiguous range. Unused states are null. copy16, where not null, receives the new weights as
@@ -97,7 +114,7 @@ struct OptimizerArrays {
 
 // Updates elements [begin, end). An element's result does not depend on the range it came in.
 // Throws EngineError INVALID_ARGUMENT when a state that the optimizer needs is null, step is 0 or
-// the kind is kLamb.
+// the kind needs whole tensors.
 void optimizer_update(OptimizerKind kind, const OptimizerHyper& hyper, uint64_t step,
                       double gradient_scale, const OptimizerArrays& arrays, size_t begin,
                       size_t end, Isa isa = active_isa());

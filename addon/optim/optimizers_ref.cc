@@ -69,7 +69,7 @@ void adadelta(const OptimizerHyper& h, double g, double& p, double& s, double& u
 void adam_frozen(const OptimizerHyper& h, uint64_t step, double g, double& p, double v) {
   const double correction1 = correction(h, h.correction1, h.beta1, step);
   const double correction2 = correction(h, h.correction2, h.beta2, step);
-  p -= h.lr / correction1 * g / (std::sqrt(v) / std::sqrt(correction2) + h.eps);
+  if (v > 0) p -= h.lr / correction1 * g / (std::sqrt(v) / std::sqrt(correction2) + h.eps);
 }
 
 }  // namespace
@@ -122,6 +122,8 @@ void optimizer_reference(OptimizerKind kind, const OptimizerHyper& hyper, uint64
         adam_frozen(hyper, step, g, p, state1[i]);
         break;
       case OptimizerKind::kLamb:  // lamb_reference
+      case OptimizerKind::kOneBitLamb:
+      case OptimizerKind::kLambFrozen:  // lamb_frozen_reference
         break;
     }
   }

@@ -191,7 +191,8 @@ struct AdamFrozen {
         correction(splat(c.inverse_root_correction2)) {}
   void operator()(Lane& v) const {
     const F32 denominator = fma(sqrt(v.s1), correction, eps);
-    v.p = fma(step_size, v.g * scale / denominator, fma(decay, v.p, v.p));
+    const F32 direction = v.s1 > 0.0f ? v.g * scale / denominator : F32{};
+    v.p = fma(step_size, direction, fma(decay, v.p, v.p));
   }
 };
 

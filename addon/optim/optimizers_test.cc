@@ -60,8 +60,11 @@ State initial(const Variant& variant = kVariants[0]) {
   Random random(11);
   State state{random.vector(kCount), std::vector<float>(kCount), std::vector<float>(kCount),
               std::vector<float>(kCount)};
-  // Second moments that others have gathered.
-  if (variant.kind == OptimizerKind::kAdamFrozen) state.first = random.vector(kCount, 0, 0.1f);
+  // Second moments that others have gathered; some elements never had a gradient.
+  if (variant.kind == OptimizerKind::kAdamFrozen) {
+    state.first = random.vector(kCount, 0, 0.1f);
+    for (size_t i = 0; i < kCount; i += 9) state.first[i] = 0;
+  }
   return state;
 }
 

@@ -2,7 +2,7 @@
 import type { DeepSpeedConfig } from './resolve.ts';
 
 export interface OptimizerSettings {
-  kind: 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad' | 'lamb';
+  kind: 'adam' | 'adamw' | 'sgd' | 'lion' | 'adagrad' | 'lamb' | 'onebit_lamb';
   lr: number;
   /** sgd: the momentum. */
   beta1: number;
@@ -12,9 +12,14 @@ export interface OptimizerSettings {
   biasCorrection: boolean;
   nesterov: boolean;
   dampening: number;
-  /** lamb: bounds of the trust ratio. */
+  /** lamb, onebit_lamb: bounds of the trust ratio. */
   minCoeff?: number;
   maxCoeff?: number;
+  /** onebit_lamb: the trust ratio's average, and the factor on it once second moments are frozen. */
+  coeffBeta?: number;
+  factorMin?: number;
+  factorMax?: number;
+  factorThreshold?: number;
 }
 
 const unused = { beta1: 0, beta2: 0, eps: 0, biasCorrection: false, nesterov: false, dampening: 0 };
@@ -42,12 +47,13 @@ export function optimizerSettings(
         biasCorrection: bias_correction,
       };
     }
-    case 'Lamb': {
+    case 'Lamb':
+    case 'OneBitLamb': {
       const { lr, betas, eps, weight_decay, bias_correction } = optimizer.params;
       const { min_coeff, max_coeff } = optimizer.params;
       return {
         ...unused,
-        kind: 'lamb',
+        kind: optimizer.type === 'Lamb' ? 'lamb' : 'onebit_lamb',
         lr,
         beta1: betas[0],
         beta2: betas[1],
@@ -56,6 +62,12 @@ export function optimizerSettings(
         biasCorrection: bias_correction,
         minCoeff: min_coeff,
         maxCoeff: max_coeff,
+        ...(optimizer.type === 'OneBitLamb' && {
+          coeffBeta: optimizer.params.coeff_beta,
+          factorMin: optimizer.params.factor_min,
+          factorMax: optimizer.params.factor_max,
+          factorThreshold: optimizer.params.factor_threshold,
+        }),
       };
     }
     case 'SGD': {

@@ -129,7 +129,7 @@ describe('what is not available yet', () => {
     ],
     ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
     ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
-    ['optimizer.type', { optimizer: { type: 'OneBitLamb' } }],
+    ['optimizer.type', { optimizer: { type: 'Muon' } }],
     [
       'compression_training',
       { compression_training: { weight_quantization: { shared_parameters: { enabled: true } } } },

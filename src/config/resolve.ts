@@ -23,7 +23,18 @@ export interface ResolveContext {
 /** What the optimizer section can be once everything that is not available has been refused. */
 export type AvailableOptimizer = Extract<
   ConfigValues['optimizer'],
-  { type: 'Adam' | 'AdamW' | 'SGD' | 'Lion' | 'Adagrad' | 'Lamb' | 'OneBitAdam' | 'ZeroOneAdam' }
+  {
+    type:
+      | 'Adam'
+      | 'AdamW'
+      | 'SGD'
+      | 'Lion'
+      | 'Adagrad'
+      | 'Lamb'
+      | 'OneBitAdam'
+      | 'ZeroOneAdam'
+      | 'OneBitLamb';
+  }
 >;
 
 /**

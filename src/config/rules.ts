@@ -133,7 +133,12 @@ function cycleMomentum(
 /** What optimizers that send one bit an element cannot be combined with, and where that never begins. */
 function oneBitAlone(config: ConfigValues, context: RuleContext, findings: RuleFindings): void {
   const { optimizer } = config;
-  if (optimizer?.type !== 'OneBitAdam' && optimizer?.type !== 'ZeroOneAdam') return;
+  if (
+    optimizer?.type !== 'OneBitAdam' &&
+    optimizer?.type !== 'ZeroOneAdam' &&
+    optimizer?.type !== 'OneBitLamb'
+  )
+    return;
   if (config.zero_optimization.stage > 0) {
     refuse(
       findings,
@@ -165,11 +170,11 @@ function oneBitAlone(config: ConfigValues, context: RuleContext, findings: RuleF
   }
 }
 
-/** LAMB measures whole tensors, and its bounds are in order. */
+/** LAMB measures whole tensors, and its bounds and those of 1-bit LAMB are in order. */
 function lambWhole(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
   const { optimizer } = config;
-  if (optimizer?.type !== 'Lamb') return;
-  if (config.zero_optimization.stage > 0) {
+  if (optimizer?.type !== 'Lamb' && optimizer?.type !== 'OneBitLamb') return;
+  if (optimizer.type === 'Lamb' && config.zero_optimization.stage > 0) {
     refuse(
       findings,
       'zero_optimization.stage',
@@ -182,6 +187,15 @@ function lambWhole(config: ConfigValues, _: RuleContext, findings: RuleFindings)
       findings,
       'optimizer.params.min_coeff',
       `${min_coeff} is above max_coeff ${max_coeff}; the trust ratio lies between them`,
+    );
+  }
+  if (optimizer.type !== 'OneBitLamb') return;
+  const { factor_min, factor_max } = optimizer.params;
+  if (factor_min > factor_max) {
+    refuse(
+      findings,
+      'optimizer.params.factor_min',
+      `${factor_min} is above factor_max ${factor_max}; the factor lies between them`,
     );
   }
 }

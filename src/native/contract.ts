@@ -154,7 +154,10 @@ export type OptimizerKind =
   | 'average'
   | 'adam_frozen'
   // Every range is one whole tensor; addon/optim/lamb.h.
-  | 'lamb';
+  | 'lamb'
+  // 1-bit LAMB before and after the second moments freeze; addon/optim/lamb_frozen.h.
+  | 'onebit_lamb'
+  | 'lamb_frozen';
 
 /** Hyper-parameters of one parameter group for one step. Fields an optimizer does not use are ignored. */
 export interface OptimizerHyper {
@@ -171,9 +174,15 @@ export interface OptimizerHyper {
   /** adam, adamw, adamax: 1 − β1ᵗ and 1 − β2ᵗ of a host that counts them itself. */
   correction1?: number;
   correction2?: number;
-  /** lamb: bounds of the trust ratio; 0 ≤ minCoeff ≤ maxCoeff. */
+  /** lamb, onebit_lamb: bounds of the trust ratio; 0 ≤ minCoeff ≤ maxCoeff. */
   minCoeff?: number;
   maxCoeff?: number;
+  /** onebit_lamb: decay rate of the trust ratio's average. */
+  coeffBeta?: number;
+  /** lamb_frozen: bounds of the factor on that average, and its largest relative change in a step. */
+  factorMin?: number;
+  factorMax?: number;
+  factorThreshold?: number;
 }
 
 /** Elements [offset, offset + count) of the shard, updated with hyper-parameters `group`. */
@@ -195,6 +204,8 @@ export interface OptimizerStep {
   state3?: Region;
   /** Where given, the updated shard is also written here in its 16-bit type. */
   copy16?: Region;
+  /** onebit_lamb, lamb_frozen: by range the averaged trust ratio and the factor on it; zeros at first. */
+  ratios?: Region;
   ranges: OptimizerRange[];
   groups: OptimizerHyper[];
   /** Multiplies every gradient (inverse loss scale and averaging), before clipping. */

@@ -77,6 +77,15 @@ const optimizerParams: Record<string, Record<string, unknown>> = {
   Lamb: { ...adam, max_coeff: 3, min_coeff: 0.2 },
   OneBitAdam: adam,
   ZeroOneAdam: adam,
+  OneBitLamb: {
+    ...adam,
+    max_coeff: 3,
+    min_coeff: 0.2,
+    coeff_beta: 0.5,
+    factor_max: 3,
+    factor_min: 0.7,
+    factor_threshold: 0.2,
+  },
 };
 for (const [type, params] of Object.entries(optimizerParams)) {
   const other = type === 'SGD' ? 'Lion' : 'SGD';
@@ -381,6 +390,7 @@ it('proves every available key', () => {
     'sparse_attention.strict',
     // In strategies/one-bit/one-bit.test.ts.
     'optimizer.params.freeze_step (OneBitAdam)',
+    'optimizer.params.freeze_step (OneBitLamb)',
     // In strategies/one-bit/zero-one.test.ts.
     ...['var_freeze_step', 'var_update_scaler', 'local_step_scaler', 'local_step_clipper'].map(
       (name) => `optimizer.params.${name} (ZeroOneAdam)`,

@@ -125,14 +125,22 @@ export const optimizerKeys = {
       ),
       local_step_clipper: available(positiveInteger, 16, 'Longest interval between exchanges.'),
     }),
-    OneBitLamb: variant('not yet', 'LAMB whose momentum travels as one bit per element.', {
+    OneBitLamb: variant('available', 'LAMB whose momentum travels as one bit per element.', {
       ...oneBit,
       max_coeff: lamb.max_coeff,
       min_coeff: lamb.min_coeff,
-      coeff_beta: notYet(fraction, 0.9, 'Average of the trust ratio.'),
-      factor_max: notYet(positive, 4, 'Upper bound of the scaling factor.'),
-      factor_min: notYet(positive, 0.5, 'Lower bound of the scaling factor.'),
-      factor_threshold: notYet(positive, 0.1, 'Largest change of the factor per step.'),
+      coeff_beta: available(
+        fraction,
+        0.9,
+        'Decay rate of the average of trust ratios that is used after the freeze.',
+      ),
+      factor_max: available(positive, 4, 'Upper bound of the factor on that average.'),
+      factor_min: available(positive, 0.5, 'Lower bound of the factor on that average.'),
+      factor_threshold: available(
+        nonNegative,
+        0.1,
+        'Largest change of the factor in a step, relatively.',
+      ),
     }),
     Muon: variant('not yet', 'Orthogonalised momentum for matrices, Adam for the rest.', {
       lr: lr(1e-3),

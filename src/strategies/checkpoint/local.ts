@@ -12,11 +12,12 @@ export async function readLocal(
   { folder, manifest }: OpenCheckpoint,
   states: readonly LocalState[],
 ): Promise<void> {
-  const shard = manifest.shards[communicator.rank];
   const sameRanks = manifest.worldSize === communicator.size;
   for (const { name, buffer, count, otherwise } of states) {
     if (count === 0) continue;
-    const fileOffset = sameRanks ? shard?.tensors[name] : undefined;
+    const shard = manifest.shards[otherwise === 'rank 0' ? 0 : communicator.rank];
+    const matches = sameRanks || otherwise === 'rank 0';
+    const fileOffset = matches ? shard?.tensors[name] : undefined;
     if (fileOffset !== undefined) {
       const target = { buffer, byteOffset: 0, bytes: count * 4 };
       await addon.readInto(join(folder, shard!.file), fileOffset, target);

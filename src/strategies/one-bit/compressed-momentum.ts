@@ -28,12 +28,13 @@ export interface CompressedMomentumOptions {
 }
 
 /**
- * The step that the one-bit optimizers share: each rank puts its own gradient into the momentum, the
+ * What the one-bit optimizers share: each rank puts its own gradient into the momentum, the
  * momentum travels as one bit an element, and the second moment v stays as it is.
  *
  *   m ← compressed mean over ranks of β1·m + (1−β1)·g_rank
  *   p ← p − lr·wd·p − lr/(1−β1ᵗ) · m / (√v/√correction2 + ε)
  *
+ * Where v is 0 an element has had no gradient, and only decays: one bit cannot say that its momentum is 0.
  * Clipping uses the root mean square over ranks of the norms of their own gradients, since nobody has the
  * averaged one.
  */
@@ -81,7 +82,7 @@ export class CompressedMomentum {
   enqueue(step: number, groups: OptimizerHyper[]): Work {
     const { engine, dense } = this.#options;
     const { momentum, variance } = this;
-    const sent = this.mean.exchange(momentum, this.takeGradient(step, groups));
+    const sent = this.sendMomentum(step, groups);
     const { master, copy16 } = dense.weights;
     const updated = engine.optimizerStep(
       {
@@ -95,11 +96,16 @@ export class CompressedMomentum {
         groups,
         gradientScale: 1,
         maxNorm: 0,
-        norm: { buffer: this.#norm, byteOffset: 0 },
+        norm: this.norm,
       },
       [sent],
     );
     return dense.weights.publish(updated);
+  }
+
+  /** The new momentum, the same on all ranks. */
+  sendMomentum(step: number, groups: OptimizerHyper[]): Work {
+    return this.mean.exchange(this.momentum, this.takeGradient(step, groups));
   }
 
   /** m ← β1·m + (1−β1)·g of this rank alone, unless a rank's gradient is not finite. */
@@ -107,7 +113,7 @@ export class CompressedMomentum {
     const { engine, worldSize, gradients, maxNorm, lossScale } = this.#options;
     const { whole, after } = gradients.reduced();
     const gradient = whole!;
-    const norm = { buffer: this.#norm, byteOffset: 0 };
+    const { norm } = this;
     const pieces = this.ranges.map(({ offset, count }) => ({
       ...gradient,
       byteOffset: gradient.byteOffset + offset * bytesPerElement,
@@ -149,6 +155,11 @@ export class CompressedMomentum {
       skipped: overflows > 0 && skipsOverflow,
       lossScale,
     };
+  }
+
+  /** Where a step finds whether all ranks' gradients are finite; for `optimizerStep`. */
+  get norm(): { buffer: NativeBuffer; byteOffset: number } {
+    return { buffer: this.#norm, byteOffset: 0 };
   }
 
   get momentum(): Region {

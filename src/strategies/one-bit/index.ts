@@ -4,7 +4,8 @@ import type { OptimizerStepOwner } from '../../hooks/index.ts';
 import type { Weights } from '../precision/weights.ts';
 import type { LocalState } from '../zero/index.ts';
 import type { CompressedMomentumOptions } from './compressed-momentum.ts';
-import { OneBitAdam } from './one-bit-adam.ts';
+import { createOneBitAdam } from './one-bit-adam.ts';
+import { createOneBitLamb } from './one-bit-lamb.ts';
 import { ZeroOneAdam } from './zero-one-adam.ts';
 import type { ZeroOneRules } from './zero-one-schedule.ts';
 
@@ -20,14 +21,15 @@ export interface CompressingOptimizer extends OptimizerStepOwner {
 }
 
 export type OneBitRecipe =
-  | { type: 'OneBitAdam'; freezeStep: number }
+  | { type: 'OneBitAdam' | 'OneBitLamb'; freezeStep: number }
   | ({ type: 'ZeroOneAdam' } & ZeroOneRules);
 
 /** Null for optimizers that send whole gradients. */
 export function oneBitRecipe({ optimizer }: DeepSpeedConfig): OneBitRecipe | null {
   switch (optimizer?.type) {
     case 'OneBitAdam':
-      return { type: 'OneBitAdam', freezeStep: optimizer.params.freeze_step };
+    case 'OneBitLamb':
+      return { type: optimizer.type, freezeStep: Math.max(1, optimizer.params.freeze_step) };
     case 'ZeroOneAdam': {
       const { params } = optimizer;
       return {
@@ -47,7 +49,12 @@ export function createOneBit(
   recipe: OneBitRecipe,
   options: CompressedMomentumOptions,
 ): CompressingOptimizer {
-  return recipe.type === 'OneBitAdam'
-    ? new OneBitAdam(options, recipe.freezeStep)
-    : new ZeroOneAdam(options, recipe);
+  switch (recipe.type) {
+    case 'OneBitAdam':
+      return createOneBitAdam(options, recipe.freezeStep);
+    case 'OneBitLamb':
+      return createOneBitLamb(options, recipe.freezeStep);
+    case 'ZeroOneAdam':
+      return new ZeroOneAdam(options, recipe);
+  }
 }

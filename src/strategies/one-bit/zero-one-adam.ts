@@ -84,7 +84,7 @@ export class ZeroOneAdam implements CompressingOptimizer {
     const groups = this.#compressed.groups(context, step, updates);
     switch (this.#enqueued) {
       case 'dense':
-        return dense.enqueue(context, groups);
+        return dense.enqueue(context, { groups });
       case 'compressed':
         return this.#compressed.enqueue(step, groups);
       case 'local':

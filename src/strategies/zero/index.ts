@@ -50,8 +50,11 @@ export interface LocalState {
   readonly buffer: NativeBuffer;
   /** fp32 elements. */
   readonly count: number;
-  /** Where a checkpoint has none for this rank: zeros, said once (the default), or what is there already. */
-  readonly otherwise?: 'kept';
+  /**
+   * Where a checkpoint has none for this rank: zeros, said once (the default); what is there already; or
+   * rank 0's, since it is the same on all.
+   */
+  readonly otherwise?: 'kept' | 'rank 0';
 }
 
 /**

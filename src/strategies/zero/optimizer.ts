@@ -10,6 +10,7 @@ import type {
   OptimizerHyper,
   OptimizerKind,
   OptimizerRange,
+  OptimizerStep,
   Region,
   Work,
 } from '../../native/contract.ts';
@@ -30,6 +31,8 @@ export function stateCount(recipe: OptimizerRecipe): number {
     case 'lamb':
       return 2;
     case 'rmsprop_centered':
+    case 'onebit_lamb':
+    case 'lamb_frozen':
       return 3;
     case 'lion':
     case 'adagrad':
@@ -92,7 +95,7 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     this.#updated = partitioned ? own : { offset: 0, count: layout.total };
     this.#updateRanges = partitioned ? this.#ownRanges : groupRanges(layout, this.#updated);
     this.weights = options.weights;
-    if (recipe.kind === 'lamb') {
+    if (recipe.kind === 'lamb' || recipe.kind === 'onebit_lamb') {
       if (partitioned)
         throw new DeepSpeedError('INTERNAL', 'internal: LAMB under ZeRO 1, which rules refuse');
       this.#updateRanges = tensorRanges(layout);
@@ -121,8 +124,11 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
     return this.#updated;
   }
 
-  /** @param groups hyper-parameters of this step, where they are not simply the recipe's and the context's */
-  enqueue(context: OptimizerStepContext, groups?: OptimizerHyper[]): Work {
+  /** @param own of this step: hyper-parameters that are not simply the recipe's and the context's; ratios */
+  enqueue(
+    context: OptimizerStepContext,
+    { groups, ratios }: Partial<Pick<OptimizerStep, 'groups' | 'ratios'>> = {},
+  ): Work {
     const { engine, recipe, gradients, worldSize, lossScale, partitioned } = this.#options;
     const { shard, whole, after } = gradients.reduced();
     const pair = { buffer: this.#norm, byteOffset: 0 };
@@ -145,6 +151,7 @@ export class PartitionedOptimizer implements OptimizerStepOwner {
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
         ...(state3 && { state3 }),
+        ...(ratios && { ratios }),
         ranges: this.#updateRanges,
         groups:
           groups ??
