@@ -117,7 +117,7 @@ describe('what is not available yet', () => {
   it.each([
     [
       'zero_optimization.offload_param.device',
-      { zero_optimization: { stage: 3, offload_param: { device: 'cpu' } } },
+      { zero_optimization: { stage: 3, offload_param: { device: 'nvme' } } },
     ],
     [
       'zero_optimization.zero_quantized_weights',
@@ -125,7 +125,7 @@ describe('what is not available yet', () => {
     ],
     [
       'zero_optimization.offload_optimizer.device',
-      { zero_optimization: { stage: 2, offload_optimizer: { device: 'cpu' } } },
+      { zero_optimization: { stage: 3, offload_optimizer: { device: 'nvme' } } },
     ],
     ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
     ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
@@ -259,6 +259,14 @@ describe('rules across sections', () => {
   it.each([
     ['prescale_gradients', { zero_optimization: { stage: 2 }, prescale_gradients: true }],
     ['prescale_gradients', { zero_optimization: { stage: 3 }, prescale_gradients: true }],
+    [
+      'zero_optimization.offload_param.device',
+      { zero_optimization: { stage: 2, offload_param: { device: 'cpu' } } },
+    ],
+    [
+      'zero_optimization.offload_optimizer.device',
+      { zero_optimization: { stage: 0, offload_optimizer: { device: 'cpu' } } },
+    ],
     [
       'gradient_predivide_factor',
       { zero_optimization: { stage: 2 }, gradient_predivide_factor: 2 },

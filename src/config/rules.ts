@@ -29,6 +29,7 @@ function refuse(findings: RuleFindings, path: string, expected: string): void {
 
 const rules: Rule[] = [
   onePrecision,
+  offloadedStates,
   averagingOfShards,
   lossScale,
   schedulerNeeds,
@@ -43,6 +44,21 @@ function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: Ru
   if (fp16.enabled && bf16.enabled) {
     refuse(findings, 'fp16.enabled', 'excludes bf16.enabled; set one of them to false');
   }
+}
+
+/** DeepSpeed's own limits: what is not sharded is not offloaded. */
+function offloadedStates(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const { stage, offload_optimizer, offload_param } = config.zero_optimization;
+  const needs = (section: string, device: string, least: number) =>
+    refuse(
+      findings,
+      `zero_optimization.${section}.device`,
+      `${device} needs zero_optimization.stage ${least === 3 ? '3' : `${least} to 3`}, got ${stage}`,
+    );
+  if (offload_param.device !== 'none' && stage < 3) needs('offload_param', offload_param.device, 3);
+  const { device } = offload_optimizer;
+  if (device === 'nvme' && stage < 3) needs('offload_optimizer', device, 3);
+  else if (device !== 'none' && stage < 1) needs('offload_optimizer', device, 1);
 }
 
 /** DeepSpeed's ZeRO-2 and 3 average in one order only, ours with reduce_scatter after it. */

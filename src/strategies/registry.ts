@@ -8,30 +8,40 @@ interface Entry {
   make(): StrategyPlugin;
   /** False: the strategy takes no ds_config. */
   config: boolean;
-  /** ZeRO stage that the name fixes. */
-  stage?: number;
+  /** What the name fixes of `zero_optimization`: a key, or the device of a section. */
+  fixes?: Fixed;
+}
+
+interface Fixed {
+  stage: number;
+  offload_optimizer?: 'cpu' | 'nvme';
+  offload_param?: 'cpu' | 'nvme';
 }
 
 const deepspeed = (): StrategyPlugin => ({ name: 'deepspeed', apply: applyDeepSpeed });
 
+/** Lightning's names. */
+const fixed: Record<string, Fixed> = {
+  deepspeed_stage_1: { stage: 1 },
+  deepspeed_stage_2: { stage: 2 },
+  deepspeed_stage_2_offload: { stage: 2, offload_optimizer: 'cpu' },
+  deepspeed_stage_3: { stage: 3 },
+  deepspeed_stage_3_offload: { stage: 3, offload_optimizer: 'cpu', offload_param: 'cpu' },
+  deepspeed_stage_3_offload_nvme: { stage: 3, offload_optimizer: 'nvme', offload_param: 'nvme' },
+};
+
 const registered = new Map<string, Entry>([
   ['ddp', { make: () => ({ name: 'ddp', apply: applyDataParallel }), config: false }],
   ['deepspeed', { make: deepspeed, config: true }],
-  ['deepspeed_stage_1', { make: deepspeed, config: true, stage: 1 }],
-  ['deepspeed_stage_2', { make: deepspeed, config: true, stage: 2 }],
-  ['deepspeed_stage_3', { make: deepspeed, config: true, stage: 3 }],
-]);
-
-/** Strategies of Lightning that exist by name only. */
-const later = new Set([
-  'deepspeed_stage_2_offload',
-  'deepspeed_stage_3_offload',
-  'deepspeed_stage_3_offload_nvme',
+  ...Object.entries(fixed).map(([name, fixes]): [string, Entry] => [
+    name,
+    { make: deepspeed, config: true, fixes },
+  ]),
 ]);
 
 /** Makes a strategy usable by name. Its config section, if any, becomes part of ds_config.json. */
 export function registerStrategy(name: string, make: () => StrategyPlugin): void {
-  if (registered.has(name) || later.has(name)) {
+  if (registered.has(name)) {
     throw new DeepSpeedError('STRATEGY_TAKEN', `there is a strategy "${name}" already`);
   }
   const { section } = make();
@@ -62,11 +72,6 @@ export function chooseStrategy(request: StrategyRequest): ChosenStrategy {
   const raw = chooseConfig(inCode, launcherConfig);
   if (typeof strategy === 'object') return { plugin: strategy, raw: raw ?? readConfig({}) };
   const name = strategy ?? (raw ? 'deepspeed' : 'ddp');
-  if (later.has(name)) {
-    throw new DeepSpeedError('NOT_AVAILABLE_YET', `strategy "${name}" is not available yet`, {
-      fix: `Use one of ${[...registered.keys()].join(', ')}.`,
-    });
-  }
   const entry = registered.get(name);
   if (!entry) {
     const near = nearest(name, registered.keys());
@@ -86,7 +91,7 @@ export function chooseStrategy(request: StrategyRequest): ChosenStrategy {
     }
     return { plugin: entry.make(), raw: null };
   }
-  return { plugin: entry.make(), raw: withStage(raw ?? readConfig({}), name, entry.stage) };
+  return { plugin: entry.make(), raw: withFixed(raw ?? readConfig({}), name, entry.fixes) };
 }
 
 function chooseConfig(
@@ -99,20 +104,30 @@ function chooseConfig(
   return code ?? launcher;
 }
 
-/** Lightning's default for a strategy without a stage in its config is stage 2. */
-function withStage(raw: RawConfig, name: string, stage: number | undefined): RawConfig {
-  const zero = (raw.values.zero_optimization ?? {}) as Record<string, unknown>;
-  if (stage !== undefined && zero.stage !== undefined && zero.stage !== stage) {
+/** Adds what a strategy's name fixes. Lightning's default without a stage in name and config is stage 2. */
+function withFixed(raw: RawConfig, name: string, fixes: Fixed | undefined): RawConfig {
+  const written = raw.values.zero_optimization;
+  if (!fixes) {
+    return isEmpty(raw) ? { ...raw, values: { zero_optimization: { stage: 2 } } } : raw;
+  }
+  const zero = { ...(written as Record<string, unknown> | undefined) };
+  const conflict = (key: string, meant: unknown, says: unknown) => {
+    if (says === undefined || says === meant) return;
     throw new DeepSpeedError(
       'STRATEGY_CONFLICT',
-      `strategy "${name}" means stage ${stage}, and ${raw.source} says zero_optimization.stage ${zero.stage}`,
+      `strategy "${name}" means ${key} ${meant}, and ${raw.source} says zero_optimization.${key} ${says}`,
       { fix: 'Use strategy "deepspeed" and let the config decide, or remove the key.' },
     );
+  };
+  const { stage, ...devices } = fixes;
+  conflict('stage', stage, zero.stage);
+  zero.stage = stage;
+  for (const [section, device] of Object.entries(devices)) {
+    const given = zero[section] as { device?: unknown } | null | undefined;
+    conflict(`${section}.device`, device, given?.device);
+    zero[section] = { ...given, device };
   }
-  const wanted =
-    stage ?? (raw.values.zero_optimization === undefined && isEmpty(raw) ? 2 : undefined);
-  if (wanted === undefined) return raw;
-  return { ...raw, values: { ...raw.values, zero_optimization: { ...zero, stage: wanted } } };
+  return { ...raw, values: { ...raw.values, zero_optimization: zero } };
 }
 
 function isEmpty(raw: RawConfig): boolean {

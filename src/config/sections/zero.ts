@@ -24,7 +24,10 @@ const device = oneOf('none', 'cpu', 'nvme');
 const replacedBy = (name: string) => `deprecated by DeepSpeed; use zero_optimization.${name}`;
 
 const offload = (what: string) => ({
-  device: notYet(device, 'none', `Where ${what} live between steps.`),
+  device: key('accepted', device, 'none', `Where ${what} live between steps.`, {
+    note: 'cpu: ranks run on the processor, whose memory is where everything is already',
+    later: ['nvme'],
+  }),
   nvme_path: accepted(text, null, 'Folder on the device.', offloadOnly),
   pin_memory: accepted(flag, true, 'Lock the pages in memory.', offloadOnly),
 });
