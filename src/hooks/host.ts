@@ -16,7 +16,9 @@ export type Capability =
   /** Attention in the model can be replaced by another kernel. */
   | 'attentionReplacement'
   /** Parameters may live elsewhere between the segments that use them. */
-  | 'gatheredParameters';
+  | 'gatheredParameters'
+  /** Activations can be computed again in backward instead of being kept. */
+  | 'activationCheckpointing';
 
 /** A trainable parameter, as the host announces it. */
 export interface HostParameter {
@@ -25,7 +27,7 @@ export interface HostParameter {
   readonly shape: readonly number[];
   /** Segments that read it, ascending. Its gradient is complete after the backward of the first of them. */
   readonly segments: readonly number[];
-  /** Those of `segments` whose backward reads it, ascending. Absent: all of them. */
+  /** Segments whose backward pass reads it, ascending. Absent: all of `segments`. */
   readonly readBackward?: readonly number[];
   /** Index into the session's optimizer groups. */
   readonly group: number;

@@ -47,6 +47,7 @@ const everyCapability: readonly Capability[] = [
   'layerSkipping',
   'attentionReplacement',
   'gatheredParameters',
+  'activationCheckpointing',
 ];
 
 export function hostConformance(host: HostCase): void {

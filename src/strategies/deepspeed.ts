@@ -19,6 +19,10 @@ export function applyDeepSpeed(context: StrategyContext): void {
   const config = context.config;
   if (!config)
     throw new DeepSpeedError('INTERNAL', 'internal: the deepspeed strategy has no config');
+  if (config.activation_checkpointing.number_checkpoints !== null) {
+    const key = 'activation_checkpointing.number_checkpoints';
+    requireCapability(context.host, 'activationCheckpointing', key);
+  }
   if (config.sparse_attention) applySparseAttention(context, config.sparse_attention);
   const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
   if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });

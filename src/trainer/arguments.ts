@@ -49,6 +49,11 @@ export const trainingArgumentsSchema = z.strictObject({
   /** 16-bit parameters and gradients with fp32 master weights; `bf16` and `fp16` of a config win. */
   bf16: z.boolean().default(false),
   fp16: z.boolean().default(false),
+  /**
+   * Activations are computed again in backward instead of being kept: of each segment (a layer), or of each so
+   * many. `activation_checkpointing.number_checkpoints` of a config wins.
+   */
+  gradientCheckpointing: z.union([z.boolean(), positiveInt]).default(false),
   seed: z.number().int().nonnegative().default(42),
   /** Seed of the sampling order; absent: `seed`. */
   dataSeed: z.number().int().nonnegative().optional(),

@@ -285,6 +285,12 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     zero({ ...gathersOneSegment, ...(rest as object), [`stage3_${name}`]: value }),
     zero({ ...gathersOneSegment, ...(rest as object), [`stage3_${name}`]: other }),
   ]),
+  [
+    'activation_checkpointing.number_checkpoints',
+    ({ memory }) => memory.current.activations,
+    {},
+    { activation_checkpointing: { number_checkpoints: 2 } },
+  ],
   ...Object.entries({ enabled: false, theta: 1, gamma: 0 }).map(
     ([name, value]): (typeof runKeys)[number] => [
       `progressive_layer_drop.${name}`,

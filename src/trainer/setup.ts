@@ -1,3 +1,4 @@
+import type { DeepSpeedConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { type GradientOwner, type OptimizerStepOwner, Tracer } from '../hooks/index.ts';
 import { findOrtLibrary } from '../native/ort-library.ts';
@@ -10,6 +11,7 @@ import { type BatchSource, createBatchSource, type MicroBatch } from './batch-so
 import type { Batch } from '../hosts/onnx/batch.ts';
 import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
+import { requireSingleGroups } from '../hosts/onnx/recomputation.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
 import { dropsLast, makeRecipe, type Recipe } from './recipe.ts';
 import { DistributedSampler } from './sampler.ts';
@@ -74,7 +76,11 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
     const collateRows = ({ samples, indices }: MicroBatch, rows: number) =>
       model.collate(samples, indices, { rows, padToMultipleOf: args.padToMultipleOf });
     const first = await firstBatch(source, model);
-    const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize));
+    const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize), {
+      checkpointEvery: checkpointInterval(args, recipe.config),
+    });
+    const dropsLayers = recipe.config?.progressive_layer_drop.enabled ?? false;
+    requireSingleGroups(host.checkpointEvery, dropsLayers);
     const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
     const session = await composeSession({
       runtime,
@@ -137,6 +143,15 @@ async function requireSameRequest(
       );
     }
   }
+}
+
+/** How many segments share one activation checkpoint, given how many there are; 0: none has one. */
+function checkpointInterval(
+  { gradientCheckpointing: asked }: ResolvedArguments,
+  config: DeepSpeedConfig | null,
+): (segments: number) => number {
+  const count = config?.activation_checkpointing.number_checkpoints ?? null;
+  return (segments) => (count === null ? Number(asked) : Math.ceil(segments / count));
 }
 
 /** The samples whose shape decides what is compiled first. */

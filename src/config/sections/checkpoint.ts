@@ -35,15 +35,36 @@ export const checkpointKeys = {
     writer: block('not yet', "DeepSpeed's fast file writer."),
   }),
   activation_checkpointing: section('Recompute activations in backward instead of storing them.', {
-    partition_activations: notYet(
+    partition_activations: accepted(
       flag,
       false,
       'Shard stored activations over model-parallel ranks.',
+      'ranks share no model here: each has activations of its own samples',
     ),
-    cpu_checkpointing: notYet(flag, false, 'Store activations in host memory.'),
-    contiguous_memory_optimization: notYet(flag, false, 'Store activations in one buffer.'),
-    synchronize_checkpoint_boundary: notYet(flag, false, 'Wait at each stored activation.'),
+    cpu_checkpointing: accepted(
+      flag,
+      false,
+      'Store activations in host memory.',
+      'ranks run on the processor, whose memory is where activations are already',
+    ),
+    contiguous_memory_optimization: accepted(
+      flag,
+      false,
+      'Store activations in one buffer.',
+      'they always are: their places are planned before the first step',
+    ),
+    synchronize_checkpoint_boundary: accepted(
+      flag,
+      false,
+      'Wait at each stored activation.',
+      'segments run in order',
+    ),
     profile: notYet(flag, false, 'Time forward and backward of each stored piece.'),
-    number_checkpoints: notYet(positiveInteger, null, 'How many activations are stored.'),
+    number_checkpoints: available(
+      positiveInteger,
+      null,
+      'How many activations are stored, segments shared evenly; null: gradientCheckpointing of the Trainer decides.',
+      { note: 'in DeepSpeed the model decides what is stored, and this sizes the buffer for it' },
+    ),
   }),
 };

@@ -1,5 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
-import { planTraining, type TrainingPlan } from '../../graph/plan.ts';
+import { type Binding, planTraining, type TrainingPlan } from '../../graph/plan.ts';
 import {
   type AttentionBlocks,
   type Capability,
@@ -18,6 +18,7 @@ import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
 import { lossSum, type TrainableModel } from './model.ts';
 import { Program, type ProgramKind, SessionCache } from './program.ts';
+import { Recomputation } from './recomputation.ts';
 import { residualStreams, ScaledResidual } from './residual-stream.ts';
 
 /** Biases and norms get no weight decay, as everywhere in the field. */
@@ -29,6 +30,11 @@ export interface OnnxHostOptions {
   fuse?: boolean;
   /** Programs (batch shapes) kept compiled and bound. */
   programs?: number;
+  /**
+   * Segments of one activation checkpoint: backward computes them again from what they read. Default 0, none;
+   * a function of how many segments the model has.
+   */
+  checkpointEvery?: (segments: number) => number;
 }
 
 /** A graph output in engine memory, row-major. */
@@ -48,10 +54,13 @@ export class OnnxHost implements Host {
     'layerSkipping',
     'attentionReplacement',
     'gatheredParameters',
+    'activationCheckpointing',
   ]);
   readonly segments: readonly string[];
   readonly parameters: readonly HostParameter[];
   readonly skippable: readonly number[];
+  /** Segments of one activation checkpoint; 0: there are none. */
+  readonly checkpointEvery: number;
   readonly frozen: readonly { name: string; shape: readonly number[] }[];
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
@@ -62,6 +71,7 @@ export class OnnxHost implements Host {
   #attentionBlocks: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   readonly #plans = new Map<string, TrainingPlan>();
   readonly #programs = new Map<string, Program>();
+  readonly #recomputation: Recomputation;
   #bound: { session: Session; gradients: GradientOwner } | undefined;
   readonly #flags: NativeBuffer;
 
@@ -76,12 +86,14 @@ export class OnnxHost implements Host {
     this.#model = model;
     this.#first = first;
     this.#known = new Set(model.parameters.map(({ name }) => name));
-    this.#options = { fuse: true, programs: 8, ...options };
+    this.#options = { fuse: true, programs: 8, checkpointEvery: () => 0, ...options };
     this.#sessions = new SessionCache(runtime.engine);
     this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
     const plan = this.#plan(first);
     this.segments = plan.segments.map((segment) => segment.name);
-    this.parameters = orderParameters(model, plan);
+    this.checkpointEvery = this.#options.checkpointEvery(this.segments.length);
+    this.#recomputation = new Recomputation(plan.segments, this.checkpointEvery);
+    this.parameters = orderParameters(model, plan, this.#recomputation);
     this.skippable = [...residualStreams(plan).keys()];
     const trained = new Set(this.parameters.map(({ name }) => name));
     this.frozen = model.parameters.filter(({ name }) => !trained.has(name));
@@ -159,6 +171,7 @@ export class OnnxHost implements Host {
       if (instance !== undefined) {
         residual?.scaleGradient();
         const parameters = session.parameters.ready(segment, 'backward');
+        for (const again of program.again.get(segment)!) engine.run(again, parameters);
         last = engine.run(instance, [...parameters, ...gradients.ready(segment)]);
         last = residual?.addGradient() ?? last;
       }
@@ -272,11 +285,15 @@ export class OnnxHost implements Host {
     }
     const { session, gradients } = this.#required();
     if (this.#programs.size >= this.#options.programs) this.#giveUpOldest();
-    const program = new Program(this.#runtime.engine, this.#sessions, this.#plan(batch), kind, {
-      parameter: (name, segment, pass) => placeOf(session, name, segment, pass),
-      gradient: (name) => gradients.location(name),
+    const storage = {
+      parameter: (name: string, segment: number, pass: SegmentEvent['pass']) =>
+        placeOf(session, name, segment, pass),
+      gradient: (name: string) => gradients.location(name),
       flags: { buffer: this.#flags, first: firstFlag, again: againFlag },
-    });
+    };
+    const { engine } = this.#runtime;
+    const plan = this.#plan(batch);
+    const program = new Program(engine, this.#sessions, plan, kind, storage, this.#recomputation);
     this.#programs.set(key, program);
     return program;
   }
@@ -348,7 +365,11 @@ function warnAboutUnused(unused: readonly { name: string }[]): void {
  * Parameters that backward writes a gradient for, in the order in which it completes them; within a
  * segment those with weight decay first, so that the optimizer walks long stretches.
  */
-function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParameter[] {
+function orderParameters(
+  model: TrainableModel,
+  plan: TrainingPlan,
+  recomputation: Recomputation,
+): HostParameter[] {
   const users = new Map<string, number[]>();
   plan.segments.forEach((segment, index) => {
     for (const name of segment.parameters) {
@@ -357,14 +378,15 @@ function orderParameters(model: TrainableModel, plan: TrainingPlan): HostParamet
       users.set(name, list);
     }
   });
+  const reads = (name: string, binding: Binding | null) =>
+    binding?.inputs.some(({ kind, actual }) => kind === 'parameter' && actual === name) ?? false;
   const readBackward = (name: string) =>
-    users
-      .get(name)!
-      .filter((segment) =>
-        plan.segments[segment]!.backward?.inputs.some(
-          ({ kind, actual }) => kind === 'parameter' && actual === name,
-        ),
-      );
+    plan.segments.flatMap(({ backward }, segment) =>
+      reads(name, backward) ||
+      recomputation.before(segment).some((other) => reads(name, plan.segments[other]!.forward))
+        ? [segment]
+        : [],
+    );
   const written = new Set(
     plan.segments.flatMap(({ backward }) =>
       (backward?.inputs ?? [])

@@ -1,6 +1,6 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { type DataType, encodeModel, elementSize, type Graph, numel } from '../../graph/index.ts';
-import type { PlannedSegment, PlannedValue, TrainingPlan } from '../../graph/plan.ts';
+import type { PlannedValue, TrainingPlan } from '../../graph/plan.ts';
 import type { Location, SegmentEvent } from '../../hooks/index.ts';
 import type {
   Binding,
@@ -11,6 +11,7 @@ import type {
 } from '../../native/index.ts';
 import { LifetimeRecorder, planArena } from './arena.ts';
 import type { Batch } from './batch.ts';
+import { Recomputation, RecomputedNames } from './recomputation.ts';
 import { type ResidualStream, residualStreams } from './residual-stream.ts';
 
 /** Where the host keeps what a program is bound to. */
@@ -87,6 +88,8 @@ export class Program {
   readonly prologue: InstanceId | undefined;
   readonly forward: readonly InstanceId[] = [];
   readonly backward: readonly (InstanceId | undefined)[] = [];
+  /** Forwards to run again before the backward of a segment. */
+  readonly again: ReadonlyMap<number, readonly InstanceId[]>;
   /** Segments that can be left out. */
   readonly residuals: ReadonlyMap<number, ResidualStream>;
   readonly #engine: NativeEngine;
@@ -103,12 +106,13 @@ export class Program {
     plan: TrainingPlan,
     kind: ProgramKind,
     storage: ProgramStorage,
+    recomputation: Recomputation,
   ) {
     this.#engine = engine;
     this.#sessions = sessions;
     this.plan = plan;
     this.residuals = residualStreams(plan);
-    const timeline = new Timeline(plan, kind);
+    const timeline = new Timeline(plan, kind, recomputation);
     this.#values = timeline.values;
     const arena = planArena(timeline.lifetimes.lifetimes());
     this.#arena = engine.allocate(Math.max(arena.bytes, 64), {
@@ -138,10 +142,11 @@ export class Program {
       values: readonly PlannedValue[],
       segment = 0,
       pass: SegmentEvent['pass'] = 'forward',
+      nameOf = ({ actual }: PlannedValue) => actual,
     ): Binding[] =>
       values.map((value) => ({
         name: value.formal,
-        ...this.#locate(value, storage, segment, pass),
+        ...this.#locate(value, nameOf(value), storage, segment, pass),
         dtype: value.dtype,
         dims: value.shape,
       }));
@@ -155,6 +160,9 @@ export class Program {
       const session = compile(`${plan.key}/prologue`, graph);
       this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
     }
+    const names = new RecomputedNames(plan.segments, recomputation);
+    const again = new Map<number, InstanceId[]>();
+    this.again = again;
     for (const [index, segment] of plan.segments.entries()) {
       const program = plan.programs.get(segment.program)!;
       const io = kind === 'training' ? segment.forward : segment.inference;
@@ -164,14 +172,28 @@ export class Program {
         engine.createInstance(session, bind(io.inputs, index), bind(io.outputs, index)),
       );
       if (kind === 'inference') continue;
+      const nameOf = (value: PlannedValue) => names.nameOf(value, index);
       (this.backward as (InstanceId | undefined)[]).push(
         program.backward && segment.backward
           ? engine.createInstance(
               compile(`${segment.program}/backward`, program.backward),
-              bind(segment.backward.inputs, index, 'backward'),
-              bind(segment.backward.outputs, index, 'backward'),
+              bind(segment.backward.inputs, index, 'backward', nameOf),
+              bind(segment.backward.outputs, index, 'backward', nameOf),
             )
           : undefined,
+      );
+      again.set(
+        index,
+        recomputation.before(index).map((other) => {
+          const { program: key, forward } = plan.segments[other]!;
+          const bindAgain = (values: readonly PlannedValue[]) =>
+            bind(values, index, 'backward', (value) => names.nameOf(value, other));
+          return engine.createInstance(
+            compile(`${key}/training`, plan.programs.get(key)!.forward),
+            bindAgain(forward.inputs),
+            bindAgain(forward.outputs),
+          );
+        }),
       );
     }
   }
@@ -216,7 +238,8 @@ export class Program {
   }
 
   dispose(): void {
-    const instances = [this.prologue, ...this.forward, ...this.backward];
+    const again = [...this.again.values()].flat();
+    const instances = [this.prologue, ...this.forward, ...this.backward, ...again];
     for (const instance of instances) {
       if (instance !== undefined) this.#engine.releaseInstance(instance);
     }
@@ -227,6 +250,7 @@ export class Program {
 
   #locate(
     value: PlannedValue,
+    name: string,
     storage: ProgramStorage,
     segment: number,
     pass: SegmentEvent['pass'],
@@ -241,49 +265,59 @@ export class Program {
         return { buffer, byteOffset: value.firstUse ? first : again };
       }
       default:
-        return this.place(value.actual);
+        return this.place(name);
     }
   }
 }
 
 /**
  * When each value of a plan is touched. Position 0 is the prologue, 1 ... L the forwards, then the
- * backwards in reverse order; inputs and side values that the host reads at the end live throughout.
+ * backwards in reverse order, each with what is computed again before it; inputs and side values that the
+ * host reads at the end live throughout.
  */
 class Timeline {
   readonly lifetimes = new LifetimeRecorder();
   readonly values = new Map<string, PlannedValue>();
 
-  constructor(plan: TrainingPlan, kind: ProgramKind) {
+  constructor(plan: TrainingPlan, kind: ProgramKind, recomputation: Recomputation) {
     const count = plan.segments.length;
     const end = kind === 'training' ? 2 * count + 1 : count + 1;
-    const touch = (values: readonly PlannedValue[], position: number) => {
-      for (const value of values) this.#touch(value, position);
-    };
-    if (plan.prologue) touch(plan.prologue.outputs, 0);
+    if (plan.prologue) this.#touchAll(plan.prologue.outputs, 0);
     plan.segments.forEach((segment, index) => {
       const io = kind === 'training' ? segment.forward : segment.inference;
-      touch(io.inputs, 1 + index);
-      touch(io.outputs, 1 + index);
+      this.#touchAll(io.inputs, 1 + index);
+      this.#touchAll(io.outputs, 1 + index);
       // The host reads the loss after the step, other outputs after inference only.
       for (const value of io.outputs) {
         const read = kind === 'inference' || plan.seeds.includes(`grad.${value.actual}`);
         if (value.kind === 'output' && read) this.#touch(value, end);
       }
-      if (kind === 'training') this.#backward(segment, 2 * count - index);
     });
-    if (kind === 'training') {
-      // The host writes the gradient of the loss before the first segment runs.
-      for (const value of this.values.values()) {
-        if (value.kind === 'grad' && plan.seeds.includes(value.actual)) this.#touch(value, 1);
+    if (kind === 'inference') return;
+    this.#backward(plan, recomputation);
+    // The host writes the gradient of the loss before the first segment runs.
+    for (const value of this.values.values()) {
+      if (value.kind === 'grad' && plan.seeds.includes(value.actual)) this.#touch(value, 1);
+    }
+  }
+
+  #backward({ segments }: TrainingPlan, recomputation: Recomputation): void {
+    const names = new RecomputedNames(segments, recomputation);
+    for (const [index, { backward }] of segments.entries()) {
+      const position = 2 * segments.length - index;
+      for (const [segment, io] of [
+        ...recomputation.before(index).map((other) => [other, segments[other]!.forward] as const),
+        ...(backward ? [[index, backward] as const] : []),
+      ]) {
+        for (const value of [...io.inputs, ...io.outputs]) {
+          this.#touch({ ...value, actual: names.nameOf(value, segment) }, position);
+        }
       }
     }
   }
 
-  #backward(segment: PlannedSegment, position: number): void {
-    if (!segment.backward) return;
-    for (const value of segment.backward.inputs) this.#touch(value, position);
-    for (const value of segment.backward.outputs) this.#touch(value, position);
+  #touchAll(values: readonly PlannedValue[], position: number): void {
+    for (const value of values) this.#touch(value, position);
   }
 
   #touch(value: PlannedValue, position: number): void {
