@@ -5,9 +5,14 @@ import { parseLine } from './arguments.ts';
 import { runCommand } from './fail.ts';
 import { layout } from './layout.ts';
 import { report } from './report.ts';
+import { zeroToFp32 } from './zero-to-fp32.ts';
 
 /** Words in the place of the script that are commands of their own. */
-const subcommands: Record<string, (argv: string[]) => Promise<number>> = { layout, report };
+const subcommands: Record<string, (argv: string[]) => Promise<number>> = {
+  layout,
+  report,
+  zero_to_fp32: zeroToFp32,
+};
 
 const argv = process.argv.slice(2);
 const subcommand = Object.hasOwn(subcommands, argv[0] ?? '') ? subcommands[argv[0]!] : undefined;

@@ -80,8 +80,21 @@ export interface OptimizerStepOwner {
   outcome(): OptimizerOutcome;
 }
 
+/** Who holds the fp32 weights that the optimizer updates. Between two steps, and by all ranks alike. */
+export interface WeightOwner {
+  /** A copy of the whole tensor, row-major. */
+  read(parameter: string): Promise<Float32Array>;
+  /**
+   * Sets it on every rank to what rank `from` gives.
+   *
+   * @param values of the tensor's length on every rank
+   */
+  write(parameter: string, values: Float32Array, from: number): Promise<void>;
+}
+
 export interface ClaimTypes {
   parameters: ParameterOwner;
+  weights: WeightOwner;
   gradients: GradientOwner;
   optimizerStep: OptimizerStepOwner;
 }

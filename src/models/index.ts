@@ -19,6 +19,7 @@ export {
   saveModelConfig,
   saveParameters,
   type SaveParametersOptions,
+  saveWeights,
   writable,
 } from './save.ts';
 export * from './tokenizer/index.ts';

@@ -37,16 +37,37 @@ export async function saveParameters(
   parameters: ReadonlyMap<string, ParameterSource>,
   options: SaveParametersOptions = {},
 ): Promise<void> {
-  const { dtype = 'float32', maxShardBytes = 5e9 } = options;
-  const tensors = modelParameters(config).map((spec): TensorToWrite => {
-    const source = checkShape(spec, parameters.get(spec.name));
-    return { name: spec.name, dtype, shape: spec.shape, chunks: () => chunks(source, dtype) };
-  });
+  const sources = modelParameters(config).map(
+    (spec) => [spec.name, checkShape(spec, parameters.get(spec.name))] as const,
+  );
+  await saveWeights(dir, new Map(sources), options);
+  await saveModelConfig(dir, config, options.dtype);
+}
+
+/**
+ * Writes model.safetensors (or shards and their index) into `dir`.
+ *
+ * @returns the files' names
+ * @throws OUTPUT_NOT_WRITABLE
+ */
+export async function saveWeights(
+  dir: string,
+  parameters: ReadonlyMap<string, ParameterSource>,
+  { dtype = 'float32', maxShardBytes = 5e9 }: SaveParametersOptions = {},
+): Promise<string[]> {
+  const tensors = [...parameters].map(
+    ([name, source]): TensorToWrite => ({
+      name,
+      dtype,
+      shape: source.shape,
+      chunks: () => chunks(source, dtype),
+    }),
+  );
   await writable(dir, async () => makeFolder(dir));
   const shards = splitShards(tensors, maxShardBytes);
   for (const [file, part] of shards) await writeSafetensors(join(dir, file), part);
   if (shards.size > 1) await writeIndex(dir, shards);
-  await saveModelConfig(dir, config, dtype);
+  return [...shards.keys()];
 }
 
 /** The source, if it is one for this parameter; else WEIGHTS_MISMATCH. */

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
+import { elementCount } from '../hooks/index.ts';
 import { renderCommsTable } from '../monitor/index.ts';
 import { refuseUnknownKeys, unknownName } from '../nearest.ts';
 import type { MemoryAccount } from '../native/index.ts';
@@ -12,9 +13,10 @@ import { requireKnownEvents, type TrainerCallback, type TrainerState } from './c
 import { loadTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { type EvaluationMetrics, evaluate, type Prediction, predict } from './evaluation.ts';
+import { fullParameter, gatherParameters, setFullParameter } from './full-parameters.ts';
 import { generateGreedy } from './generate.ts';
-import type { TrainableModel } from '../hosts/onnx/model.ts';
-import { saveTrainedModel } from './save-model.ts';
+import type { ParameterInfo, TrainableModel } from '../hosts/onnx/model.ts';
+import { saveTrainedModel, saveWeights } from './save-model.ts';
 import { setUpTraining, type Training } from './setup.ts';
 import { TrainLoop, type TrainOutput } from './train-loop.ts';
 
@@ -167,14 +169,80 @@ export class Trainer {
    * @throws ARGUMENTS_INVALID for a name that is not in the model
    */
   async parameter(name: string): Promise<Float32Array> {
-    const names = this.#options.model.parameters.map((parameter) => parameter.name);
-    if (!names.includes(name)) {
-      const message = unknownName(name, names, 'a parameter of the model');
-      throw new DeepSpeedError('ARGUMENTS_INVALID', message, {
-        fix: 'model.parameters lists the names.',
-      });
-    }
+    this.#requireParameter(name);
     return (await this.#open()).host.parameter(name);
+  }
+
+  /**
+   * DeepSpeed's `safe_get_full_fp32_param`: a copy of the whole fp32 value, in 16-bit training of the
+   * optimizer's weights. All ranks must ask.
+   *
+   * @throws ARGUMENTS_INVALID for a name that is not in the model
+   */
+  async getFullFp32Param(name: string): Promise<Float32Array> {
+    this.#requireParameter(name);
+    const training = await this.#open();
+    return this.#guard(training, () => fullParameter(training, name));
+  }
+
+  /**
+   * DeepSpeed's `safe_set_full_fp32_param`: the next step starts from these values. All ranks must set it;
+   * rank 0's values count.
+   *
+   * @throws ARGUMENTS_INVALID for a name that is not in the model, and for another number of elements
+   */
+  async setFullFp32Param(name: string, values: Float32Array): Promise<void> {
+    const { shape } = this.#requireParameter(name);
+    const count = elementCount(shape);
+    if (!(values instanceof Float32Array) || values.length !== count) {
+      const got = values instanceof Float32Array ? `${values.length} elements` : typeof values;
+      throw new DeepSpeedError(
+        'ARGUMENTS_INVALID',
+        `setFullFp32Param("${name}") needs a Float32Array of ${count} elements, got ${got}`,
+      );
+    }
+    const training = await this.#open();
+    await this.#guard(training, () => setFullParameter(training, name, values, 0));
+  }
+
+  /**
+   * DeepSpeed's `zero.GatheredParameters`: calls `use` with whole fp32 values by name, on every rank. The
+   * arrays lose their elements when it has ended. All ranks must call it.
+   *
+   * @param options.modifierRank the rank whose changes are kept; default null: nobody's are
+   * @example
+   * await trainer.gatheredParameters(['lm_head.weight'], (all) => all.get('lm_head.weight')!.fill(0), {
+   *   modifierRank: 0,
+   * });
+   */
+  async gatheredParameters<T>(
+    names: readonly string[],
+    use: (parameters: ReadonlyMap<string, Float32Array>) => T | Promise<T>,
+    options: { modifierRank?: number | null } = {},
+  ): Promise<T> {
+    refuseUnknownKeys(options, ['modifierRank'], 'gatheredParameters()');
+    for (const name of names) this.#requireParameter(name);
+    const training = await this.#open();
+    const { modifierRank = null } = options;
+    return this.#guard(training, () => gatherParameters(training, names, use, modifierRank));
+  }
+
+  /**
+   * DeepSpeed's `save_16bit_model`: writes `config.json` and `model.safetensors` in the type that parameters
+   * are stored in (float32 without `bf16` and `fp16`). Rank 0 writes, and holds the whole model meanwhile;
+   * all ranks must call it.
+   */
+  async save16bitModel(folder: string): Promise<void> {
+    const { model } = this.#options;
+    if (!model.saveWeights) {
+      throw new DeepSpeedError(
+        'ARGUMENTS_INVALID',
+        'save16bitModel() needs a model made by AutoModelForCausalLM',
+        { fix: 'Use saveModel(), which writes the graph with its values.' },
+      );
+    }
+    const training = await this.#open();
+    await this.#guard(training, () => saveWeights(training, model, folder));
   }
 
   /** Bytes that the engine holds on this rank, by category. */
@@ -218,6 +286,17 @@ export class Trainer {
       throw error;
     }
     training.runtime.close();
+  }
+
+  #requireParameter(name: string): ParameterInfo {
+    const { parameters } = this.#options.model;
+    const found = parameters.find((parameter) => parameter.name === name);
+    if (found) return found;
+    const names = parameters.map((parameter) => parameter.name);
+    const message = unknownName(name, names, 'a parameter of the model');
+    throw new DeepSpeedError('ARGUMENTS_INVALID', message, {
+      fix: 'model.parameters lists the names.',
+    });
   }
 
   #open(): Promise<Training> {

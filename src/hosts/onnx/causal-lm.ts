@@ -129,11 +129,24 @@ export class AutoModelForCausalLM implements TrainableModel {
    */
   async save(folder: string, value: (parameter: string) => Float32Array): Promise<void> {
     const { config } = this;
-    const parameters = new Map(
-      this.parameters.map(({ name, shape }) => [name, arraySource(shape, value(name))]),
-    );
+    const parameters = this.#sources(value);
     await saveModelConfig(folder, config);
     await saveParameters(folder, config, parameters);
     await exportOnnx(config, parameters, folder);
+  }
+
+  /** Writes what Hugging Face transformers loads: `config.json` and `model.safetensors`. */
+  async saveWeights(
+    folder: string,
+    value: (parameter: string) => Float32Array,
+    dtype: 'float32' | 'float16' | 'bfloat16',
+  ): Promise<void> {
+    await saveParameters(folder, this.config, this.#sources(value), { dtype });
+  }
+
+  #sources(value: (parameter: string) => Float32Array): Map<string, ParameterSource> {
+    return new Map(
+      this.parameters.map(({ name, shape }) => [name, arraySource(shape, value(name))]),
+    );
   }
 }

@@ -46,4 +46,10 @@ export interface TrainableModel {
   isTrainable(name: string): boolean;
   /** Writes the model into a folder that exists. */
   save(folder: string, value: (parameter: string) => Float32Array): Promise<void>;
+  /** Writes the weights alone, with what reading them takes, into a folder that exists. */
+  saveWeights?(
+    folder: string,
+    value: (parameter: string) => Float32Array,
+    dtype: 'float32' | 'float16' | 'bfloat16',
+  ): Promise<void>;
 }

@@ -11,7 +11,7 @@ import type {
 } from '../../native/index.ts';
 import { LifetimeRecorder, planArena } from './arena.ts';
 import type { Batch } from './batch.ts';
-import { Recomputation, RecomputedNames } from './recomputation.ts';
+import { type Recomputation, RecomputedNames } from './recomputation.ts';
 import { type ResidualStream, residualStreams } from './residual-stream.ts';
 
 /** Where the host keeps what a program is bound to. */

@@ -9,6 +9,7 @@ import { saveCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
 import { agreeOnTag } from './tag-validation.ts';
 
+export { type StoredParameter, storedParameters } from './consolidate.ts';
 export { latestTag, locate } from './folder.ts';
 export { checkWritable } from './save.ts';
 

@@ -11,7 +11,7 @@ import {
   type Slot,
 } from '../../layout.ts';
 import { tagFolder } from './folder.ts';
-import { type Manifest, parseManifest } from './manifest.ts';
+import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
 
 const bytesPerElement = 4;
 
@@ -42,30 +42,45 @@ export async function openCheckpoint(
   const { rank, size: ranks } = peers.communicator;
   const [opened] = await agree(peers, async () => {
     const folder = tagFolder(directory, tag);
-    const path = join(folder, 'manifest.json');
-    const text = await readFile(path, 'utf8').catch((cause) => {
-      throw corrupt(`${path} cannot be read: ${cause.message}`, path);
-    });
-    const manifest = parseManifest(text, path);
+    const manifest = await readManifest(folder);
     for (const [index, shard] of manifest.shards.entries()) {
-      const file = join(folder, shard.file);
-      const size = await stat(file).then(
-        (entry) => entry.size,
-        () => -1,
-      );
-      if (size < 0) throw corrupt(`shard ${shard.file} of ${folder} is missing`, file);
-      if (size !== shard.bytes) {
-        throw corrupt(`${file} has ${size} bytes, the manifest says ${shard.bytes}`, file);
-      }
-      if (index % ranks !== rank) continue;
-      const crc = await addon.crc32cFile(file);
-      if (crc !== shard.crc32c) {
-        throw corrupt(`${file} has checksum ${crc}, the manifest says ${shard.crc32c}`, file);
-      }
+      await checkShard(addon, folder, shard, index % ranks === rank);
     }
     return { folder, manifest };
   });
   return opened!;
+}
+
+/** @throws CHECKPOINT_CORRUPT, CHECKPOINT_VERSION */
+export async function readManifest(folder: string): Promise<Manifest> {
+  const path = join(folder, 'manifest.json');
+  const text = await readFile(path, 'utf8').catch((cause) => {
+    throw corrupt(`${path} cannot be read: ${cause.message}`, path);
+  });
+  return parseManifest(text, path);
+}
+
+/** Throws CHECKPOINT_CORRUPT unless the file has the length, and where it is read the bytes, that were written. */
+export async function checkShard(
+  addon: NativeAddon,
+  folder: string,
+  shard: ManifestShard,
+  read: boolean,
+): Promise<void> {
+  const file = join(folder, shard.file);
+  const size = await stat(file).then(
+    (entry) => entry.size,
+    () => -1,
+  );
+  if (size < 0) throw corrupt(`shard ${shard.file} of ${folder} is missing`, file);
+  if (size !== shard.bytes) {
+    throw corrupt(`${file} has ${size} bytes, the manifest says ${shard.bytes}`, file);
+  }
+  if (!read) return;
+  const crc = await addon.crc32cFile(file);
+  if (crc !== shard.crc32c) {
+    throw corrupt(`${file} has checksum ${crc}, the manifest says ${shard.crc32c}`, file);
+  }
 }
 
 /** Throws, listing every difference, unless the checkpoint is of this model and optimizer. */

@@ -6,6 +6,7 @@ import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
 import type { NativeBuffer } from '../../native/contract.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
+import { FullWeights } from './full-weights.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
 import { shardedWeights } from './sharded-weights.ts';
@@ -120,6 +121,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
         });
   claims.claim('optimizerStep', 'zero', oneBit ?? optimizer);
   const weights = oneBit?.weights ?? optimizer.weights;
+  claims.claim('weights', 'zero', new FullWeights(context, layout, weights));
   lifecycle.tap('parametersWritten', 'acquire', 'zero.adopt', async () => {
     const adopted = weights.adopt();
     if (adopted !== null) await engine.wait(adopted);
