@@ -78,7 +78,7 @@ export function strategyConformance(strategy: StrategyCase): void {
       expect(promised).toBe(false);
       expect(after).toEqual(before);
       const claims = before.claims.map(({ claim }) => claim).sort();
-      expect(claims).toEqual(['gradients', 'optimizerStep']);
+      expect(claims).toEqual(expect.arrayContaining(['gradients', 'optimizerStep']));
       for (const name of Object.values(before.taps).flat()) {
         expect(name).toMatch(/^[a-z]\w*\.\w+$/i);
       }
