@@ -18,6 +18,7 @@ export interface EffectiveConfig extends Explanation {
   assumptions: string[];
 }
 
+const batchKeys = ['train_batch_size', 'train_micro_batch_size_per_gpu'];
 /** Stands for what the number of optimizer steps and the hidden size fill, where nobody names them. */
 const ASSUMED_STEPS = 1000;
 const ASSUMED_HIDDEN_SIZE = 768;
@@ -31,7 +32,11 @@ export async function effectiveConfig(
   modelFolder: string | null,
   worldSize: number,
 ): Promise<EffectiveConfig> {
-  const raw = readConfig(path);
+  const written = readConfig(path);
+  const sized = batchKeys.some((key) => written.values[key] !== undefined);
+  const raw = sized
+    ? written
+    : { ...written, values: { ...written.values, train_micro_batch_size_per_gpu: 1 } };
   const model = modelFolder === null ? null : await loadModelConfig(modelFolder);
   const defaults = trainingArgumentsSchema.parse({ outputDir: '.' });
   const autos = trainerAutos({}, defaults, {
@@ -47,10 +52,13 @@ export async function effectiveConfig(
     ...explanation,
     worldSize,
     parameterCount,
-    assumptions: usesAuto
-      ? [
-          `"auto" is shown for the defaults of a Trainer, ${ASSUMED_STEPS} optimizer steps and a hidden size of ${model?.width ?? ASSUMED_HIDDEN_SIZE}`,
-        ]
-      : [],
+    assumptions: [
+      ...(usesAuto
+        ? [
+            `"auto" is shown for the defaults of a Trainer, ${ASSUMED_STEPS} optimizer steps and a hidden size of ${model?.width ?? ASSUMED_HIDDEN_SIZE}`,
+          ]
+        : []),
+      ...(sized ? [] : ['no batch size is given, so that of the script counts; 1 a rank is shown']),
+    ],
   };
 }

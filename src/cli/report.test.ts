@@ -100,6 +100,13 @@ describe('--config', () => {
     expect(printed).toMatch(/train_batch_size +24 +computed/);
   });
 
+  it('explains what is for TensorFlow.js scripts, which bring their batch size', async () => {
+    await report(['--config', writeConfig({ tfjs: { exact_random: true, declared: ['mine'] } })]);
+    expect(printed).toMatch(/tfjs\.exact_random +true/);
+    expect(printed).toMatch(/tfjs\.declared +\["mine"\]/);
+    expect(printed).toContain('note: no batch size is given');
+  });
+
   it('fills "auto" as a Trainer would, and says that it did', async () => {
     const path = writeConfig({
       train_batch_size: 'auto',

@@ -11,6 +11,7 @@ import { optimizerKeys } from './sections/optimizer.ts';
 import { precisionKeys } from './sections/precision.ts';
 import { schedulerKeys } from './sections/scheduler.ts';
 import { sparseAttentionKeys } from './sections/sparse-attention.ts';
+import { tfjsKeys } from './sections/tfjs.ts';
 import { zeroKeys } from './sections/zero.ts';
 
 export const table = {
@@ -26,6 +27,7 @@ export const table = {
   ...checkpointKeys,
   ...monitorKeys,
   ...diagnosticKeys,
+  ...tfjsKeys,
   ...laterKeys,
 };
 

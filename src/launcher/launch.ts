@@ -11,6 +11,7 @@ import type { NativeAddon, RunFds } from '../native/contract.ts';
 import { loadAddon } from '../native/index.ts';
 import { bindingPlan } from './cores.ts';
 import { oomKillCount } from './failure.ts';
+import { nurseryFlags } from './nursery.ts';
 import { Terminal } from './output.ts';
 import { packageVersion } from './package-version.ts';
 import { openRankLogs } from './rank-log.ts';
@@ -74,7 +75,12 @@ export async function launch(options: LaunchOptions): Promise<number> {
   const fds = addon.createRunFds(worldSize);
   const control = addon.openRunControl(fds.controlFd, worldSize);
   const ranks = startRanks(addon, fds, worldSize, (rank) => ({
-    argv: [...rankFlags(script), script.path, ...options.scriptArguments],
+    argv: [
+      ...nurseryFlags(worldSize, available),
+      ...rankFlags(script),
+      script.path,
+      ...options.scriptArguments,
+    ],
     environment: {
       version: packageVersion,
       rank,

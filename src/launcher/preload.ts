@@ -4,6 +4,7 @@
  */
 import { loadAddon } from '../native/load.ts';
 import { openRankChannel } from './channel.ts';
+import { isNurseryFlag } from './nursery.ts';
 import {
   PRIVATE_VARIABLE,
   type PrivateRunEnvironment,
@@ -20,6 +21,8 @@ if (encoded !== undefined) {
     flag.includes(encodeURIComponent(import.meta.url)),
   );
   if (self > 0) process.execArgv.splice(self - 1, 2);
+  // The user's workers and children are none of ours.
+  process.execArgv = process.execArgv.filter((flag) => !isNurseryFlag(flag));
   joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
 }
 

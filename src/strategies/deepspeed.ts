@@ -23,6 +23,7 @@ export function applyDeepSpeed(context: StrategyContext): void {
     const key = 'activation_checkpointing.number_checkpoints';
     requireCapability(context.host, 'activationCheckpointing', key);
   }
+  if (config.tfjs) requireTfjs(context.host);
   if (config.sparse_attention) applySparseAttention(context, config.sparse_attention);
   const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
   if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });
@@ -41,6 +42,16 @@ export function applyDeepSpeed(context: StrategyContext): void {
   });
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);
+}
+
+/** Its keys would do nothing elsewhere. */
+function requireTfjs({ name }: Host): void {
+  if (name === 'tfjs') return;
+  throw new DeepSpeedError(
+    'HOST_LACKS_CAPABILITY',
+    `tfjs is about scripts that use TensorFlow.js; the ${name} host has no use for it`,
+    { fix: 'Leave the section `tfjs` out of this config.', data: { host: name, key: 'tfjs' } },
+  );
 }
 
 function gatherLimits({ zero_optimization: zero }: DeepSpeedConfig): GatherLimits {

@@ -394,6 +394,8 @@ it('proves every available key', () => {
     ...['steps_per_print', 'wall_clock_breakdown', 'dump_state', 'checkpoint.tag_validation'],
     // In strategies/sparse-attention/training.test.ts.
     'sparse_attention.strict',
+    // In integration-tests/tfjs.rules.test.ts.
+    ...['verify_first_batch', 'exact_random', 'declared'].map((name) => `tfjs.${name}`),
     // In strategies/one-bit/one-bit.test.ts.
     'optimizer.params.freeze_step (OneBitAdam)',
     'optimizer.params.freeze_step (OneBitLamb)',

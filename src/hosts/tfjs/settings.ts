@@ -1,8 +1,6 @@
 /** From strategy and config to what a TensorFlow.js model trains with. */
-import { z } from 'zod';
 import {
   type DeepSpeedConfig,
-  defineSection,
   optimizerSettings,
   type RawConfig,
   resolveConfig,
@@ -18,16 +16,6 @@ import type { StrategyPlugin } from '../../strategies/plugin.ts';
 import { chooseStrategy } from '../../strategies/registry.ts';
 import type { Optimizer } from './library.ts';
 import type { OptimizerAdapter } from './optimizers.ts';
-
-const section = defineSection({
-  key: 'tfjs',
-  meaning: 'How TensorFlow.js scripts are split over ranks; docs/tfjs.md.',
-  schema: z.strictObject({
-    verify_first_batch: z.boolean().default(true),
-    exact_random: z.boolean().default(false),
-    declared: z.array(z.string()).default([]),
-  }),
-});
 
 /** What a user may give `withStrategy`. */
 export interface StrategyOptions {
@@ -81,7 +69,7 @@ export function settingsFor(
     ...(rate !== undefined && { hostLearningRate: rate }),
   });
   requireSameOptimizer(config, adapter, own);
-  const tfjs = section.read(config);
+  const { tfjs } = config;
   const trainBatchSize = raw.values.train_batch_size;
   return {
     plugin,
