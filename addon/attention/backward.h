@@ -14,6 +14,8 @@ struct BackwardMemory {
   float* queries;
   float* dy;
   float* dq;
+  // One for each block of queries: whether something of it was computed yet.
+  float* is_begun;
   // One for each query: a probability is weight·exp(score − shift); and rowsum(dY∘Y).
   float* shift;
   float* weight;
@@ -38,6 +40,7 @@ inline BackwardMemory backward_memory(const Attention& a, float* base) {
   m.queries = scratch.take(all);
   m.dy = scratch.take(all);
   m.dq = scratch.take(all);
+  m.is_begun = scratch.take(query_blocks(a));
   m.shift = scratch.take(a.Sq);
   m.weight = scratch.take(a.Sq);
   m.along = scratch.take(a.Sq);
@@ -63,25 +66,37 @@ class Backward {
     const size_t group = a_.H / a_.Hkv;
     for (size_t i = 0; i < group; ++i) {
       const size_t head = task_.kv_head * group + i;
-      float* dq = task_.dq ? task_.dq + i * a_.Sq * Dp_ : m_.dq;
-      pack_queries(head);
-      for (size_t e = 0; e < a_.Sq * Dp_; ++e) dq[e] = 0;
+      dq_ = task_.dq ? task_.dq + i * a_.Sq * Dp_ : m_.dq;
+      for (size_t block = 0; block < query_blocks(a_); ++block) m_.is_begun[block] = 0;
       for (size_t block = task_.begin; block < task_.end; ++block)
-        run_block(head, block, i == 0, i + 1 == group, dq);
-      if (!task_.dq)
-        unpack_rows(dq, a_.Sq, a_.D, Dp_, a_.scale, rotation_at(a_, 0),
-                    row_of(g_.dq, task_.sample, head, 0), g_.dq.row);
+        run_block(head, block, i == 0, i + 1 == group);
+      // Those that see no key.
+      for (size_t block = 0; block < query_blocks(a_); ++block) {
+        if (m_.is_begun[block] != 0) continue;
+        clear_sums(block);
+        finish_queries(head, block);
+      }
     }
   }
 
  private:
-  void pack_queries(size_t head) {
-    const size_t b = task_.sample, Sq = a_.Sq;
-    pack_rows(row_of(a_.q, b, head, 0), a_.q.row, Sq, a_.D, Dp_, a_.scale, rotation_at(a_, 0),
-              m_.queries);
-    pack_rows(row_of(g_.dy, b, head, 0), g_.dy.row, Sq, a_.D, Dp_, 1.0f, kNoRotation, m_.dy);
-    const float* lse = g_.lse + (b * a_.H + head) * Sq;
-    for (size_t r = 0; r < Sq; ++r) {
+  void clear_sums(size_t block) {
+    const auto [begin, end] = query_range(a_, block);
+    for (size_t e = begin * Dp_; e < end * Dp_; ++e) dq_[e] = 0;
+  }
+
+  // What comes before the first tile of a block of queries. Says whether the packed keys are gone.
+  bool begin_queries(size_t head, size_t block) {
+    m_.is_begun[block] = 1;
+    const auto [begin, end] = query_range(a_, block);
+    const size_t b = task_.sample;
+    pack_rows(row_of(a_.q, b, head, begin), a_.q.row, end - begin, a_.D, Dp_, a_.scale,
+              rotation_at(a_, begin), m_.queries + begin * Dp_);
+    pack_rows(row_of(g_.dy, b, head, begin), g_.dy.row, end - begin, a_.D, Dp_, 1.0f, kNoRotation,
+              m_.dy + begin * Dp_);
+    clear_sums(block);
+    const float* lse = g_.lse + (b * a_.H + head) * a_.Sq;
+    for (size_t r = begin; r < end; ++r) {
       // A row that sees nothing has only scores −∞, and probabilities 0.
       m_.shift[r] = lse[r] == -kInfinity ? kInfinity : lse[r];
       m_.weight[r] = 1;
@@ -90,20 +105,31 @@ class Backward {
       m_.along[r] = static_cast<float>(row_sum(
           a_.D, [](F32 d, F32 v) { return d * v; }, dy, y));
     }
-    for (size_t block = 0; block < query_blocks(a_); ++block) restore_sums(head, block, lse);
+    return restore_sums(head, block, lse);
+  }
+
+  // dQ of a block whose sums are whole, unless other tasks have parts of them.
+  void finish_queries(size_t head, size_t block) {
+    if (task_.dq) return;
+    const auto [begin, end] = query_range(a_, block);
+    unpack_rows(dq_ + begin * Dp_, end - begin, a_.D, Dp_, a_.scale, rotation_at(a_, begin),
+                row_of(g_.dq, task_.sample, head, begin), g_.dq.row);
   }
 
   // An lse so large has lost digits of the sum's logarithm to the largest score: where a row has
-  // only scores near the lowest number, as a mask makes them, all. Such rows get both again.
-  void restore_sums(size_t head, size_t block, const float* lse) {
+  // only scores near the lowest number, as a mask makes them, all. Such rows get both again. Says
+  // whether there were any.
+  bool restore_sums(size_t head, size_t block, const float* lse) {
     constexpr float kLarge = 8192;
     const BlockRange queries = query_range(a_, block);
+    bool restored = false;
     for (size_t query = queries.begin; query < queries.end; query += kTileQueries) {
       const size_t left = queries.end - query, rows = left < kTileQueries ? left : kTileQueries;
       bool large = false;
       for (size_t r = query; r < query + rows; ++r)
         large = large || (__builtin_fabsf(lse[r]) >= kLarge && lse[r] != -kInfinity);
       if (!large) continue;
+      restored = true;
       RunningSoftmax softmax;
       begin_softmax(softmax);
       const Blocks blocks = keys_of(a_, head, block);
@@ -123,6 +149,7 @@ class Backward {
         m_.weight[query + r] = 1.0f / total;
       }
     }
+    return restored;
   }
 
   void pack_keys(size_t begin, size_t end) {
@@ -140,12 +167,14 @@ class Backward {
 
   // Adds a block's share to the gradients. The first query head of the group starts those of the
   // keys; the others find them, not rotated back, where the last one leaves them finished.
-  void run_block(size_t head, size_t block, bool first, bool last, float* dq) {
+  void run_block(size_t head, size_t block, bool first, bool last) {
     const auto [begin, end] = key_range(a_, block);
     const size_t b = task_.sample, kv = task_.kv_head, count = end - begin;
     float* dk_rows = row_of(g_.dk, b, kv, begin);
     float* dv_rows = row_of(g_.dv, b, kv, begin);
     if (first) {
+      fetch_rows(dk_rows, g_.dk.row, count, a_.D);
+      fetch_rows(dv_rows, g_.dv.row, count, a_.D);
       for (size_t e = 0; e < count * Dp_; ++e) m_.dk[e] = m_.dv[e] = 0;
     } else {
       pack_rows(dk_rows, g_.dk.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.dk);
@@ -158,13 +187,24 @@ class Backward {
                 m_.values);
       transpose_rows(m_.values, count, Dp_, m_.value_panels);
     }
-    for (size_t i = 0; i < blocks.count; ++i) {
-      const BlockRange queries = query_range(a_, block_at(blocks, i));
-      for (size_t query = queries.begin; query < queries.end; query += kTileQueries) {
-        const size_t left = queries.end - query;
-        run_tile(
-            score_tile(a_, b, head, query, left < kTileQueries ? left : kTileQueries, begin, count),
-            dq);
+    for (size_t i = 0, next; i < blocks.count; i = next) {
+      next = end_of_tile(blocks, i);
+      if (next < blocks.count)
+        fetch_queries(head, blocks, next);
+      else
+        fetch_keys(head, block + 1);
+      for (size_t at = i; at < next; ++at)
+        if (m_.is_begun[block_at(blocks, at)] == 0 && begin_queries(head, block_at(blocks, at)))
+          pack_keys(begin, end);
+      const size_t start = query_range(a_, block_at(blocks, i)).begin;
+      const size_t stop = query_range(a_, block_at(blocks, next - 1)).end;
+      for (size_t query = start; query < stop; query += kTileQueries) {
+        const size_t rows = stop - query < kTileQueries ? stop - query : kTileQueries;
+        run_tile(score_tile(a_, b, head, query, rows, begin, count));
+      }
+      for (size_t at = i; at < next; ++at) {
+        const Blocks keys = keys_of(a_, head, block_at(blocks, at));
+        if (block_at(keys, keys.count - 1) == block) finish_queries(head, block_at(blocks, at));
       }
     }
     unpack_rows(m_.dk, count, a_.D, Dp_, 1.0f, last ? rotation_at(a_, begin) : kNoRotation, dk_rows,
@@ -172,15 +212,46 @@ class Backward {
     unpack_rows(m_.dv, count, a_.D, Dp_, 1.0f, kNoRotation, dv_rows, g_.dv.row);
   }
 
-  void run_tile(const ScoreTile& t, float* dq) {
-    const float* queries = m_.queries + t.query * Dp_;
+  // What the tile that begins with a block of the list will read first of all.
+  void fetch_queries(size_t head, const Blocks& blocks, size_t first) const {
+    const size_t b = task_.sample, end = end_of_tile(blocks, first);
+    for (size_t i = first; i < end; ++i) {
+      if (m_.is_begun[block_at(blocks, i)] != 0) continue;
+      const auto [begin, stop] = query_range(a_, block_at(blocks, i));
+      fetch_rows(row_of(a_.q, b, head, begin), a_.q.row, stop - begin, a_.D);
+      fetch_rows(row_of(g_.dy, b, head, begin), g_.dy.row, stop - begin, a_.D);
+      fetch_rows(row_of(g_.y, b, head, begin), g_.y.row, stop - begin, a_.D);
+    }
+  }
+
+  // What a block of keys and its first tile will read.
+  void fetch_keys(size_t head, size_t block) const {
+    if (block >= task_.end) return;
+    const auto [begin, end] = key_range(a_, block);
+    const size_t b = task_.sample, kv = task_.kv_head;
+    fetch_rows(row_of(a_.k, b, kv, begin), a_.k.row, end - begin, a_.D);
+    fetch_rows(row_of(a_.v, b, kv, begin), a_.v.row, end - begin, a_.D);
+    const Blocks blocks = queries_of(a_, head, block);
+    if (blocks.count > 0) fetch_queries(head, blocks, 0);
+  }
+
+  // Adjacent blocks of queries share a tile as long as they fit: where the one after the last is.
+  size_t end_of_tile(const Blocks& blocks, size_t first) const {
+    size_t end = first + 1;
+    while (end < blocks.count && block_at(blocks, end) == block_at(blocks, end - 1) + 1 &&
+           (end + 1 - first) * query_block(a_) <= kTileQueries)
+      ++end;
+    return end;
+  }
+
+  void run_tile(const ScoreTile& t) {
     const float* dy = m_.dy + t.query * Dp_;
     score(t);
     multiply_keys(t, dy, m_.value_panels, a_.D, Dp_, m_.ds);
     differentiate(t);
     add_transposed(t, m_.p, dy, Dp_, m_.dv);
-    add_transposed(t, m_.ds, queries, Dp_, m_.dk);
-    add_values(t, m_.ds, m_.keys, Dp_, dq + t.query * Dp_, Start::kAdd, nullptr);
+    add_transposed(t, m_.ds, m_.queries + t.query * Dp_, Dp_, m_.dk);
+    add_values(t, m_.ds, m_.keys, Dp_, dq_ + t.query * Dp_, Start::kAdd, nullptr);
   }
 
   // p: scores → P∘Z; ds: dY·Vᵀ → dS. Where a row sees nothing both become 0.
@@ -215,6 +286,8 @@ class Backward {
   const BackwardTask& task_;
   const BackwardMemory m_;
   const size_t Dp_;
+  // Sums of the present query head.
+  float* dq_ = nullptr;
 };
 
 }  // namespace

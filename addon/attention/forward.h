@@ -51,6 +51,7 @@ class Forward {
       const size_t head = task_.kv_head * (a_.H / a_.Hkv) + unit / blocks;
       const size_t block = unit % blocks;
       const auto [begin, end] = query_range(a_, block);
+      if (block + 1 < blocks && unit + 1 < task_.end) fetch(head, block + 1);
       for (size_t query = begin; query < end; query += kTileQueries)
         attend(head, block, query, end - query < kTileQueries ? end - query : kTileQueries);
     }
@@ -74,12 +75,31 @@ class Forward {
         advance(head, query, rows, segments, count);
         count = columns = 0;
       }
-      const BlockRange keys = key_range(a_, at);
-      segments[count++] = {keys.begin, keys.end - keys.begin, columns};
-      columns += padded(keys.end - keys.begin);
+      const auto [begin, end] = key_range(a_, at);
+      if (count > 0 && segments[count - 1].key + segments[count - 1].count == begin)
+        segments[count - 1].count += end - begin;
+      else
+        segments[count++] = {begin, end - begin, columns};
+      columns += padded(end - begin);
     }
     if (count > 0) advance(head, query, rows, segments, count);
     finish(head, query, rows);
+  }
+
+  // What a block of queries will read and write; of keys that are not packed yet, a tile's worth.
+  void fetch(size_t head, size_t block) const {
+    const size_t b = task_.sample;
+    const auto [query, query_end] = query_range(a_, block);
+    fetch_rows(row_of(a_.q, b, head, query), a_.q.row, query_end - query, a_.D);
+    fetch_rows(row_of(result_.y, b, head, query), result_.y.row, query_end - query, a_.D);
+    const Blocks blocks = keys_of(a_, head, block);
+    for (size_t i = 0, fetched = 0; i < blocks.count && fetched < kTileKeys; ++i) {
+      if (m_.is_packed[block_at(blocks, i)] != 0) continue;
+      fetched += key_block(a_);
+      const auto [key, key_end] = key_range(a_, block_at(blocks, i));
+      fetch_rows(row_of(a_.k, b, task_.kv_head, key), a_.k.row, key_end - key, a_.D);
+      fetch_rows(row_of(a_.v, b, task_.kv_head, key), a_.v.row, key_end - key, a_.D);
+    }
   }
 
   void pack_keys(size_t block) {

@@ -71,6 +71,12 @@ inline void fetch_row(const float* row, size_t D) {
   for (size_t d = 0; d < D; d += kLine) __builtin_prefetch(row + d);
 }
 
+// Asks for rows that are needed some tiles later. The processor itself looks ahead to the end of a
+// page at most, and a block of 16 rows is not more than that.
+inline void fetch_rows(const float* rows, size_t row_stride, size_t count, size_t D) {
+  for (size_t r = 0; r < count; ++r) fetch_row(rows + r * row_stride, D);
+}
+
 // packed[count, Dp] = factor·R·rows
 inline void pack_rows(const float* rows, size_t row_stride, size_t count, size_t D, size_t Dp,
                       float factor, const Rotation& rotation, float* packed) {

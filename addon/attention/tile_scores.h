@@ -48,10 +48,13 @@ inline size_t first_row(const ScoreTile& t, size_t column) {
   return row <= 0 ? 0 : static_cast<size_t>(row) < t.rows ? static_cast<size_t>(row) : t.rows;
 }
 
+// A tile of one vector has no columns to leave out.
+inline bool has_strips(const ScoreTile& t) { return crosses_diagonal(t) && t.columns > kLanes; }
+
 // Calls fn(begin, count) for strips of [0, total); one strip when no diagonal crosses the tile.
 template <class Fn>
 inline void for_strips(const ScoreTile& t, size_t total, Fn fn) {
-  const size_t strip = crosses_diagonal(t) ? kStrip : total;
+  const size_t strip = has_strips(t) ? kStrip : total;
   for (size_t begin = 0; begin < total; begin += strip)
     fn(begin, total - begin < strip ? total - begin : strip);
 }
@@ -111,7 +114,7 @@ inline void add_bias(const ScoreTile& t, const ScoreBias& bias, float* scores) {
 
 // How many columns of a row are worked on: those that its strip sees, in whole vectors.
 inline size_t strip_width(const ScoreTile& t, size_t row) {
-  if (!crosses_diagonal(t)) return padded(t.columns);
+  if (!has_strips(t)) return padded(t.columns);
   const size_t end = (row / kStrip + 1) * kStrip;
   return padded(seen_columns(t, (end < t.rows ? end : t.rows) - 1));
 }
