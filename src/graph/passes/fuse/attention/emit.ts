@@ -18,6 +18,11 @@ export interface FoundAttention {
   q: Operand;
   k: Operand;
   v: Operand;
+  /** All three in one value, side by side in each row; `q`, `k` and `v` then only say how they lie. */
+  packed?: string;
+  /** [(heads + 2 · kvHeads) · D]: added to the rows of queries, keys and values. */
+  added?: string;
+  /** Tables of at least `length` rows. */
   rotation: Operand['rotation'];
   scale: number;
   mask: Mask;
@@ -39,12 +44,14 @@ export function emitAttention(
 ): Match {
   const { q, k, v, mask } = found;
   const rows = [q, k, v].every(isRows);
-  const packed = rows
-    ? packedSource(
-        view,
-        [q, k, v].map((part) => sourceRows(view, part)),
-      )
-    : undefined;
+  const packed =
+    found.packed ??
+    (rows && found.added === undefined
+      ? packedSource(
+          view,
+          [q, k, v].map((part) => sourceRows(view, part)),
+        )
+      : undefined);
   const layout: AttentionLayout = packed !== undefined ? 'packed' : rows ? 'bshd' : 'bhsd';
   const said = [
     layout,
@@ -61,6 +68,7 @@ export function emitAttention(
       packed !== undefined
         ? [packed, undefined, undefined]
         : [q, k, v].map((part) => (rows ? rowsOf(view, part) : headsFirst(view, part)));
+    if (found.added !== undefined) addTo(view, operands as string[], found.added);
     const { width } = found;
     const dtype = view.type(q.value).dtype;
     const y = rows
@@ -85,6 +93,17 @@ export function emitAttention(
     return [emit.reshape(emit.transpose(heads, [0, 2, 1, 3]), shape)];
   };
   return { name: `attention → deepspeed.Attention (${said.join(', ')})`, make };
+}
+
+/** Adds stretches of one vector to rows. */
+function addTo(view: GraphView, rows: string[], vector: string): void {
+  const { emit } = view;
+  let at = 0;
+  for (const [i, value] of rows.entries()) {
+    const size = emit.shape(value).at(-1)!;
+    rows[i] = emit.add(value, emit.slice(vector, 0, at, at + size));
+    at += size;
+  }
 }
 
 /** What an operand's rows were split from, without emitting anything. */
@@ -112,12 +131,14 @@ function attributes(
 
 /** bias, keyMask, cos, sin, rng, training */
 function options(view: GraphView, found: FoundAttention): (string | undefined)[] {
-  const { rotation, dropout } = found;
+  const { rotation, dropout, length } = found;
+  const rowsOfTable = (table: string | undefined) =>
+    table && (view.shape(table)[0] === length ? table : view.emit.slice(table, 0, 0, length));
   return [
     bias(view, found),
     keyMask(view, found),
-    rotation?.cos,
-    rotation?.sin,
+    rowsOfTable(rotation?.cos),
+    rowsOfTable(rotation?.sin),
     dropout?.inputs[1],
     dropout?.inputs[2],
   ];
@@ -138,7 +159,7 @@ function bias(view: GraphView, { mask, q, batch, length }: FoundAttention): stri
   const whole = parts.reduce((a, b) => emit.add(a, b));
   const shape = emit.shape(whole);
   // Scores without a head axis: [B, S, T] is [B, 1, S, T].
-  const headless = q.axes.length === 3 && shape.length === 3;
+  const headless = mask.rank === 3 && shape.length === 3;
   if (!headless) return whole;
   const rows = shape[1] === 1 ? 1 : length;
   return emit.reshape(whole, [shape[0] === 1 ? 1 : batch, 1, rows, shape[2]!]);

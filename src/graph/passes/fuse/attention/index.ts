@@ -11,7 +11,7 @@ import type { Fusion, GraphView, Match } from '../pattern.ts';
 import { uniform } from './constant.ts';
 import { emitAttention, type FoundAttention } from './emit.ts';
 import { Mask } from './mask.ts';
-import { trace } from './operand.ts';
+import { sameRotation, trace } from './operand.ts';
 import { type Masking, type Scores, scoresOf } from './scores.ts';
 
 const products = ['MatMul', 'com.microsoft.FusedMatMul'];
@@ -178,32 +178,20 @@ function assemble(
   sizes: Sizes,
 ): FoundAttention | string {
   const head = rank === 4 ? 'h' : '';
-  const operands = (rotated: boolean) => {
-    const keyAxes = scores.transposedKeys ? `b${head}sd` : `b${head}ds`;
-    const options = { heads: sizes.kvHeads, rotated };
-    return {
-      q: trace(view, sizes.q, `b${head}sd`, { heads: sizes.heads, rotated }),
-      k: trace(view, scores.k, keyAxes, options),
-      v: trace(view, product.inputs[1]!, `b${head}sd`, { heads: sizes.kvHeads, rotated: false }),
-    };
-  };
-  let { q, k, v } = operands(true);
-  const same =
-    q.rotation?.cos === k.rotation?.cos &&
-    q.rotation?.sin === k.rotation?.sin &&
-    sizes.length === sizes.keys;
-  if (!same) ({ q, k, v } = operands(false));
+  const keyAxes = scores.transposedKeys ? `b${head}sd` : `b${head}ds`;
+  const operands = sameRotation(view, sizes.length === sizes.keys, (rotated) => ({
+    q: trace(view, sizes.q, `b${head}sd`, { heads: sizes.heads, rotated }),
+    k: trace(view, scores.k, keyAxes, { heads: sizes.kvHeads, rotated }),
+    v: trace(view, product.inputs[1]!, `b${head}sd`, { heads: sizes.kvHeads, rotated: false }),
+  }));
+  const { q, k, v } = operands;
   if (k.heads !== v.heads) {
     return 'keys and values are repeated differently';
-  }
-  const { rotation } = q;
-  if (rotation && [rotation.cos, rotation.sin].some((table) => view.needsGradient(table))) {
-    return 'its rotary tables need a gradient';
   }
   const mask = maskOf(view, scores.maskings, { ...sizes, rank });
   if (typeof mask === 'string') return mask;
   const scale = scores.scale * q.factor * k.factor;
-  return { ...sizes, kvHeads: k.heads, q, k, v, rotation, scale, mask, dropout };
+  return { ...sizes, kvHeads: k.heads, ...operands, scale, mask, dropout };
 }
 
 function maskOf(

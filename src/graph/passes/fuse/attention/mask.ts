@@ -217,6 +217,11 @@ export class Mask {
     return alongQueries && same && node.inputs.length === this.size.groups;
   }
 
+  /** 4, or 3 where scores have no head axis. */
+  get rank(): number {
+    return this.size.rank;
+  }
+
   private isPerKey(value: string): boolean {
     const shape = this.view.shape(value);
     const rows = shape.at(-2) ?? 1;

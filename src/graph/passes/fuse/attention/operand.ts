@@ -42,6 +42,31 @@ export function trace(
   return found;
 }
 
+/** Queries, keys and values, and the rotation that queries and keys share. */
+export interface Operands {
+  q: Operand;
+  k: Operand;
+  v: Operand;
+  rotation: Operand['rotation'];
+}
+
+/**
+ * Traced through the rotations of queries and keys where both are turned alike, by tables that are not
+ * trained; else up to them.
+ */
+export function sameRotation(
+  view: GraphView,
+  sameLength: boolean,
+  traced: (rotated: boolean) => Omit<Operands, 'rotation'>,
+): Operands {
+  const turned = traced(true);
+  const { cos, sin } = turned.q.rotation ?? {};
+  const alike = cos === turned.k.rotation?.cos && sin === turned.k.rotation?.sin;
+  const trained = [cos, sin].some((table) => table !== undefined && view.needsGradient(table));
+  if (alike && sameLength && !trained) return { ...turned, rotation: turned.q.rotation };
+  return { ...traced(false), rotation: undefined };
+}
+
 /** Moves to the node's input; false when the walk ends here. */
 function step(view: GraphView, node: Node, at: Operand, rotated: boolean): boolean {
   const key = operatorKey(node);

@@ -5,7 +5,7 @@ import { operatorKey } from '../../../operator-key.ts';
 import type { Fusion, GraphView, Match } from '../pattern.ts';
 import { emitAttention, type FoundAttention } from './emit.ts';
 import { Mask } from './mask.ts';
-import { type Operand, trace } from './operand.ts';
+import { type Operand, sameRotation, trace } from './operand.ts';
 
 export const operatorAttention: Fusion = {
   name: 'Attention → deepspeed.Attention',
@@ -24,6 +24,7 @@ type Finder = (node: Node, view: GraphView) => FoundAttention | string;
 
 const finders: Readonly<Record<string, Finder>> = {
   Attention: onnxAttention,
+  'com.microsoft.GroupQueryAttention': groupQueryAttention,
   'com.microsoft.MultiHeadAttention': multiHeadAttention,
 };
 
@@ -50,9 +51,7 @@ function onnxAttention(node: Node, view: GraphView): FoundAttention | string {
     if (sizes.length !== sizes.keys) return 'it is causal over fewer queries than keys';
     mask.causal = true;
   }
-  const own = floatAttribute(node, 'scale', 1 / Math.sqrt(sizes.width));
-  const scale = own * sizes.q.factor * sizes.k.factor;
-  return { ...sizes, scale, mask, rotation: undefined, dropout: undefined };
+  return withScale(sizes, mask, floatAttribute(node, 'scale', 0));
 }
 
 /** query, key, value, bias?, key_padding_mask?, attention_bias?, past... */
@@ -60,10 +59,10 @@ function multiHeadAttention(node: Node, view: GraphView): FoundAttention | strin
   const [, k, v, bias, padding, added, ...past] = node.inputs;
   if (!k || !v) return 'queries, keys and values are interleaved in one input';
   if (past.some(Boolean)) return 'it reads a cache';
-  if (bias) return 'it adds a bias to queries, keys and values';
   const heads = intAttribute(node, 'num_heads', 0);
   const sizes = sizesOf(node, view, heads, heads);
   if (typeof sizes === 'string') return sizes;
+  if (bias && !sizes.q.axes.startsWith('bsd')) return 'it adds a bias to heads that come first';
   const mask = new Mask(view, { rank: 4, length: sizes.length, keys: sizes.keys, groups: 1 });
   if (padding) {
     const perKey = view.shape(padding).join() === [sizes.batch, sizes.keys].join();
@@ -73,20 +72,68 @@ function multiHeadAttention(node: Node, view: GraphView): FoundAttention | strin
   if (added && view.needsGradient(added)) return 'its bias needs a gradient';
   if (added) mask.add(added, 1);
   if (intAttribute(node, 'unidirectional', 0) !== 0) mask.causal = true;
-  const own = floatAttribute(node, 'scale', 0) || 1 / Math.sqrt(sizes.width);
-  const scale = own * sizes.q.factor * sizes.k.factor;
-  return { ...sizes, scale, mask, rotation: undefined, dropout: undefined };
+  const found = withScale(sizes, mask, floatAttribute(node, 'scale', 0));
+  return bias ? { ...found, added: bias } : found;
 }
 
-type SizedOperands = Omit<FoundAttention, 'scale' | 'mask' | 'rotation' | 'dropout'>;
+/**
+ * query (with key and value behind it in each row, where they are absent), key?, value?, past_key?,
+ * past_value?, seqlens_k, total_sequence_length, cos_cache?, sin_cache?, position_ids?, attention_bias?,
+ * head_sink?. Sequence lengths only say where padding begins: after all that a causal query sees.
+ */
+function groupQueryAttention(node: Node, view: GraphView): FoundAttention | string {
+  const [query, key, , past, , , total, cos, sin, positions, added, sink] = node.inputs;
+  const heads = intAttribute(node, 'num_heads', 0);
+  const kvHeads = intAttribute(node, 'kv_num_heads', 0);
+  const sizes = key
+    ? sizesOf(node, view, heads, kvHeads)
+    : packedSizes(view, query!, heads, kvHeads);
+  if (typeof sizes === 'string') return sizes;
+  const known = total ? view.scalar(total) : undefined;
+  if ((past && view.shape(past)[2] !== 0) || (known !== undefined && known !== sizes.length)) {
+    return 'it reads a cache';
+  }
+  if (sizes.length !== sizes.keys) return 'it is causal over fewer queries than keys';
+  if (intAttribute(node, 'local_window_size', -1) !== -1) return 'it has a local window';
+  if (floatAttribute(node, 'softcap', 0) !== 0) return 'its scores are capped';
+  if (sink || intAttribute(node, 'smooth_softmax', 0) !== 0) return 'its softmax is smoothed';
+  if (added && view.needsGradient(added)) return 'its bias needs a gradient';
+  const mask = new Mask(view, { rank: 4, length: sizes.length, keys: sizes.keys, groups: 1 });
+  if (added) mask.add(added, 1);
+  mask.causal = true;
+  const found = withScale(sizes, mask, floatAttribute(node, 'scale', 0));
+  if (intAttribute(node, 'do_rotary', 0) === 0) return found;
+  if (!cos || !sin || positions) return 'its positions are given';
+  if (intAttribute(node, 'rotary_interleaved', 0) !== 0) return 'its rotation is interleaved';
+  if (view.shape(cos)[1]! * 2 !== sizes.width) return 'it rotates a part of each head';
+  if ([cos, sin].some((table) => view.needsGradient(table))) {
+    return 'its rotary tables need a gradient';
+  }
+  return { ...found, rotation: { cos, sin } };
+}
+
+type Sized = Omit<FoundAttention, 'scale' | 'mask' | 'dropout'>;
+
+/** @param scale 0: 1 / √width */
+function withScale(sizes: Sized, mask: Mask, scale: number): FoundAttention {
+  const own = scale || 1 / Math.sqrt(sizes.width);
+  return { ...sizes, scale: own * sizes.q.factor * sizes.k.factor, mask, dropout: undefined };
+}
+
+/** x [B, S, (heads + 2 · kvHeads) · D]: queries, keys and values side by side in each row. */
+function packedSizes(view: GraphView, x: string, heads: number, kvHeads: number): Sized | string {
+  const [batch, length, row] = view.shape(x) as [number, number, number];
+  const part = { value: x, axes: 'bsd', factor: 1, rotation: undefined };
+  const sizes = { batch, heads, kvHeads, length, keys: length, width: row / (heads + 2 * kvHeads) };
+  const [q, kv] = [heads, kvHeads].map((count) => ({ ...part, heads: count })) as [
+    Operand,
+    Operand,
+  ];
+  return { ...sizes, q, k: kv, v: kv, packed: x, rotation: undefined };
+}
 
 /** Operands [B, S, heads · D] with the numbers of heads, or [B, heads, S, D]. */
-function sizesOf(
-  node: Node,
-  view: GraphView,
-  heads: number,
-  kvHeads: number,
-): SizedOperands | string {
+function sizesOf(node: Node, view: GraphView, heads: number, kvHeads: number): Sized | string {
   const [q, k, v] = node.inputs as [string, string, string];
   const shapes = [q, k, v].map((value) => view.shape(value));
   const four = shapes.every((shape) => shape.length === 4);
@@ -98,21 +145,16 @@ function sizesOf(
     return 'its heads do not fit each other';
   }
   if (widths.some((width) => width !== widths[0])) return 'queries and values differ in width';
-  const operand = (value: string, i: number): Operand =>
+  const operand = (value: string, i: number, rotated: boolean): Operand =>
     four
-      ? trace(view, value, 'bhsd', { heads: counts[i]!, rotated: false })
+      ? trace(view, value, 'bhsd', { heads: counts[i]!, rotated })
       : { value, axes: 'bsd', heads: counts[i]!, factor: 1, rotation: undefined };
-  const [a, b, c] = [q, k, v].map(operand) as [Operand, Operand, Operand];
-  if (b.heads !== c.heads) return 'keys and values are repeated differently';
-  return {
-    batch: shapes[0]![0]!,
-    heads: counts[0]!,
-    kvHeads: b.heads,
-    length,
-    keys,
-    width: widths[0]!,
-    q: a,
-    k: b,
-    v: c,
-  };
+  const operands = sameRotation(view, length === keys, (rotated) => ({
+    q: operand(q, 0, rotated),
+    k: operand(k, 1, rotated),
+    v: operand(v, 2, false),
+  }));
+  if (operands.k.heads !== operands.v.heads) return 'keys and values are repeated differently';
+  const [batch, width] = [shapes[0]![0]!, widths[0]!];
+  return { batch, heads: counts[0]!, kvHeads: operands.k.heads, length, keys, width, ...operands };
 }
