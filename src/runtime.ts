@@ -80,13 +80,16 @@ export function requireMemory(runtime: Runtime, bytes: number, what: string, key
   const ranks = runtime.run?.localSize ?? runtime.worldSize;
   const share = memoryAvailable / ranks;
   if (bytes <= share) return;
-  const gib = (value: number) => `${(value / 2 ** 30).toFixed(2)} GiB`;
   throw new DeepSpeedError(
     'OUT_OF_MEMORY',
-    `${what} need ${gib(bytes)} on each of ${ranks} rank${ranks === 1 ? '' : 's'}; ` +
-      `${gib(memoryAvailable)} are free, ${gib(share)} a rank`,
+    `${what} need ${gibibytes(bytes)} on each of ${ranks} rank${ranks === 1 ? '' : 's'}; ` +
+      `${gibibytes(memoryAvailable)} are free, ${gibibytes(share)} a rank`,
     {
       fix: `Lower it with ${key}, use fewer ranks, or a machine (or container limit) with more memory.`,
     },
   );
+}
+
+export function gibibytes(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(2)} GiB`;
 }

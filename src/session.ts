@@ -3,7 +3,6 @@ import { DeepSpeedError } from './errors.ts';
 import {
   Claims,
   type ClaimTypes,
-  elementCount,
   type Host,
   Lifecycle,
   type ParameterOwner,
@@ -11,14 +10,15 @@ import {
 } from './hooks/index.ts';
 import { packageVersion } from './launcher/package-version.ts';
 import type { NativeBuffer } from './native/index.ts';
-import { type Runtime, requireMemory } from './runtime.ts';
+import { gibibytes, type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import { WholeParameters } from './strategies/whole-parameters.ts';
 import type { Precision } from './strategies/precision/precision.ts';
-import { keepsWholeGradients, zeroBytes } from './strategies/zero/estimate.ts';
-import type { ZeroStage } from './strategies/zero/index.ts';
+import { footprint, footprintCategories, totalBytes } from './strategies/zero/footprint.ts';
+import { dataParallelOptions, zeroOptions } from './strategies/zero/options.ts';
+import { whatLowers } from './strategies/zero/what-lowers.ts';
 import type { OptimizerRecipe } from './strategies/zero/optimizer.ts';
 
 /** One model in training: the composition of a host, a strategy and a config. */
@@ -55,21 +55,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   const { runtime, host, plugin, config, optimizer, precision } = parts;
   await requireSameModel(runtime, host);
   const layout = flatLayout(host.parameters, runtime.worldSize);
-  const stage = (config?.zero_optimization.stage ?? 0) as ZeroStage;
-  const bytes = zeroBytes(
-    stage,
-    layout.total,
-    runtime.worldSize,
-    optimizer,
-    precision,
-    config ? keepsWholeGradients(config) : true,
-  );
-  requireMemory(
-    runtime,
-    Object.values(bytes).reduce((sum, part) => sum + part, frozenBytes(host)),
-    `parameters, gradients and optimizer states (ZeRO stage ${stage})`,
-    'zero_optimization.stage',
-  );
+  requireRoom(parts, layout);
   let whole: NativeBuffer | undefined;
   const wholeParameters = () => {
     whole ??= runtime.engine.allocate(layout.total * 4, {
@@ -120,8 +106,22 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   return session;
 }
 
-function frozenBytes({ frozen = [] }: Host): number {
-  return frozen.reduce((sum, { shape }) => sum + 4 * elementCount(shape), 0);
+/** Throws before memory is taken, when this rank's share of the machine cannot hold what is known to be needed. */
+function requireRoom(parts: SessionParts, layout: FlatLayout): void {
+  const { runtime, host, config, optimizer, precision } = parts;
+  const { worldSize } = runtime;
+  const options = config ? zeroOptions(config, host, worldSize) : dataParallelOptions(host);
+  const bytes = footprint({ options, host, layout, worldSize, optimizer, precision });
+  const largest = footprintCategories.reduce((a, b) => (bytes[b] > bytes[a] ? b : a));
+  const listed = footprintCategories
+    .filter((category) => bytes[category] > 0)
+    .map((category) => `${category} ${gibibytes(bytes[category])}`);
+  requireMemory(
+    runtime,
+    totalBytes(bytes),
+    `${listed.join(', ')} (ZeRO stage ${options.stage})`,
+    whatLowers(largest, options.stage),
+  );
 }
 
 /** Every rank has all of them; their shards only say who writes which part of a checkpoint. */

@@ -36,6 +36,7 @@ write them; everything after -- goes to the script untouched.
 
 deepspeed-js report   shows the environment and explains a config (the same as ds_report)
 deepspeed-js layout   shows and draws which blocks of attention a config computes
+deepspeed-js estimate   says what a rank would hold at each ZeRO stage, and draws it
 deepspeed-js zero_to_fp32   writes a checkpoint's weights as model.safetensors
 
 Examples:

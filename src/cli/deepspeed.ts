@@ -3,12 +3,14 @@
 import { launch } from '../launcher/index.ts';
 import { parseLine } from './arguments.ts';
 import { runCommand } from './fail.ts';
+import { estimate } from './estimate.ts';
 import { layout } from './layout.ts';
 import { report } from './report.ts';
 import { zeroToFp32 } from './zero-to-fp32.ts';
 
 /** Words in the place of the script that are commands of their own. */
 const subcommands: Record<string, (argv: string[]) => Promise<number>> = {
+  estimate,
   layout,
   report,
   zero_to_fp32: zeroToFp32,

@@ -64,6 +64,8 @@ export interface Host {
    * trainable parameter with another segment. For hosts with "layerSkipping".
    */
   readonly skippable?: readonly number[];
+  /** Of one micro batch, for a host that plans them. */
+  readonly activationBytes?: number;
   /**
    * From now on the model's self-attention computes these blocks alone, in evaluation, too. Asked again for
    * every sequence length. For hosts with "attentionReplacement", before parameters are written.
@@ -77,7 +79,11 @@ export interface Host {
 }
 
 /** Throws unless the host has the capability that a config key needs. */
-export function requireCapability(host: Host, capability: Capability, key: string): void {
+export function requireCapability(
+  host: Pick<Host, 'name' | 'capabilities'>,
+  capability: Capability,
+  key: string,
+): void {
   if (host.capabilities.has(capability)) return;
   throw new DeepSpeedError(
     'HOST_LACKS_CAPABILITY',

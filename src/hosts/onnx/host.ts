@@ -1,8 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
-import { type Binding, planTraining, type TrainingPlan } from '../../graph/plan.ts';
+import type { TrainingPlan } from '../../graph/plan.ts';
 import {
   type AttentionBlocks,
-  type Capability,
   type GradientOwner,
   type Host,
   type HostParameter,
@@ -17,13 +16,11 @@ import type { Runtime } from '../../runtime.ts';
 import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
 import { lossSum, type TrainableModel } from './model.ts';
-import { Program, type ProgramKind, SessionCache } from './program.ts';
-import { Recomputation } from './recomputation.ts';
-import { residualStreams, ScaledResidual } from './residual-stream.ts';
-
-/** Biases and norms get no weight decay, as everywhere in the field. */
-export const decayGroup = 0;
-export const noDecayGroup = 1;
+import { onnxCapabilities, outlineModel, planModel } from './outline.ts';
+import { Program, SessionCache } from './program.ts';
+import type { Recomputation } from './recomputation.ts';
+import { ScaledResidual } from './residual-stream.ts';
+import type { ProgramKind } from './timeline.ts';
 
 export interface OnnxHostOptions {
   /** Fused `deepspeed` operators; false: plain ONNX, for comparison. */
@@ -49,22 +46,16 @@ export interface OutputView {
  */
 export class OnnxHost implements Host {
   readonly name = 'onnx';
-  readonly capabilities: ReadonlySet<Capability> = new Set<Capability>([
-    'segments',
-    'layerSkipping',
-    'attentionReplacement',
-    'gatheredParameters',
-    'activationCheckpointing',
-  ]);
+  readonly capabilities = onnxCapabilities;
   readonly segments: readonly string[];
   readonly parameters: readonly HostParameter[];
   readonly skippable: readonly number[];
+  readonly activationBytes: number;
   /** Segments of one activation checkpoint; 0: there are none. */
   readonly checkpointEvery: number;
   readonly frozen: readonly { name: string; shape: readonly number[] }[];
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
-  readonly #known: ReadonlySet<string>;
   readonly #options: Required<OnnxHostOptions>;
   readonly #sessions: SessionCache;
   readonly #first: Batch;
@@ -85,18 +76,17 @@ export class OnnxHost implements Host {
     this.#runtime = runtime;
     this.#model = model;
     this.#first = first;
-    this.#known = new Set(model.parameters.map(({ name }) => name));
     this.#options = { fuse: true, programs: 8, checkpointEvery: () => 0, ...options };
     this.#sessions = new SessionCache(runtime.engine);
     this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
-    const plan = this.#plan(first);
-    this.segments = plan.segments.map((segment) => segment.name);
-    this.checkpointEvery = this.#options.checkpointEvery(this.segments.length);
-    this.#recomputation = new Recomputation(plan.segments, this.checkpointEvery);
-    this.parameters = orderParameters(model, plan, this.#recomputation);
-    this.skippable = [...residualStreams(plan).keys()];
-    const trained = new Set(this.parameters.map(({ name }) => name));
-    this.frozen = model.parameters.filter(({ name }) => !trained.has(name));
+    const outline = outlineModel(model, this.#plan(first), this.#options.checkpointEvery);
+    this.segments = outline.segments;
+    this.parameters = outline.parameters;
+    this.skippable = outline.skippable;
+    this.frozen = outline.frozen;
+    this.activationBytes = outline.activationBytes;
+    this.checkpointEvery = outline.recomputation.every;
+    this.#recomputation = outline.recomputation;
     warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
   }
 
@@ -254,21 +244,8 @@ export class OnnxHost implements Host {
     const key = shapeKey(batch);
     let plan = this.#plans.get(key);
     if (!plan) {
-      const graph = this.#model.graph(batch);
-      plan = planTraining(graph, {
-        inputShapes: Object.fromEntries(
-          graph.inputs.map(({ name, shape }) => [
-            name,
-            batch.feeds[name]?.dims ?? (shape as readonly number[]),
-          ]),
-        ),
-        trainable: (name) => this.#known.has(name) && this.#model.isTrainable(name),
-        bound: (name) => this.#known.has(name),
-        lossOutput: lossSum,
-        keepOutputs: this.#model.outputs,
-        fuse: this.#options.fuse,
-        attentionBlocks: this.#attentionBlocks,
-      });
+      const { fuse } = this.#options;
+      plan = planModel(this.#model, batch, { fuse, attentionBlocks: this.#attentionBlocks });
       this.#plans.set(key, plan);
     }
     return plan;
@@ -359,51 +336,6 @@ function warnAboutUnused(unused: readonly { name: string }[]): void {
     `the loss does not depend on ${names.join(', ')}${more}: nothing changes them`,
     { code: 'DEEPSPEED_JS_UNUSED_PARAMETERS' },
   );
-}
-
-/**
- * Parameters that backward writes a gradient for, in the order in which it completes them; within a
- * segment those with weight decay first, so that the optimizer walks long stretches.
- */
-function orderParameters(
-  model: TrainableModel,
-  plan: TrainingPlan,
-  recomputation: Recomputation,
-): HostParameter[] {
-  const users = new Map<string, number[]>();
-  plan.segments.forEach((segment, index) => {
-    for (const name of segment.parameters) {
-      const list = users.get(name) ?? [];
-      list.push(index);
-      users.set(name, list);
-    }
-  });
-  const reads = (name: string, binding: Binding | null) =>
-    binding?.inputs.some(({ kind, actual }) => kind === 'parameter' && actual === name) ?? false;
-  const readBackward = (name: string) =>
-    plan.segments.flatMap(({ backward }, segment) =>
-      reads(name, backward) ||
-      recomputation.before(segment).some((other) => reads(name, plan.segments[other]!.forward))
-        ? [segment]
-        : [],
-    );
-  const written = new Set(
-    plan.segments.flatMap(({ backward }) =>
-      (backward?.inputs ?? [])
-        .filter(({ kind }) => kind === 'first')
-        .map(({ parameter }) => parameter!),
-    ),
-  );
-  return model.parameters
-    .filter(({ name }) => written.has(name))
-    .map(({ name, shape }) => ({
-      name,
-      shape,
-      segments: users.get(name)!,
-      readBackward: readBackward(name),
-      group: shape.length < 2 ? noDecayGroup : decayGroup,
-    }))
-    .sort((a, b) => b.segments[0]! - a.segments[0]! || a.group - b.group);
 }
 
 /** Where a pass of a segment reads a parameter, one that training changes or one that it does not. */

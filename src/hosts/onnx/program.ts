@@ -1,5 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
-import { type DataType, encodeModel, elementSize, type Graph, numel } from '../../graph/index.ts';
+import { encodeModel, type Graph, numel } from '../../graph/index.ts';
 import type { PlannedValue, TrainingPlan } from '../../graph/plan.ts';
 import type { Location, SegmentEvent } from '../../hooks/index.ts';
 import type {
@@ -9,10 +9,10 @@ import type {
   NativeEngine,
   SessionId,
 } from '../../native/index.ts';
-import { LifetimeRecorder, planArena } from './arena.ts';
 import type { Batch } from './batch.ts';
 import { type Recomputation, RecomputedNames } from './recomputation.ts';
 import { type ResidualStream, residualStreams } from './residual-stream.ts';
+import { byteSize, type ProgramKind, Timeline } from './timeline.ts';
 
 /** Where the host keeps what a program is bound to. */
 export interface ProgramStorage {
@@ -77,8 +77,6 @@ function modelOf(graph: Graph) {
   };
 }
 
-export type ProgramKind = 'training' | 'inference';
-
 /**
  * A plan for one batch shape, bound to memory: every value that crosses a segment has a place in one
  * arena, every segment an instance of a shared session. Running it allocates nothing.
@@ -114,7 +112,7 @@ export class Program {
     this.residuals = residualStreams(plan);
     const timeline = new Timeline(plan, kind, recomputation);
     this.#values = timeline.values;
-    const arena = planArena(timeline.lifetimes.lifetimes());
+    const arena = timeline.arena();
     this.#arena = engine.allocate(Math.max(arena.bytes, 64), {
       category: 'activations',
       name: 'activations',
@@ -268,66 +266,4 @@ export class Program {
         return this.place(name);
     }
   }
-}
-
-/**
- * When each value of a plan is touched. Position 0 is the prologue, 1 ... L the forwards, then the
- * backwards in reverse order, each with what is computed again before it; inputs and side values that the
- * host reads at the end live throughout.
- */
-class Timeline {
-  readonly lifetimes = new LifetimeRecorder();
-  readonly values = new Map<string, PlannedValue>();
-
-  constructor(plan: TrainingPlan, kind: ProgramKind, recomputation: Recomputation) {
-    const count = plan.segments.length;
-    const end = kind === 'training' ? 2 * count + 1 : count + 1;
-    if (plan.prologue) this.#touchAll(plan.prologue.outputs, 0);
-    plan.segments.forEach((segment, index) => {
-      const io = kind === 'training' ? segment.forward : segment.inference;
-      this.#touchAll(io.inputs, 1 + index);
-      this.#touchAll(io.outputs, 1 + index);
-      // The host reads the loss after the step, other outputs after inference only.
-      for (const value of io.outputs) {
-        const read = kind === 'inference' || plan.seeds.includes(`grad.${value.actual}`);
-        if (value.kind === 'output' && read) this.#touch(value, end);
-      }
-    });
-    if (kind === 'inference') return;
-    this.#backward(plan, recomputation);
-    // The host writes the gradient of the loss before the first segment runs.
-    for (const value of this.values.values()) {
-      if (value.kind === 'grad' && plan.seeds.includes(value.actual)) this.#touch(value, 1);
-    }
-  }
-
-  #backward({ segments }: TrainingPlan, recomputation: Recomputation): void {
-    const names = new RecomputedNames(segments, recomputation);
-    for (const [index, { backward }] of segments.entries()) {
-      const position = 2 * segments.length - index;
-      for (const [segment, io] of [
-        ...recomputation.before(index).map((other) => [other, segments[other]!.forward] as const),
-        ...(backward ? [[index, backward] as const] : []),
-      ]) {
-        for (const value of [...io.inputs, ...io.outputs]) {
-          this.#touch({ ...value, actual: names.nameOf(value, segment) }, position);
-        }
-      }
-    }
-  }
-
-  #touchAll(values: readonly PlannedValue[], position: number): void {
-    for (const value of values) this.#touch(value, position);
-  }
-
-  #touch(value: PlannedValue, position: number): void {
-    if (value.kind === 'parameter' || value.kind === 'buffer' || value.kind === 'first') return;
-    if (value.kind === 'input') return;
-    this.values.set(value.actual, value);
-    this.lifetimes.touch(value.actual, byteSize(value.dtype, value.shape), position);
-  }
-}
-
-function byteSize(dtype: DataType, shape: readonly number[]): number {
-  return elementSize(dtype) * numel(shape);
 }

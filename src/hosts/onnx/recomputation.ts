@@ -7,6 +7,8 @@ import type { PlannedSegment, PlannedValue } from '../../graph/plan.ts';
  * same compiled graphs on the same numbers, dropout included, so training gives the same bits.
  */
 export class Recomputation {
+  /** Segments of a group. */
+  readonly every: number;
   readonly #groupOf = new Map<number, number>();
   /** Segments to run again, by the segment whose backward they come before. */
   readonly #before = new Map<number, readonly number[]>();
@@ -16,6 +18,7 @@ export class Recomputation {
    * @param every how many segments make a group; 0: nothing is computed again
    */
   constructor(segments: readonly Pick<PlannedSegment, 'backward'>[], every: number) {
+    this.every = every;
     const first = segments.findIndex(({ backward }) => backward !== null);
     if (every === 0 || first < 0) return;
     // The last group's backward comes right after its forward: nothing would be gained there.

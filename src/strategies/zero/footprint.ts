@@ -1,0 +1,84 @@
+import { elementCount, type Host } from '../../hooks/index.ts';
+import type { FlatLayout } from '../../layout.ts';
+import { planBuckets } from '../buckets.ts';
+import type { Precision } from '../precision/precision.ts';
+import { elementBytes } from '../precision/wire.ts';
+import { zeroBytes } from './estimate.ts';
+import { planGathers } from './gather-plan.ts';
+import type { ZeroOptions } from './index.ts';
+import type { OptimizerRecipe } from './optimizer.ts';
+import { planWindows } from './windows.ts';
+
+/** Categories of the memory account that are known before any memory is taken, the largest first in reports. */
+export const footprintCategories = [
+  'parameters',
+  'master',
+  'optimizer',
+  'gradients',
+  'window',
+  'communication',
+  'activations',
+] as const;
+
+/** Bytes a rank, by category. What ONNX Runtime takes inside a run, batches and the staging of collectives come on top. */
+export type Footprint = Record<(typeof footprintCategories)[number], number>;
+
+export interface FootprintRequest {
+  options: ZeroOptions;
+  host: Pick<Host, 'parameters' | 'segments' | 'frozen' | 'activationBytes'>;
+  layout: FlatLayout;
+  worldSize: number;
+  optimizer: OptimizerRecipe;
+  precision: Precision;
+}
+
+/** Makes the plans that a session would make, and adds up what they would take. */
+export function footprint(request: FootprintRequest): Footprint {
+  const { options, host, layout, worldSize, optimizer, precision } = request;
+  const { stage, wholeGradients = stage < 2 } = options;
+  const held = zeroBytes(stage, layout.total, worldSize, optimizer, precision, wholeGradients);
+  const frozen = (host.frozen ?? []).map(({ shape }) => elementCount(shape));
+  const gradients = wholeGradients ? 0 : gradientWindow(request);
+  return {
+    ...held,
+    parameters: held.parameters + 4 * frozen.reduce((sum, count) => sum + count, 0),
+    window: held.window + 4 * gradients + parameterWindows(request),
+    communication:
+      held.communication +
+      (precision.gradientType === 'float32' ? 0 : gradients * elementBytes(precision.gradientType)),
+    activations: host.activationBytes ?? 0,
+  };
+}
+
+export function totalBytes(bytes: Footprint): number {
+  return footprintCategories.reduce((sum, category) => sum + bytes[category], 0);
+}
+
+/** Elements of what gradient buckets share. */
+function gradientWindow({ options, host, layout }: FootprintRequest): number {
+  const segments = host.segments.length;
+  const skippable = new Set(options.skippable);
+  const buckets = planBuckets(
+    host.parameters,
+    layout,
+    segments,
+    options.reduceBucketSize,
+    skippable,
+  );
+  return planWindows(buckets, options.overlap ? 1 : segments).size;
+}
+
+/** Bytes that parameters are gathered into, and widened into. */
+function parameterWindows(request: FootprintRequest): number {
+  const { options, host, layout, worldSize, precision } = request;
+  if (options.stage < 3 || worldSize === 1) return 0;
+  const narrow = precision.storage !== 'float32';
+  const { wireSize, modelSize } = planGathers({
+    parameters: host.parameters,
+    layout,
+    segmentCount: host.segments.length,
+    limits: options.gather!,
+    narrow,
+  });
+  return wireSize * elementBytes(precision.storage) + (narrow ? modelSize * 4 : 0);
+}

@@ -1,0 +1,77 @@
+import type { DeepSpeedConfig } from '../../config/index.ts';
+import { type Host, requireCapability } from '../../hooks/index.ts';
+import { oneBitRecipe } from '../one-bit/index.ts';
+import { keepsWholeGradients } from './estimate.ts';
+import type { GatherLimits } from './gather-plan.ts';
+import type { ZeroOptions, ZeroStage } from './index.ts';
+
+/** What options depend on of a host. */
+type OptionsHost = Pick<Host, 'name' | 'capabilities' | 'skippable'>;
+
+/** What a config asks of ZeRO. */
+export function zeroOptions(
+  config: DeepSpeedConfig,
+  host: OptionsHost,
+  worldSize: number,
+): ZeroOptions {
+  const zero = config.zero_optimization;
+  const oneBit = oneBitRecipe(config);
+  return {
+    stage: zero.stage as ZeroStage,
+    wholeGradients: keepsWholeGradients(config),
+    reduceBucketSize: zero.reduce_bucket_size,
+    allgatherBucketSize: zero.allgather_bucket_size,
+    overlap: overlaps(config, host),
+    reduceScatter: zero.reduce_scatter,
+    averaging: averagingOf(config, worldSize),
+    gather: gatherLimits(config),
+    ...(config.progressive_layer_drop.enabled && { skippable: host.skippable ?? [] }),
+    ...(oneBit && { oneBit }),
+  };
+}
+
+/** What plain data parallelism asks of it. */
+export function dataParallelOptions(host: OptionsHost): ZeroOptions {
+  return {
+    stage: 0,
+    // PyTorch's DistributedDataParallel uses 25 MiB buckets; the same trade-off holds here.
+    reduceBucketSize: (25 * 2 ** 20) / 4,
+    allgatherBucketSize: Number.MAX_SAFE_INTEGER,
+    overlap: host.capabilities.has('segments'),
+    reduceScatter: false,
+    averaging: 1,
+  };
+}
+
+function gatherLimits({ zero_optimization: zero }: DeepSpeedConfig): GatherLimits {
+  return {
+    persistence: zero.stage3_param_persistence_threshold,
+    persistentTotal: zero.stage3_model_persistence_threshold,
+    live: zero.stage3_max_live_parameters,
+    prefetch: zero.stage3_prefetch_bucket_size,
+    reuse: zero.stage3_max_reuse_distance,
+  };
+}
+
+const overlapKey = 'zero_optimization.overlap_comm';
+
+/**
+ * Buckets can leave during backward only where backward comes in pieces. A config that asks for it on
+ * another host is refused; one that says nothing gets what the host can do.
+ */
+function overlaps(config: DeepSpeedConfig, host: OptionsHost): boolean {
+  const asked = config.provenance.origins[overlapKey] !== 'default';
+  if (!config.zero_optimization.overlap_comm) return false;
+  if (asked) requireCapability(host, 'segments', overlapKey);
+  return host.capabilities.has('segments');
+}
+
+/**
+ * What the loss is multiplied by before backward, and every reduced gradient divided by: where the
+ * average over ranks is taken. The host normalises the loss by the tokens of the whole global batch, so
+ * a plain sum of gradients is already the mean. `prescale_gradients` leaves it so; otherwise gradients
+ * are W / gradient_predivide_factor larger while they are summed, as DeepSpeed's are.
+ */
+export function averagingOf(config: DeepSpeedConfig, worldSize: number): number {
+  return config.prescale_gradients ? 1 : worldSize / config.gradient_predivide_factor;
+}
