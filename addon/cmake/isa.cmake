@@ -38,3 +38,27 @@ function(dsjs_isa_sources)
     endforeach()
   endforeach()
 endfunction()
+
+# Files for tile registers, in the namespace amx: where the compiler knows them, on Linux, which hands
+# them out.
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag("-mamx-tile -mamx-bf16" DSJS_COMPILES_AMX)
+if(DSJS_COMPILES_AMX AND "avx512" IN_LIST DSJS_ISAS AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  set(DSJS_HAS_AMX ON)
+  target_compile_definitions(dsjs_engine PRIVATE DSJS_HAS_AMX)
+  add_library(dsjs_isa_amx OBJECT)
+  target_include_directories(dsjs_isa_amx PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_definitions(dsjs_isa_amx PRIVATE DSJS_ISA=amx DSJS_ISA_AVX512
+                             DSJS_ISA_AMX)
+  target_compile_options(dsjs_isa_amx PRIVATE ${dsjs_isa_flags_avx512} -mamx-tile -mamx-bf16
+                                              -fno-trapping-math -ffp-contract=off)
+  target_sources(dsjs_engine PRIVATE $<TARGET_OBJECTS:dsjs_isa_amx>)
+endif()
+
+function(dsjs_amx_sources)
+  if(DSJS_HAS_AMX)
+    foreach(source ${ARGN})
+      target_sources(dsjs_isa_amx PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    endforeach()
+  endif()
+endfunction()

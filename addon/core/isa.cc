@@ -7,6 +7,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(DSJS_HAS_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace dsjs {
 namespace {
@@ -28,8 +32,23 @@ bool has_avx512() {
 }
 #endif
 
+#if defined(DSJS_HAS_AMX)
+// The processor's tile registers are for a process that has asked for them; a system that does not
+// know them, or cannot save them, refuses.
+bool has_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl(2)
+  unsigned eax, ebx, ecx, edx;
+  return has_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kBf16) &&
+         (edx & kTile) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 std::vector<Isa> detect() {
   std::vector<Isa> found;
+#if defined(DSJS_HAS_AMX)
+  if (has_amx()) found.push_back(Isa::kAmx);
+#endif
 #if defined(__x86_64__)
   if (has_avx512()) found.push_back(Isa::kAvx512);
   if (has_avx2()) found.push_back(Isa::kAvx2);
@@ -57,6 +76,8 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

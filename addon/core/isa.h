@@ -10,9 +10,10 @@
 
 namespace dsjs {
 
-enum class Isa : int { kPortable, kNeon, kAvx2, kAvx512 };
+enum class Isa : int { kPortable, kNeon, kAvx2, kAvx512, kAmx };
 
-// "portable", "neon", "avx2" (with FMA and F16C), "avx512" (F, BW, DQ, VL).
+// "portable", "neon", "avx2" (with FMA and F16C), "avx512" (F, BW, DQ, VL), "amx" (avx512, with
+// products of bf16 in tile registers; what has no kernels of its own for it runs as avx512).
 const char* isa_name(Isa isa);
 
 // Compiled in and present in this processor, best first. Never empty: portable ends it.

@@ -24,7 +24,8 @@
 // The table `name` of `isa`. Only the sets compiled for this processor family are referenced.
 #if defined(__x86_64__)
 #define DSJS_ISA_TABLE(isa, name)                     \
-  ((isa) == ::dsjs::Isa::kAvx512     ? avx512::name   \
+  ((isa) == ::dsjs::Isa::kAmx        ? avx512::name   \
+   : (isa) == ::dsjs::Isa::kAvx512   ? avx512::name   \
    : (isa) == ::dsjs::Isa::kAvx2     ? avx2::name     \
    : (isa) == ::dsjs::Isa::kPortable ? portable::name \
                                      : (::dsjs::throw_isa_missing(isa), portable::name))

@@ -2,7 +2,7 @@
 // B, which is read once and not packed.
 #pragma once
 #include "gemm/epilogue.h"
-#include "gemm/pack.h"
+#include "gemm/readers.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -102,7 +102,7 @@ void few_rows_across(const Product& product, const float* x, const Reader& b, fl
 
 template <size_t kRows>
 void few_rows_of(const Product& product, const float* x, const void* b, float* c, Span columns) {
-  with_reader(product, b, [&](auto read) {
+  with_reader_of_b(product, b, [&](auto read) {
     if (product.b_strides.column == 1)
       few_rows_down<kRows>(product, x, read, c, columns);
     else

@@ -12,7 +12,29 @@ namespace dsjs {
 
 DSJS_DECLARE_ISA_TABLES(GemmKernels, gemm_table)
 
-const GemmKernels& gemm_kernels(Isa isa) { return DSJS_ISA_TABLE(isa, gemm_table); }
+#if defined(DSJS_HAS_AMX)
+namespace amx {
+extern const GemmKernels gemm_table;
+}
+namespace {
+
+// A tile register has 16 rows, and each element of B is packed as three: worth it from so many
+// rows, columns and terms.
+constexpr size_t kAmxRows = 16, kAmxColumns = 33, kAmxDepth = 32;
+
+bool pays_in_tiles(const Product& product) {
+  return product.M >= kAmxRows && product.N >= kAmxColumns && product.K >= kAmxDepth;
+}
+
+}  // namespace
+#endif
+
+const GemmKernels& gemm_kernels(const Product& product, Isa isa) {
+#if defined(DSJS_HAS_AMX)
+  if (isa == Isa::kAmx && pays_in_tiles(product)) return amx::gemm_table;
+#endif
+  return DSJS_ISA_TABLE(isa, gemm_table);
+}
 
 Operands operands_of(const Product& product, size_t index) {
   const BatchAxes& batch = product.batch;
@@ -77,14 +99,14 @@ struct Run {
       size_t packed_rows = plan.row_blocks;
       for (size_t task; (task = next()) < tasks;) {
         const size_t row_block = task / plan.column_groups;
-        const Span rows = piece_of(product.M, plan.row_blocks, row_block);
+        const Span rows = rows_of(row_block);
         const Span group = piece_of(panels, plan.column_groups, task % plan.column_groups);
         const size_t at = group.begin * width;
         Block part{rows,
                    {columns.begin + at, std::min(group.count * width, columns.count - at)},
                    depth.count,
                    packed_a,
-                   packed_b + at * depth.count,
+                   packed_b + kernels.packed_b(product, at, depth.count),
                    operands.c,
                    !product.accumulate && step == 0,
                    step + 1 == plan.depth_parts};
@@ -102,6 +124,13 @@ struct Run {
     });
   }
 
+  Span rows_of(size_t row_block) const {
+    const size_t unit = kernels.row_unit;
+    const Span units = piece_of(parts_of(product.M, unit), plan.row_blocks, row_block);
+    const size_t begin = std::min(units.begin * unit, product.M);
+    return {begin, std::min(units.count * unit, product.M - begin)};
+  }
+
   void pack_b(const Operands& operands, Span columns, Span depth, size_t step,
               float* packed) const {
     constexpr size_t kPanels = 8;  // a task: enough of each row to be fetched ahead
@@ -111,10 +140,11 @@ struct Run {
       for (size_t task; (task = next()) < tasks;) {
         const size_t at = task * width;
         const Span part{columns.begin + at, std::min(width, columns.count - at)};
-        float* const to = packed + at * depth.count;
+        float* const to = packed + kernels.packed_b(product, at, depth.count);
         kernels.pack_b(product, operands.b, part, depth, to);
         if (product.column_sums)
-          kernels.sum_columns(to, part.count, depth.count, product.accumulate_sums || step > 0,
+          kernels.sum_columns(product, to, part.count, depth.count,
+                              product.accumulate_sums || step > 0,
                               product.column_sums + part.begin);
       }
     });
@@ -162,13 +192,13 @@ Product plain_product(size_t M, size_t N, size_t K) {
 }
 
 size_t gemm_scratch(const Product& product, size_t threads, Isa isa) {
-  const Plan plan = plan_product(product, threads, gemm_kernels(isa));
+  const Plan plan = plan_product(product, threads, gemm_kernels(product, isa));
   const size_t each = plan.packed_a + (plan.way == Way::kBatches ? plan.packed_b : 0);
   return plan.workers * each + (plan.way == Way::kBatches ? 0 : plan.packed_b);
 }
 
 void gemm(const Product& product, Parallel& parallel, float* scratch, Isa isa) {
-  const GemmKernels& kernels = gemm_kernels(isa);
+  const GemmKernels& kernels = gemm_kernels(product, isa);
   const Plan plan = plan_product(product, parallel.threads(), kernels);
   if (plan.way != Way::kBatches) {
     const Run run{product, kernels, plan, parallel, plan.workers};

@@ -38,31 +38,44 @@ struct Block {
   bool finish;   // the sum is complete: the epilogue follows
 };
 
+// What is packed at a time, at most: terms of the sum, rows of A and columns of B.
+struct Blocking {
+  size_t depth;
+  size_t rows;
+  size_t columns;
+};
+
 struct GemmKernels {
   // A tile of C: rows × columns.
   size_t tile_rows;
   size_t tile_columns;
+  // Blocks of rows begin at a multiple of this.
+  size_t row_unit;
+  Blocking blocking;
 
-  // Rows and terms of op(p(A)) into nearly equal panels of at most tile_rows rows, each panel term
-  // by term: rows · depth floats. `a` and `a2` are the first elements of this product of the batch.
+  // Floats that so many rows of A or columns of B take when packed, `depth` terms each.
+  size_t (*packed_a)(const Product& product, size_t rows, size_t depth);
+  size_t (*packed_b)(const Product& product, size_t columns, size_t depth);
+  // Rows and terms of op(p(A)) into panels of at most tile_rows rows. `a` and `a2` are the first
+  // elements of this product of the batch.
   void (*pack_a)(const Product& product, const float* a, const float* a2, Span rows, Span depth,
                  float* packed);
-  // Columns and terms of op(B) into panels of tile_columns, each term by term; the last is filled
-  // up with zeros to whole vectors. `columns` begins and ends at a panel, or ends at the last
-  // column.
+  // Columns and terms of op(B) into panels of tile_columns. `columns` begins and ends at a panel,
+  // or ends at the last column.
   void (*pack_b)(const Product& product, const void* b, Span columns, Span depth, float* packed);
   // sums[j] = or += the sum of packed column j.
-  void (*sum_columns)(const float* packed, size_t columns, size_t depth, bool add, float* sums);
+  void (*sum_columns)(const Product& product, const float* packed, size_t columns, size_t depth,
+                      bool add, float* sums);
   // C = or += alpha · a · b, and the epilogue.
   void (*multiply)(const Product& product, const Block& block);
   // As multiply, of columns that one panel of B holds; `a` is A's first element of the block, not
-  // packed, and there is no prologue.
+  // packed, and there is no prologue. This and few_rows: null where another set's kernels do these.
   void (*multiply_narrow)(const Product& product, const Block& block);
   // The columns of a whole product of at most kFewRows rows, straight from B. `x`: the rows of
   // p(A), K apart.
   void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);
 };
 
-const GemmKernels& gemm_kernels(Isa isa);
+const GemmKernels& gemm_kernels(const Product& product, Isa isa);
 
 }  // namespace dsjs

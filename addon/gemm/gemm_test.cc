@@ -4,11 +4,13 @@
 // − K·u), u = 2⁻²⁴ (Higham 2002, eq. 3.5). To K come the roundings of alpha, bias and the addition
 // to C, and those of p(a), 8 u (kernels/activation_test.cc). What e then does to an error: no
 // derivative of the activations is above 1.13 in magnitude; their own rounding is 8 u of their
-// value.
+// value. AMX leaves out u of each product, and rounds a term 18 + 6·K/32 times on its way into the
+// sum (gemm/amx_pack.h): less than K where it is used.
 #include "gemm/gemm.h"
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstring>
 
 #include "core/half.h"
@@ -335,12 +337,12 @@ void test_far_rows() {
 // As IEEE 754 says: a NaN or ∞·0 anywhere in a sum makes it NaN, an infinity stays, and no other
 // element of C sees it.
 void test_non_finite() {
-  for (size_t M : {size_t{1}, size_t{20}})
+  for (size_t M : {size_t{1}, size_t{20}, size_t{40}})
     for (bool trans_b : {false, true}) {
       Case x;
       x.M = M;
       x.N = 35;
-      x.K = 23;
+      x.K = M == 40 ? 75 : 23;
       x.trans_b = trans_b;
       Random random(4);
       Data data(x, random);
@@ -366,6 +368,71 @@ void test_non_finite() {
     }
 }
 
+// Whole numbers whose products and sums fp32 holds exactly leave nothing to round: a term in the
+// wrong place would show whatever the tolerance. Parts that AMX leaves out are zero in these.
+void test_whole_numbers() {
+  Random random(7);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16})
+    for (int layout = 0; layout < 4; ++layout) {
+      Case x;
+      x.M = 50;
+      x.N = 83;
+      x.K = 600;
+      x.trans_a = layout & 1;
+      x.trans_b = layout & 2;
+      x.b_dtype = dtype;
+      Data data(x, random);
+      // At most 600 · 2⁹ · 2⁵ < 2²⁴; 5 bits are a bf16's.
+      for (float& v : data.a) v = static_cast<float>(static_cast<int>(random.bits() % 1025) - 512);
+      for (float& v : data.b) v = static_cast<float>(static_cast<int>(random.bits() % 65) - 32);
+      convert_floats(data.b.data(), DType::kFloat32, data.b16.data(),
+                     dtype == DType::kFloat32 ? DType::kFloat16 : dtype, data.b.size());
+      std::vector<double> value(x.M * x.N), magnitude(x.M * x.N);
+      gemm_reference(data.product, value.data(), magnitude.data());
+      for_each_isa([&](Isa isa, const std::string& name) {
+        const std::vector<float> c = run(data.product, data.c, 2, isa);
+        for (size_t i = 0; i < c.size(); ++i)
+          CHECK_MESSAGE(double{c[i]} == value[i], name + x.text() + " " + std::to_string(i));
+      });
+    }
+}
+
+// The ends of fp32's range: what rounds up to infinity in a shorter format, and what such a format
+// cannot split (AMX takes parts below 2⁻¹²⁶ for zero: 2⁻¹²⁵ of the other factor, a term).
+void test_extremes() {
+  Case x;
+  x.M = 40;
+  x.N = 70;
+  x.K = 65;
+  Random random(8);
+  Data data(x, random);
+  const float largest = 0x1.fffffep127f;
+  for (size_t m = 0; m < x.M; ++m)
+    for (size_t k = 0; k < x.K; ++k) {
+      float& value = data.a[m * x.K + k];
+      if (m == 3) value *= 0x1p-128f;   // subnormal
+      if (m == 17) value *= 0x1p-120f;  // its lower parts would be
+      if (m == 18) value = k == 9 ? largest : 0;
+      if (m == 19) value = k == 9 ? -largest : value;
+      if (m == 33) value = k == 9 ? std::bit_cast<float>(0x7fffffff) : value;  // the last NaN
+    }
+  for (size_t n = 0; n < x.N; ++n) data.b[9 * x.N + n] = n % 2 ? 0.5f : -0.9990234375f;
+  std::vector<double> value(x.M * x.N), magnitude(x.M * x.N);
+  gemm_reference(data.product, value.data(), magnitude.data());
+  for_each_isa([&](Isa isa, const std::string& name) {
+    const double underflow = isa == Isa::kAmx ? 0x1p-125 * 3 * static_cast<double>(x.K) : 1e-40;
+    const std::vector<float> c = run(data.product, data.c, 2, isa);
+    for (size_t m = 0; m < x.M; ++m)
+      for (size_t n = 0; n < x.N; ++n) {
+        const size_t i = m * x.N + n;
+        const double tolerance = kUnit * static_cast<double>(x.K + 2) * magnitude[i] + underflow;
+        const bool ok =
+            m == 33 ? std::isnan(c[i]) : std::fabs(double{c[i]} - value[i]) <= tolerance;
+        CHECK_MESSAGE(ok, name + std::to_string(m) + " " + std::to_string(n));
+      }
+  });
+}
+
 }  // namespace
 
 int main() {
@@ -375,5 +442,7 @@ int main() {
   test_batches();
   test_far_rows();
   test_non_finite();
+  test_whole_numbers();
+  test_extremes();
   return summary();
 }

@@ -1,47 +1,11 @@
 // Copies of operands in the order in which tiles read them, for gemm_simd.cc.
 #pragma once
-#include "core/simd_half.h"
 #include "core/simd_transpose.h"
+#include "gemm/readers.h"
 #include "gemm/tile.h"
-#include "kernels/activation_math.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
-
-// Readers give kLanes adjacent values from an offset on, or the first `count` and zeros, or one
-// value, as fp32.
-struct ReadF32 {
-  const float* p;
-  F32 all(size_t i) const { return load(p + i); }
-  F32 part(size_t i, size_t count) const { return load_part(p + i, count); }
-  F32 one(size_t i) const { return splat(p[i]); }
-};
-
-template <F32 (*widen)(U16)>
-struct Read16 {
-  const uint16_t* p;
-  F32 all(size_t i) const { return widen(load16(p + i)); }
-  F32 part(size_t i, size_t count) const { return widen(load16_part(p + i, count)); }
-  F32 one(size_t i) const { return widen(load16_part(p + i, 1)); }
-};
-
-template <F32 (*activation)(F32)>
-struct ReadActivated {
-  const float* p;
-  F32 all(size_t i) const { return activation(load(p + i)); }
-  F32 part(size_t i, size_t count) const { return activation(load_part(p + i, count)); }
-  F32 one(size_t i) const { return activation(splat(p[i])); }
-};
-
-struct ReadSiluMul {
-  const float* gate;
-  const float* up;
-  F32 all(size_t i) const { return silu_value(load(gate + i)) * load(up + i); }
-  F32 part(size_t i, size_t count) const {
-    return silu_value(load_part(gate + i, count)) * load_part(up + i, count);
-  }
-  F32 one(size_t i) const { return silu_value(splat(gate[i])) * splat(up[i]); }
-};
 
 // A panel: `width` lines (rows of A, columns of B) of `depth` terms. Element (line, term) is at
 // offset + line · line_stride + term · term_stride. It is written term by term, `pitch` ≥ width
@@ -155,18 +119,8 @@ void pack_rows(const Product& product, Span rows, Span depth, const Reader& read
 
 void pack_a(const Product& product, const float* a, const float* a2, Span rows, Span depth,
             float* packed) {
-  switch (product.prologue) {
-    case Prologue::kNone:
-      return pack_rows(product, rows, depth, ReadF32{a}, packed);
-    case Prologue::kGelu:
-      return pack_rows(product, rows, depth, ReadActivated<gelu_erf>{a}, packed);
-    case Prologue::kGeluTanh:
-      return pack_rows(product, rows, depth, ReadActivated<gelu_tanh>{a}, packed);
-    case Prologue::kSilu:
-      return pack_rows(product, rows, depth, ReadActivated<silu_value>{a}, packed);
-    case Prologue::kSiluMul:
-      return pack_rows(product, rows, depth, ReadSiluMul{a, a2}, packed);
-  }
+  with_reader_of_a(product, a, a2,
+                   [&](auto read) { pack_rows(product, rows, depth, read, packed); });
 }
 
 template <class Reader>
@@ -188,22 +142,20 @@ void pack_columns(const Product& product, Span columns, Span depth, const Reader
   });
 }
 
-// Calls fn(reader) with the reader of B's type.
-template <class Fn>
-void with_reader(const Product& product, const void* b, Fn fn) {
-  if (product.b_dtype == DType::kBFloat16)
-    fn(Read16<widen_bf16>{static_cast<const uint16_t*>(b)});
-  else if (product.b_dtype == DType::kFloat16)
-    fn(Read16<widen_fp16>{static_cast<const uint16_t*>(b)});
-  else
-    fn(ReadF32{static_cast<const float*>(b)});
+size_t packed_a_floats(const Product&, size_t rows, size_t depth) { return rows * depth; }
+
+// The last panel is filled up to a whole one.
+size_t packed_b_floats(const Product&, size_t columns, size_t depth) {
+  return parts_of(columns, kTileColumns) * kTileColumns * depth;
 }
 
 void pack_b(const Product& product, const void* b, Span columns, Span depth, float* packed) {
-  with_reader(product, b, [&](auto read) { pack_columns(product, columns, depth, read, packed); });
+  with_reader_of_b(product, b,
+                   [&](auto read) { pack_columns(product, columns, depth, read, packed); });
 }
 
-void sum_columns(const float* packed, size_t columns, size_t depth, bool add, float* sums) {
+void sum_columns(const Product&, const float* packed, size_t columns, size_t depth, bool add,
+                 float* sums) {
   for (size_t j = 0; j < columns; j += kLanes) {
     // Panels are kTileColumns wide but for the last, which holds whole vectors.
     const size_t panel = j / kTileColumns * kTileColumns;

@@ -6,13 +6,6 @@
 namespace dsjs {
 namespace {
 
-// Terms at a time: a panel of B (kDepth × 32 floats) about fills a first-level cache of 48 KiB.
-// 192 to 512 were within 3% of each other.
-constexpr size_t kDepth = 384;
-// Rows of A at a time: four tiles. With more the tiles were slower, by 4% at 168.
-constexpr size_t kRows = 56;
-// Columns of B at a time: kDepth × kColumns floats are about a second-level cache of 2 MiB.
-constexpr size_t kColumns = 1536;
 // Multiplications from which on handing pieces to another thread pays (some ten microseconds).
 constexpr size_t kShared = size_t{1} << 20;
 // Floats of a cache line: parts of the scratch memory begin on one.
@@ -27,7 +20,7 @@ bool reads_b_directly(const Product& product) {
 
 // Enough tasks for all workers, of rows alone where they suffice: a task packs its rows again.
 void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest, Plan& plan) {
-  plan.row_blocks = parts_of(product.M, round_up(kRows, kernels.tile_rows));
+  plan.row_blocks = parts_of(product.M, kernels.blocking.rows);
   plan.column_groups = 1;
   if (product.M >= plan.workers * 4 * kernels.tile_rows) {
     plan.row_blocks = round_up(plan.row_blocks, plan.workers);
@@ -54,8 +47,8 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
     return plan;
   }
   const size_t panels = parts_of(product.N, kernels.tile_columns);
-  plan.depth_parts = std::max<size_t>(1, parts_of(product.K, kDepth));
-  plan.column_parts = parts_of(product.N, round_up(kColumns, kernels.tile_columns));
+  plan.depth_parts = std::max<size_t>(1, parts_of(product.K, kernels.blocking.depth));
+  plan.column_parts = parts_of(product.N, round_up(kernels.blocking.columns, kernels.tile_columns));
   const size_t narrowest = panels / std::max<size_t>(1, plan.column_parts);
   Plan inner = plan;
   if (plan.way == Way::kBatches) inner.workers = 1;
@@ -65,11 +58,12 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
 
   const size_t depth = parts_of(product.K, plan.depth_parts);
   plan.narrow = panels == 1 && product.prologue == Prologue::kNone;
-  const size_t rows = plan.narrow ? 0 : parts_of(product.M, std::max<size_t>(1, plan.row_blocks));
-  plan.packed_a = round_up(rows * depth, kLine);
-  plan.packed_b = round_up(
-      parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns * depth,
-      kLine);
+  const size_t units = parts_of(product.M, kernels.row_unit);
+  const size_t rows = parts_of(units, std::max<size_t>(1, plan.row_blocks)) * kernels.row_unit;
+  plan.packed_a = plan.narrow ? 0 : round_up(kernels.packed_a(product, rows, depth), kLine);
+  const size_t columns =
+      parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns;
+  plan.packed_b = round_up(kernels.packed_b(product, columns, depth), kLine);
   return plan;
 }
 

@@ -4,3 +4,4 @@ target_sources(dsjs_engine PRIVATE
   gemm/linear_cross_entropy.cc
   gemm/plan.cc)
 dsjs_isa_sources(gemm/gemm_simd.cc)
+dsjs_amx_sources(gemm/gemm_amx.cc)
