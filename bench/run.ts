@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type Bench, isMet, type Report } from './lib.ts';
 
-const helpers = new Set(['run.ts', 'lib.ts']);
+const helpers = new Set(['run.ts', 'lib.ts', 'corpus.ts']);
 
 function benchNames(): string[] {
   return readdirSync(fileURLToPath(new URL('.', import.meta.url)))

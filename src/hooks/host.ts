@@ -38,6 +38,8 @@ export interface SelfAttention {
   readonly heads: number;
   readonly length: number;
   readonly causal: boolean;
+  /** Positions of the longest sample, where the host has padded to `length`. */
+  readonly longest?: number;
 }
 
 /** `heads[h]`, [⌈length/block⌉, ⌈length/block⌉] row-major: 1 where a block of the scores is computed. */

@@ -16,6 +16,7 @@ export async function saveTrainedModel(
   folder: string,
   tokenizer: string | undefined,
 ): Promise<void> {
+  if (training.runtime.rank === 0) warnAboutDenseExport(training, folder);
   await onRankZero(training, model, folder, async (value) => {
     await model.save(folder, value);
     for (const file of tokenizer === undefined ? [] : tokenizerFiles) {
@@ -23,6 +24,16 @@ export async function saveTrainedModel(
       const target = join(folder, file);
       if (existsSync(source)) await writable(target, () => copyFile(source, target));
     }
+  });
+}
+
+/** Standard operators know no blocks: what a layout left out, the written model attends to. */
+function warnAboutDenseExport({ recipe }: Training, folder: string): void {
+  const { mode = 'dense' } = recipe.config?.sparse_attention ?? {};
+  if (mode === 'dense') return;
+  process.emitWarning(`the model in ${folder} attends to everything, not by sparse_attention`, {
+    code: 'DEEPSPEED_JS_DENSE_EXPORT',
+    detail: 'evaluate(), predict() and generate() of the Trainer use the layout.',
   });
 }
 

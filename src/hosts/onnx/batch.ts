@@ -16,6 +16,8 @@ export interface Batch {
   samples: number;
   /** What the loss is a sum over: target tokens, or samples for a model with one loss a sample. */
   targets: number;
+  /** Positions of the longest sample before padding, in models of one sequence a sample. */
+  longest?: number;
   /** Which of the model's graphs the batch needs, where its shapes do not say so. */
   variant?: string;
   /** Index of each row's sample in the dataset, -1 for filler: what dropout's counters use. */

@@ -72,6 +72,7 @@ export function collateTokens(
     },
     samples: samples.length,
     targets: targetTokens,
+    longest,
     ...(masked && { variant: maskedVariant }),
     sampleIndices: Array.from({ length: rows }, (_, row) => indices[row] ?? -1),
   };

@@ -44,9 +44,10 @@ export interface PlanModelOptions {
 export function planModel(
   model: TrainableModel,
   batch: Batch,
-  { fuse = true, attentionBlocks }: PlanModelOptions = {},
+  { fuse = true, attentionBlocks: blocksOf }: PlanModelOptions = {},
 ): TrainingPlan {
   const graph = model.graph(batch);
+  const { longest } = batch;
   const known = new Set(model.parameters.map(({ name }) => name));
   return planTraining(graph, {
     inputShapes: Object.fromEntries(
@@ -60,7 +61,8 @@ export function planModel(
     lossOutput: lossSum,
     keepOutputs: model.outputs,
     fuse,
-    attentionBlocks,
+    attentionBlocks:
+      blocksOf && ((attention) => blocksOf({ ...attention, ...(longest && { longest }) })),
   });
 }
 

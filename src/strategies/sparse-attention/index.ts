@@ -36,7 +36,19 @@ export function applySparseAttention(
   });
 }
 
-function layoutFor({ heads, length, causal }: SelfAttention, values: SparseAttentionValues) {
+function layoutFor(attention: SelfAttention, values: SparseAttentionValues): BlockLayout {
+  const { heads, length, causal, longest = length } = attention;
+  const { block } = values;
+  if (longest !== length && length % block !== 0) {
+    throw new DeepSpeedError(
+      'LAYOUT_INVALID',
+      `sparse_attention.block: ${block} does not divide the length of the batches: samples have up to ${longest} positions, and padToMultipleOf makes that ${length}`,
+      {
+        fix: `Set the Trainer's padToMultipleOf to ${block}, or lengthen samples with padToBlockSize.`,
+        data: { key: 'block' },
+      },
+    );
+  }
   const layout = sparsityConfig(values, heads).makeLayout(length);
   layout.requireAttendingRows({ causal });
   return layout;

@@ -1,9 +1,10 @@
 /** `sparse_attention` in training, against the same model with the layout written into its graph as a mask. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { fromNumbers, GraphBuilder, saveModel } from '../../graph/index.ts';
+import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
 import { OnnxModel } from '../../hosts/onnx/onnx-model.ts';
 import { Trainer } from '../../trainer/trainer.ts';
 import type { BlockLayout } from './block-layout.ts';
@@ -259,4 +260,81 @@ it('a sequence that the layout cannot take stops the run, with the key to change
       code: 'LAYOUT_INVALID',
       message: expect.stringContaining(`sparse_attention.${key}:`),
     });
+});
+
+describe('a language model', () => {
+  const trainerOf = (length: number, section?: object, dropped = 0) =>
+    new Trainer({
+      model: AutoModelForCausalLM.fromConfig({
+        ...{ model_type: 'gpt2', vocab_size: 31, n_positions: 64, n_embd: 8, n_layer: 1 },
+        ...{ n_head: 2, attn_pdrop: dropped, resid_pdrop: 0, embd_pdrop: 0 },
+      }),
+      trainDataset: {
+        length: 4,
+        get: (index) => ({ input_ids: Array.from({ length }, (_, i) => (7 * i + index) % 31) }),
+      },
+      args: {
+        outputDir: folder,
+        deepspeed: { ...(section && { sparse_attention: section }) },
+        maxSteps: 2,
+        loggingSteps: 1,
+        perDeviceTrainBatchSize: 2,
+        saveStrategy: 'no',
+        reportTo: [],
+        disableTqdm: true,
+      },
+      runtime: { threads: 1 },
+    });
+
+  it('has the lengths of samples told apart from what padding makes of them', async () => {
+    await expect(trainerOf(35, { mode: 'fixed' }).train()).rejects.toMatchObject({
+      code: 'LAYOUT_INVALID',
+      message: expect.stringContaining('up to 35 positions, and padToMultipleOf makes that 40'),
+    });
+  });
+
+  it('drops the probabilities that it would drop without a layout', async () => {
+    const lossOf = async (section: object | undefined, dropped: number) => {
+      const trainer = trainerOf(64, section, dropped);
+      const { trainingLoss } = await trainer.train();
+      await trainer.close();
+      return trainingLoss;
+    };
+    const dropping = await lossOf({ mode: 'dense' }, 0.5);
+    expect(dropping).toBeCloseTo(await lossOf(undefined, 0.5), 6);
+    expect(Math.abs(dropping - (await lossOf({ mode: 'dense' }, 0)))).toBeGreaterThan(1e-6);
+    expect(Math.abs(dropping - (await lossOf({ mode: 'local' }, 0.5)))).toBeGreaterThan(1e-6);
+  });
+});
+
+it('a saved model attends to everything, and a warning says so', async () => {
+  const warned = vi.spyOn(process, 'emitWarning').mockReturnValue();
+  const save = async (section?: object) => {
+    const trainer = new Trainer({
+      model: await model(),
+      trainDataset: { length: 2, get: row },
+      args: {
+        outputDir: folder,
+        deepspeed: { ...(section && { sparse_attention: section }) },
+        perDeviceTrainBatchSize: 2,
+        reportTo: [],
+        disableTqdm: true,
+      },
+      runtime: { threads: 1 },
+    });
+    const target = join(folder, `saved-${section !== undefined}`);
+    await trainer.saveModel(target);
+    await trainer.close();
+    return readFileSync(join(target, 'model.onnx'));
+  };
+  const dense = await save();
+  expect(warned).not.toHaveBeenCalled();
+  expect((await save({})).equals(dense)).toBe(true);
+  expect(warned.mock.calls).toEqual([
+    [
+      expect.stringMatching(/attends to everything/),
+      expect.objectContaining({ code: 'DEEPSPEED_JS_DENSE_EXPORT' }),
+    ],
+  ]);
+  warned.mockRestore();
 });
