@@ -72,7 +72,10 @@ it.each([
     });
     expect(straight[0]!.losses).toHaveLength(10);
     // The losses of the first five steps come from the checkpoint.
-    for (const [rank, outcome] of resumed.entries()) expect(outcome).toEqual(straight[rank]);
+    for (const [rank, outcome] of resumed.entries()) {
+      const { memory: _, ...expected } = straight[rank]!;
+      expect(outcome).toMatchObject(expected);
+    }
   },
 );
 
