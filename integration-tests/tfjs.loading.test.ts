@@ -20,6 +20,8 @@ it.each([
   ['copies', 'two copies of TensorFlow.js (core) are loaded:'],
   ['bundle', 'TensorFlow.js was loaded from a bundle'],
   ['stdin', 'reads standard input, which only rank 0 has'],
+  ['stdinFile', 'reads standard input, which only rank 0 has'],
+  ['stdinName', 'reads standard input, which only rank 0 has'],
 ])('refuses %s', async (name, text) => {
   const { status, stderr } = await launch(name);
   expect(stderr).toContain(text);

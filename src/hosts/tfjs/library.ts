@@ -116,6 +116,7 @@ export interface Core {
       save: (tensors: Tensor[]) => void,
     ) => { value: Tensor; gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor },
   ): (x: Tensor) => Tensor;
+  readonly backend_util: { warn(...message: unknown[]): void };
   readonly io: {
     registerSaveRouter(router: (url: unknown) => IoHandler | null): void;
     registerLoadRouter(router: (url: unknown) => IoHandler | null): void;

@@ -79,8 +79,20 @@ export class TfjsHost {
         { fix: 'Call withStrategy once for a model.' },
       );
     }
+    this.#requireUntrained(key);
     this.#options.set(key, options);
     return model;
+  }
+
+  /** Its optimizer's states lie as another strategy has put them. */
+  #requireUntrained(model: LayersModel): void {
+    const { optimizer_ } = model;
+    if (this.#options.has(model) || !optimizer_ || !this.#training.session(optimizer_)) return;
+    throw new DeepSpeedError(
+      'STRATEGY_CONFLICT',
+      `the model ${model.name} is trained already, with the strategy of this run`,
+      { fix: 'Call withStrategy before the first fit.' },
+    );
   }
 
   #hookCore(core: Core): void {
@@ -96,6 +108,8 @@ export class TfjsHost {
     };
     this.#hookStates(core);
     if (context.worldSize === 1) return;
+    // Its advice about backends: once is enough.
+    if (context.rank > 0) core.backend_util.warn = () => {};
     this.#loops.patch(core.engine());
     patchRandomOperations(context, core);
   }
