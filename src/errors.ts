@@ -63,6 +63,14 @@ export const errorCodes = {
     title: 'The loss or a gradient is not a finite number',
     fix: 'Lower the learning rate, warm up longer, clip gradients (maxGradNorm 1), and look at the samples of that step.',
   },
+  OFFLOAD_NO_SPACE: {
+    title: 'The disk has too little space for what is offloaded to it',
+    fix: 'Free space, name a folder of a larger disk in nvme_path, use more ranks or machines, or offload less (ratio, max_in_cpu).',
+  },
+  OFFLOAD_PATH: {
+    title: 'The folder for offloading cannot be used',
+    fix: 'Name an existing folder that you may write to, on a local disk, in nvme_path.',
+  },
   OUT_OF_MEMORY: {
     title: 'The machine has too little memory for this run',
     fix: 'Use a higher ZeRO stage, a smaller micro batch, fewer ranks, or more memory.',

@@ -33,7 +33,7 @@ export interface FlatLayout {
   readonly shards: readonly Shard[];
 }
 
-/** Slots and shards start at multiples of this many elements: one cache line of fp32. */
+/** Slots and shards start at multiples of at least this many elements: one cache line of fp32. */
 export const slotAlignment = 16;
 
 export function alignUp(value: number, alignment: number): number {
@@ -49,8 +49,16 @@ export interface FrozenParameters {
   readonly buffer: NativeBuffer;
 }
 
-/** Lays parameters out back to back and cuts the buffer into `ranks` equal shards. */
-export function flatLayout(parameters: readonly LaidOut[], ranks: number): FlatLayout {
+/**
+ * Lays parameters out back to back and cuts the buffer into `ranks` equal shards.
+ *
+ * @param alignment of slots and shards, in elements: more where they are read from disk one by one
+ */
+export function flatLayout(
+  parameters: readonly LaidOut[],
+  ranks: number,
+  alignment = slotAlignment,
+): FlatLayout {
   const slots: Slot[] = [];
   const byName = new Map<string, Slot>();
   let offset = 0;
@@ -64,9 +72,9 @@ export function flatLayout(parameters: readonly LaidOut[], ranks: number): FlatL
     slots.push(slot);
     byName.set(name, slot);
     parameterCount += count;
-    offset = alignUp(offset + count, slotAlignment);
+    offset = alignUp(offset + count, alignment);
   }
-  const total = alignUp(offset, slotAlignment * ranks);
+  const total = alignUp(offset, alignment * ranks);
   const size = total / ranks;
   const shards = Array.from({ length: ranks }, (_, rank) => ({ offset: rank * size, count: size }));
   return { slots, byName, total, parameterCount, shards };

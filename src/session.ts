@@ -13,6 +13,7 @@ import type { NativeBuffer } from './native/index.ts';
 import { gibibytes, type Runtime, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
+import { layoutAlignment, offloadSettings } from './strategies/offload/settings.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import { WholeParameters } from './strategies/whole-parameters.ts';
 import type { Precision } from './strategies/precision/precision.ts';
@@ -54,7 +55,8 @@ export interface SessionParts {
 export async function composeSession(parts: SessionParts): Promise<Session> {
   const { runtime, host, plugin, config, optimizer, precision } = parts;
   await requireSameModel(runtime, host);
-  const layout = flatLayout(host.parameters, runtime.worldSize);
+  const alignment = layoutAlignment(offloadSettings(config));
+  const layout = flatLayout(host.parameters, runtime.worldSize, alignment);
   requireRoom(parts, layout);
   let whole: NativeBuffer | undefined;
   const wholeParameters = () => {

@@ -111,6 +111,11 @@ SwapFile::SwapFile(std::string path, uint64_t bytes, const Options& options)
 
 SwapFile::~SwapFile() { close(descriptor_); }
 
+TransferStats SwapFile::stats() {
+  std::lock_guard lock(mutex_);
+  return transfers_.stats();
+}
+
 void SwapFile::check(const char* verb, const std::vector<Stretch>& stretches) const {
   for (const Stretch& stretch : stretches) {
     const std::string what = std::string("cannot ") + verb + " " + path_ + " (" +

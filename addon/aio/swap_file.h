@@ -29,6 +29,7 @@ class SwapFile {
   uint64_t bytes() const { return bytes_; }
   bool direct() const { return direct_; }
   Backend backend() const { return transfers_.backend(); }
+  TransferStats stats();
 
   // Offsets, addresses and lengths are multiples of kAlignment. Throws INVALID_ARGUMENT for
   // others, and for what lies outside the file.

@@ -57,6 +57,7 @@ void check_options(const Options& options) {
 Transfers::Transfers(const Options& options)
     : options_((check_options(options), options)),
       backend_(choose(options.backend)),
+      stats_(options.threads),
       pool_(static_cast<int>(options.threads)) {
   for (size_t lane = 0; lane < options.threads; ++lane)
     lanes_.push_back(backend_ == Backend::kUring
@@ -65,6 +66,18 @@ Transfers::Transfers(const Options& options)
 }
 
 Transfers::~Transfers() = default;
+
+TransferStats Transfers::stats() const {
+  TransferStats sum;
+  for (const TransferStats& lane : stats_) {
+    sum.bytes_read += lane.bytes_read;
+    sum.bytes_written += lane.bytes_written;
+    sum.requests += lane.requests;
+    sum.submissions += lane.submissions;
+    sum.most_under_way = std::max(sum.most_under_way, lane.most_under_way);
+  }
+  return sum;
+}
 
 void Transfers::read(int descriptor, const std::string& path,
                      const std::vector<Stretch>& stretches) {
@@ -87,14 +100,20 @@ void Transfers::run(int descriptor, bool write, const std::string& path,
   const size_t each = (blocks.size() + lanes_.size() - 1) / lanes_.size();
   pool_.parallel_for(lanes_.size(), 1, [&](size_t first, size_t last) {
     for (size_t lane = first; lane < last; ++lane)
-      run_lane(*lanes_[lane], blocks, std::min(blocks.size(), lane * each),
+      run_lane(lane, blocks, std::min(blocks.size(), lane * each),
                std::min(blocks.size(), (lane + 1) * each), path);
   });
 }
 
 // Everything that was submitted is waited for, whatever fails: the kernel still uses its memory.
-void Transfers::run_lane(RequestQueue& queue, const std::vector<Request>& blocks, size_t begin,
-                         size_t end, const std::string& path) {
+void Transfers::run_lane(size_t lane, const std::vector<Request>& blocks, size_t begin, size_t end,
+                         const std::string& path) {
+  RequestQueue& queue = *lanes_[lane];
+  TransferStats& stats = stats_[lane];
+  const auto submit = [&] {
+    queue.submit();
+    ++stats.submissions;
+  };
   std::deque<Request> rest;
   std::vector<Completion> ended;
   std::exception_ptr failure;
@@ -103,6 +122,7 @@ void Transfers::run_lane(RequestQueue& queue, const std::vector<Request>& blocks
     const bool more = !failure && (next < end || !rest.empty());
     if (!more && under_way == 0) break;
     if (more && (options_.overlap_events || under_way == 0)) {
+      bool pushed = false;
       while (under_way < options_.queue_depth && (next < end || !rest.empty())) {
         if (rest.empty()) {
           if (blocks[next].write) io::fault_point();
@@ -111,16 +131,21 @@ void Transfers::run_lane(RequestQueue& queue, const std::vector<Request>& blocks
           queue.push(rest.front());
           rest.pop_front();
         }
-        ++under_way;
-        if (options_.single_submit) queue.submit();
+        stats.most_under_way = std::max<uint64_t>(stats.most_under_way, ++under_way);
+        ++stats.requests;
+        pushed = !options_.single_submit;
+        if (options_.single_submit) submit();
       }
-      queue.submit();
+      if (pushed) submit();
     }
     ended.clear();
     queue.wait(ended);
     under_way -= ended.size();
     for (const Completion& completion : ended) {
       const Request& request = completion.request;
+      if (completion.result > 0)
+        (request.write ? stats.bytes_written : stats.bytes_read) +=
+            static_cast<uint64_t>(completion.result);
       if (completion.result == static_cast<int64_t>(request.bytes)) continue;
       try {
         if (completion.result == -EAGAIN || completion.result == -EINTR)

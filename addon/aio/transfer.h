@@ -40,6 +40,14 @@ struct Stretch {
   size_t bytes;
 };
 
+// What the transfers so far came to.
+struct TransferStats {
+  uint64_t bytes_read = 0, bytes_written = 0;
+  uint64_t requests = 0;
+  // How often requests were handed to the system, and how many of one lane were under way at most.
+  uint64_t submissions = 0, most_under_way = 0;
+};
+
 // The queues of one file or of many; one transfer at a time.
 class Transfers {
  public:
@@ -50,6 +58,8 @@ class Transfers {
 
   // io_uring or threads.
   Backend backend() const { return backend_; }
+  // Not while a transfer runs.
+  TransferStats stats() const;
 
   // Returns when everything has been moved. An EngineError names `path`, the bytes and the system's
   // reason, as those of io/files.h do; requests that are under way have ended by then. Every block
@@ -60,12 +70,14 @@ class Transfers {
  private:
   void run(int descriptor, bool write, const std::string& path,
            const std::vector<Stretch>& stretches);
-  void run_lane(RequestQueue& queue, const std::vector<Request>& blocks, size_t begin, size_t end,
+  // Adds to the lane's part of the stats.
+  void run_lane(size_t lane, const std::vector<Request>& blocks, size_t begin, size_t end,
                 const std::string& path);
 
   const Options options_;
   const Backend backend_;
   std::vector<std::unique_ptr<RequestQueue>> lanes_;
+  std::vector<TransferStats> stats_;  // by lane
   ThreadPool pool_;
 };
 

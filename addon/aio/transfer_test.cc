@@ -97,6 +97,15 @@ void every_option_moves_the_same_bytes(const fs::path& folder, Backend backend) 
                          {{kBytes - cut, target.data, cut}, {0, target.data + cut, kBytes - cut}});
           CHECK(source == target);
           transfers.read(file.descriptor, file.path, {});
+          const aio::TransferStats stats = transfers.stats();
+          CHECK(stats.bytes_written == kBytes && stats.bytes_read == kBytes);
+          // Of 37 blocks of the disk, two a request: 3 and 16.
+          CHECK(stats.requests == 2 * (3 + 16));
+          CHECK(stats.most_under_way <= depth && (depth == 64 || stats.most_under_way == depth));
+          CHECK(!single || stats.submissions == stats.requests);
+          // All at once, or all of a queue's depth.
+          if (!single && !overlap && threads == 1)
+            CHECK(stats.submissions == 2 * ((19 + depth - 1) / depth));
         }
 }
 

@@ -35,6 +35,7 @@ class SwapFileHandle final : public Napi::ObjectWrap<SwapFileHandle> {
                         InstanceAccessor<&SwapFileHandle::bytes>("bytes", napi_enumerable),
                         InstanceAccessor<&SwapFileHandle::direct>("direct", napi_enumerable),
                         InstanceAccessor<&SwapFileHandle::backend>("backend", napi_enumerable),
+                        InstanceMethod<&SwapFileHandle::stats>("stats"),
                         InstanceMethod<&SwapFileHandle::read>("read"),
                         InstanceMethod<&SwapFileHandle::write>("write"),
                         InstanceMethod<&SwapFileHandle::dispose>("dispose")});
@@ -75,6 +76,19 @@ class SwapFileHandle final : public Napi::ObjectWrap<SwapFileHandle> {
   Napi::Value backend(const Napi::CallbackInfo& info) {
     return fact(info, [&](const aio::SwapFile& file) {
       return Napi::String::New(info.Env(), aio::backend_name(file.backend()));
+    });
+  }
+
+  Napi::Value stats(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const aio::TransferStats stats = file()->stats();
+      Napi::Object result = Napi::Object::New(info.Env());
+      result["bytesRead"] = static_cast<double>(stats.bytes_read);
+      result["bytesWritten"] = static_cast<double>(stats.bytes_written);
+      result["requests"] = static_cast<double>(stats.requests);
+      result["submissions"] = static_cast<double>(stats.submissions);
+      result["mostUnderWay"] = static_cast<double>(stats.most_under_way);
+      return result;
     });
   }
 

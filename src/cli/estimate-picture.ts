@@ -14,7 +14,7 @@ const series: [label: string, role: string, bytes: (footprint: Footprint) => num
   ['parameters', 'first', ({ parameters, master }) => parameters + master],
   ['optimizer', 'second', ({ optimizer }) => optimizer],
   ['gradients', 'third', ({ gradients, communication }) => gradients + communication],
-  ['windows', 'fourth', ({ window }) => window],
+  ['windows', 'fourth', ({ window, io }) => window + io],
   ['activations', 'soft', ({ activations }) => activations],
 ];
 

@@ -116,16 +116,8 @@ describe('problems', () => {
 describe('what is not available yet', () => {
   it.each([
     [
-      'zero_optimization.offload_param.device',
-      { zero_optimization: { stage: 3, offload_param: { device: 'nvme' } } },
-    ],
-    [
       'zero_optimization.zero_quantized_weights',
       { zero_optimization: { stage: 3, zero_quantized_weights: true } },
-    ],
-    [
-      'zero_optimization.offload_optimizer.device',
-      { zero_optimization: { stage: 3, offload_optimizer: { device: 'nvme' } } },
     ],
     ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
     ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
@@ -267,6 +259,19 @@ describe('rules across sections', () => {
       'zero_optimization.offload_optimizer.device',
       { zero_optimization: { stage: 0, offload_optimizer: { device: 'cpu' } } },
     ],
+    [
+      'zero_optimization.offload_optimizer.device',
+      { zero_optimization: { stage: 2, offload_optimizer: { device: 'nvme', nvme_path: '/' } } },
+    ],
+    [
+      'zero_optimization.offload_optimizer.nvme_path',
+      { zero_optimization: { stage: 3, offload_optimizer: { device: 'nvme' } } },
+    ],
+    [
+      'zero_optimization.offload_param.nvme_path',
+      { zero_optimization: { stage: 3, offload_param: { device: 'nvme', nvme_path: '' } } },
+    ],
+    ['aio.block_size', { aio: { block_size: 1000 } }],
     [
       'gradient_predivide_factor',
       { zero_optimization: { stage: 2 }, gradient_predivide_factor: 2 },

@@ -37,6 +37,7 @@ const rules: Rule[] = [
   layerDropNeeds,
   oneBitAlone,
   lambWhole,
+  swapping,
   sparseAttention,
 ];
 
@@ -212,6 +213,25 @@ function lambWhole(config: ConfigValues, _: RuleContext, findings: RuleFindings)
       findings,
       'optimizer.params.factor_min',
       `${factor_min} is above factor_max ${factor_max}; the factor lies between them`,
+    );
+  }
+}
+
+/** What goes to disk goes to a folder, in blocks that direct I/O can move. */
+function swapping(config: ConfigValues, _: RuleContext, findings: RuleFindings): void {
+  const { offload_optimizer, offload_param } = config.zero_optimization;
+  const sections = { offload_optimizer, offload_param };
+  for (const [name, { device, nvme_path: path }] of Object.entries(sections)) {
+    if (device !== 'nvme' || (path !== null && path !== '')) continue;
+    const key = `zero_optimization.${name}.nvme_path`;
+    refuse(findings, key, 'needed with device "nvme": an existing folder on a local disk');
+  }
+  const { block_size: block } = config.aio;
+  if (block % 4096 !== 0) {
+    refuse(
+      findings,
+      'aio.block_size',
+      `${block} is not a multiple of 4096, which direct I/O needs`,
     );
   }
 }

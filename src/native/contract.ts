@@ -380,10 +380,22 @@ export interface SwapFile {
   /** Its transfers pass the page cache by. */
   readonly direct: boolean;
   readonly backend: 'io_uring' | 'threads';
+  stats(): SwapStats;
   /** Any range; block the JS thread. */
   read(byteOffset: number, target: Uint8Array): void;
   write(byteOffset: number, source: Uint8Array): void;
   dispose(): void;
+}
+
+/** What all transfers of a file so far came to. */
+export interface SwapStats {
+  bytesRead: number;
+  bytesWritten: number;
+  requests: number;
+  /** How often requests were handed to the system. */
+  submissions: number;
+  /** Requests of one thread that were under way together, at most. */
+  mostUnderWay: number;
 }
 
 export interface SwapPiece {

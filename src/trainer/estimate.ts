@@ -8,6 +8,7 @@ import {
   planModel,
 } from '../hosts/onnx/outline.ts';
 import { flatLayout } from '../layout.ts';
+import { layoutAlignment } from '../strategies/offload/settings.ts';
 import { type Footprint, footprint, totalBytes } from '../strategies/zero/footprint.ts';
 import { zeroOptions } from '../strategies/zero/options.ts';
 import { trainingArgumentsSchema } from './arguments.ts';
@@ -97,10 +98,11 @@ function rowOf(
   const row = { stage, gradientCheckpointing };
   if (recipe instanceof Error) return { ...row, bytes: null, total: 0, refused: recipe.message };
   const host = { ...outline, name: 'onnx', capabilities: onnxCapabilities };
+  const options = zeroOptions(recipe.config!, host, worldSize);
   const bytes = footprint({
-    options: zeroOptions(recipe.config!, host, worldSize),
+    options,
     host,
-    layout: flatLayout(outline.parameters, worldSize),
+    layout: flatLayout(outline.parameters, worldSize, layoutAlignment(options.offload ?? null)),
     worldSize,
     optimizer: recipe.optimizer,
     precision: recipe.precision,
@@ -118,6 +120,7 @@ function recipeOf(raw: RawConfig, worldSize: number, hiddenSize: number): Recipe
 function withStage(raw: RawConfig, stage: number): RawConfig {
   const { offload_param, offload_optimizer, ...zero } = (raw.values.zero_optimization ??
     {}) as Record<string, unknown>;
+  const onDisk = (offload_optimizer as { device?: unknown } | undefined)?.device === 'nvme';
   return {
     ...raw,
     values: {
@@ -126,7 +129,7 @@ function withStage(raw: RawConfig, stage: number): RawConfig {
         ...zero,
         stage,
         ...(stage === 3 && offload_param !== undefined && { offload_param }),
-        ...(stage > 0 && offload_optimizer !== undefined && { offload_optimizer }),
+        ...(stage > (onDisk ? 2 : 0) && offload_optimizer !== undefined && { offload_optimizer }),
       },
     },
   };

@@ -23,13 +23,19 @@ const offloadOnly = 'used only with a device other than none';
 const device = oneOf('none', 'cpu', 'nvme');
 const replacedBy = (name: string) => `deprecated by DeepSpeed; use zero_optimization.${name}`;
 
+const intoWindows = 'parameters are read straight into the memory that the model reads';
+
 const offload = (what: string) => ({
-  device: key('accepted', device, 'none', `Where ${what} live between steps.`, {
-    note: 'cpu: ranks run on the processor, whose memory is where everything is already',
-    later: ['nvme'],
+  device: available(device, 'none', `Where ${what} live between uses; nvme needs stage 3.`, {
+    note: 'cpu changes nothing: ranks run on the processor, whose memory is where everything is already',
   }),
-  nvme_path: accepted(text, null, 'Folder on the device.', offloadOnly),
-  pin_memory: accepted(flag, true, 'Lock the pages in memory.', offloadOnly),
+  nvme_path: available(text, null, 'For nvme: an existing folder. Nothing is left in it.'),
+  pin_memory: accepted(
+    flag,
+    true,
+    'Lock the pages in memory.',
+    'the system locks what direct I/O is moving',
+  ),
 });
 
 export const zeroKeys = {
@@ -116,11 +122,11 @@ export const zeroKeys = {
       'Compute the gradient norm even without clipping.',
       'it is computed in the same pass as the overflow check',
     ),
-    sub_group_size: accepted(
+    sub_group_size: available(
       wholeNumber,
       1e9,
-      'Elements per optimizer sub-group.',
-      'without offloading, the whole shard is updated at once',
+      'Offloading to nvme: elements of a shard that are updated together, rounded up to 2048.',
+      { note: 'without offloading the whole shard is updated at once, to the same bits' },
     ),
     stage3_prefetch_bucket_size: available(
       wholeNumber,
@@ -226,17 +232,30 @@ export const zeroKeys = {
     ),
     offload_param: section('Parameters outside device memory (stage 3).', {
       ...offload('parameters'),
-      buffer_count: accepted(wholeNumber, 5, 'Buffers in the pool.', offloadOnly),
-      buffer_size: accepted(wholeNumber, 1e8, 'Elements per buffer.', offloadOnly),
-      max_in_cpu: accepted(wholeNumber, 1e9, 'Elements kept in memory.', offloadOnly),
+      buffer_count: accepted(wholeNumber, 5, 'Buffers in the pool.', intoWindows),
+      buffer_size: accepted(wholeNumber, 1e8, 'Elements per buffer.', intoWindows),
+      max_in_cpu: available(
+        wholeNumber,
+        1e9,
+        'Elements of the shard that stay in memory; those behind them go to nvme.',
+      ),
     }),
     offload_optimizer: section('Optimizer states outside device memory.', {
       ...offload('optimizer states'),
-      buffer_count: accepted(wholeNumber, 4, 'Buffers in the pool.', offloadOnly),
-      pipeline_read: accepted(flag, false, 'Read ahead.', offloadOnly),
-      pipeline_write: accepted(flag, false, 'Write behind.', offloadOnly),
-      fast_init: accepted(flag, false, 'Quick first allocation.', offloadOnly),
-      ratio: accepted(fraction, 1, 'Share of the states that is offloaded.', offloadOnly),
+      buffer_count: available(
+        wholeNumber,
+        4,
+        "Buffers of a sub-group's length; one sub-group needs as many as it has tensors on nvme, a pipeline twice that.",
+      ),
+      pipeline_read: available(flag, false, 'Read the next sub-group while one is updated.'),
+      pipeline_write: available(flag, false, 'Write a sub-group while the next is updated.'),
+      fast_init: accepted(
+        flag,
+        false,
+        'Quick first allocation.',
+        'states begin as reserved space that reads as zeros; nothing is written at the start',
+      ),
+      ratio: available(fraction, 1, 'Share of the elements whose states are offloaded to nvme.'),
       super_offload: notYet(flag, false, 'The scheme for Grace-Hopper processors.'),
       cpuadam_cores_perc: accepted(fraction, 0.8, 'Share of the cores for Adam.', offloadOnly),
     }),
@@ -264,17 +283,21 @@ export const zeroKeys = {
     }),
   }),
   aio: section('Asynchronous file access of NVMe offload.', {
-    block_size: accepted(positiveInteger, 1_048_576, 'Bytes per request.', offloadOnly),
-    queue_depth: accepted(positiveInteger, 8, 'Requests in flight.', offloadOnly),
-    intra_op_parallelism: accepted(positiveInteger, 1, 'Threads per request.', offloadOnly),
+    block_size: available(positiveInteger, 1_048_576, 'Bytes per request, a multiple of 4096.'),
+    queue_depth: available(positiveInteger, 8, 'Requests under way for each thread.'),
+    intra_op_parallelism: available(positiveInteger, 1, 'Threads that share a transfer.'),
     thread_count: ignored(
       positiveInteger,
       1,
       'Old name of intra_op_parallelism.',
       "documented, and ignored by DeepSpeed's parser; write intra_op_parallelism",
     ),
-    single_submit: accepted(flag, false, 'Submit requests one by one.', offloadOnly),
-    overlap_events: accepted(flag, true, 'Submit and wait at the same time.', offloadOnly),
+    single_submit: available(flag, false, 'Hand requests to the system one by one.'),
+    overlap_events: available(
+      flag,
+      true,
+      'Replace a request when it ends; false: when all under way have.',
+    ),
     use_gds: notYet(flag, false, 'NVIDIA GPUDirect Storage.'),
   }),
 };

@@ -1,7 +1,9 @@
 import type { CheckpointEvent } from '../../hooks/index.ts';
 import type { FrozenParameters } from '../../layout.ts';
 import type { StrategyContext } from '../plugin.ts';
+import { placesOf, type HeldPart } from '../held.ts';
 import type { ZeroState } from '../zero/index.ts';
+import { stateCount } from '../zero/recipe.ts';
 import { locate } from './folder.ts';
 import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen } from './load.ts';
 import { readLocal } from './local.ts';
@@ -16,7 +18,7 @@ export { checkWritable } from './save.ts';
 /** Every rank has all frozen parameters, and writes its share of them. */
 function frozenTensor({ layout, buffer }: FrozenParameters, rank: number): FlatTensor {
   const { offset, count } = layout.shards[rank]!;
-  return { name: 'frozen', buffer, byteOffset: offset * 4, count };
+  return { name: 'frozen', count, places: [{ buffer, byteOffset: offset * 4, bytes: count * 4 }] };
 }
 
 /**
@@ -25,8 +27,7 @@ function frozenTensor({ layout, buffer }: FrozenParameters, rank: number): FlatT
  */
 export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void {
   const { addon, communicator, layout, optimizer: recipe, lifecycle, engine } = context;
-  const { stored } = zero.weights;
-  const stateNames = zero.optimizer.states.map((_, index) => `state${index + 1}`);
+  const stateNames = Array.from({ length: stateCount(recipe) }, (_, index) => `state${index + 1}`);
 
   const validation = context.config?.checkpoint.tag_validation ?? 'Warn';
 
@@ -36,8 +37,12 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
     const tag = await agreeOnTag(context, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
     const frozen = event.excludeFrozenParameters ? undefined : context.frozen;
-    // Replicated states are saved by shards, too: the files do not depend on the stage.
-    const stateStart = shard.offset - zero.optimizer.updated.offset;
+    // What every rank has is saved by shards, too: the files do not depend on the stage.
+    const own = (name: string, parts: readonly HeldPart[]): FlatTensor => ({
+      name,
+      count: shard.count,
+      places: placesOf(parts, shard).map(({ place }) => place),
+    });
     event.written = await saveCheckpoint(addon, context, event.directory, tag, {
       layout,
       ...(frozen && { frozen: frozen.layout }),
@@ -45,20 +50,14 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       step: Number(event.state.step ?? 0),
       optimizer: { kind: recipe.kind, step: zero.optimizer.step, states: stateNames },
       tensors: [
-        {
-          name: 'parameters',
-          buffer: stored.buffer,
-          byteOffset: (shard.offset - stored.range.offset) * 4,
-          count: shard.count,
-        },
-        ...zero.optimizer.states.map((buffer, index) => ({
-          name: stateNames[index]!,
-          buffer,
-          byteOffset: stateStart * 4,
-          count: shard.count,
-        })),
+        own('parameters', zero.weights.stored),
+        ...zero.optimizer.stored.map((parts, index) => own(stateNames[index]!, parts)),
         ...(frozen ? [frozenTensor(frozen, communicator.rank)] : []),
-        ...zero.local.map((state) => ({ ...state, byteOffset: 0 })),
+        ...zero.local.map(({ name, buffer, count }) => ({
+          name,
+          count,
+          places: [{ buffer, byteOffset: 0, bytes: count * 4 }],
+        })),
       ],
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
@@ -74,12 +73,8 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       states: stateNames,
     });
     const targets: LoadTarget[] = [
-      { tensor: 'parameters', ...stored },
-      ...zero.optimizer.states.map((buffer, index) => ({
-        tensor: stateNames[index]!,
-        buffer,
-        range: zero.optimizer.updated,
-      })),
+      { tensor: 'parameters', parts: zero.weights.stored },
+      ...zero.optimizer.stored.map((parts, index) => ({ tensor: stateNames[index]!, parts })),
     ];
     await readFlat(addon, checkpoint, layout, targets);
     if (context.frozen) await readFrozen(addon, checkpoint, context.frozen);

@@ -1,26 +1,20 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeAddon, NativeBuffer } from '../../native/contract.ts';
+import type { NativeAddon } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
-import {
-  type FlatLayout,
-  type FrozenParameters,
-  intersect,
-  type Shard,
-  type Slot,
-} from '../../layout.ts';
+import { type FlatLayout, type FrozenParameters, intersect, type Slot } from '../../layout.ts';
+import { inMemory, placesOf, type HeldPart } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
 
 const bytesPerElement = 4;
 
-/** A flat tensor to fill: `buffer` holds the elements `range` of the new flat layout. */
+/** A flat tensor to fill: elements of the new flat layout. */
 export interface LoadTarget {
   /** `parameters`, `state1`, ... */
   tensor: string;
-  buffer: NativeBuffer;
-  range: Shard;
+  parts: readonly HeldPart[];
 }
 
 /** A checkpoint that has been opened and checked. */
@@ -154,7 +148,7 @@ export async function readFrozen(
   const shards = manifest.shards.map((shard) => ({ ...shard, ...shard.frozen! }));
   const range = { offset: 0, count: layout.total };
   await readFlat(addon, { folder, manifest: { layout: manifest.frozen, shards } }, layout, [
-    { tensor: 'frozen', buffer, range },
+    { tensor: 'frozen', parts: [inMemory(buffer, range)] },
   ]);
 }
 
@@ -166,31 +160,21 @@ export async function readFlat(
   targets: readonly LoadTarget[],
 ): Promise<void> {
   const stored = new Map(manifest.layout.map((slot) => [slot.name, slot]));
-  for (const { tensor, buffer, range } of targets) {
+  for (const { tensor, parts } of targets) {
     for (const slot of layout.slots) {
-      const part = intersect(slot, range);
-      if (part.count === 0) continue;
-      const source = {
-        offset: stored.get(slot.name)!.offset + (part.offset - slot.offset),
-        count: part.count,
-      };
+      // From elements of this layout to those of the one that was written.
+      const moved = stored.get(slot.name)!.offset - slot.offset;
       for (const shard of manifest.shards) {
-        const piece = intersect(source, shard);
-        if (piece.count === 0) continue;
-        const tensorStart = shard.tensors[tensor];
-        if (tensorStart === undefined) {
-          throw corrupt(`${shard.file} of ${folder} has no tensor ${tensor}`, shard.file);
+        const piece = intersect(slot, { offset: shard.offset - moved, count: shard.count });
+        for (const { range, place } of placesOf(parts, piece)) {
+          const tensorStart = shard.tensors[tensor];
+          if (tensorStart === undefined) {
+            throw corrupt(`${shard.file} of ${folder} has no tensor ${tensor}`, shard.file);
+          }
+          const element = range.offset + moved - shard.offset;
+          const fileOffset = tensorStart + element * bytesPerElement;
+          await addon.readInto(join(folder, shard.file), fileOffset, place);
         }
-        const target = part.offset - range.offset + (piece.offset - source.offset);
-        await addon.readInto(
-          join(folder, shard.file),
-          tensorStart + (piece.offset - shard.offset) * bytesPerElement,
-          {
-            buffer,
-            byteOffset: target * bytesPerElement,
-            bytes: piece.count * bytesPerElement,
-          },
-        );
       }
     }
   }

@@ -1,13 +1,14 @@
-import type { FilePiece, NativeBuffer } from '../../native/contract.ts';
+import type { FilePiece } from '../../native/contract.ts';
+import type { Place } from '../held.ts';
 
 const bytesPerElement = 4;
 
-/** A stretch of engine memory that becomes one flat fp32 tensor of a shard file. */
+/** What becomes one flat fp32 tensor of a shard file. */
 export interface FlatTensor {
   name: string;
-  buffer: NativeBuffer;
-  byteOffset: number;
   count: number;
+  /** `count` elements in all. */
+  places: readonly Place[];
 }
 
 /**
@@ -34,11 +35,12 @@ export function shardFile(tensors: readonly FlatTensor[]): {
   const pieces: FilePiece[] = [{ fileOffset: 0, source: header }];
   const offsets: Record<string, number> = {};
   let offset = dataStart;
-  for (const { name, buffer, byteOffset, count } of tensors) {
-    const bytes = count * bytesPerElement;
+  for (const { name, places } of tensors) {
     offsets[name] = offset;
-    if (bytes > 0) pieces.push({ fileOffset: offset, source: { buffer, byteOffset, bytes } });
-    offset += bytes;
+    for (const source of places) {
+      if (source.bytes > 0) pieces.push({ fileOffset: offset, source });
+      offset += source.bytes;
+    }
   }
   return { pieces, offsets };
 }

@@ -1,6 +1,7 @@
 import type { OptimizerOutcome, OptimizerStepContext } from '../../hooks/index.ts';
 import type { NativeBuffer, OptimizerHyper, Region, Work } from '../../native/contract.ts';
 import type { Weights } from '../precision/weights.ts';
+import { inMemory } from '../held.ts';
 import type { LocalState } from '../zero/index.ts';
 import { CompressedMomentum, type CompressedMomentumOptions } from './compressed-momentum.ts';
 import type { CompressingOptimizer } from './index.ts';
@@ -57,12 +58,9 @@ export class ZeroOneAdam implements CompressingOptimizer {
       // Saved with the shards as well, which is what another number of ranks starts from.
       { name: 'local momentum', buffer: dense.states[0]!, count: total, otherwise: 'kept' },
     ];
-    const { master, copy16 } = dense.weights;
     this.weights = {
-      master,
-      ...(copy16 && { copy16 }),
       publish: (updated) => dense.weights.publish(updated),
-      stored: { buffer: this.#exchanged, range: { offset: 0, count: total } },
+      stored: [inMemory(this.#exchanged, { offset: 0, count: total })],
       adopt: () => {
         dense.weights.adopt();
         this.#forgetMoves();

@@ -1,22 +1,27 @@
 import type { FlatLayout, Shard } from '../../layout.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/index.ts';
 import { gatherShards } from '../zero/gather.ts';
+import { inMemory, type HeldPart } from '../held.ts';
 import type { StorageType } from './precision.ts';
 
 /** The weights that the optimizer updates, and how they reach the memory that the model reads. */
 export interface Weights {
-  /** fp32 weights of the elements in `updated`. */
-  readonly master: Region;
-  /** Where the optimizer writes them in 16 bits, too. */
-  readonly copy16?: Region;
-  /** fp32 weights that this rank has, for checkpoints; `range` in elements of the flat layout. */
-  readonly stored: { readonly buffer: NativeBuffer; readonly range: Shard };
-  /** After an update of `master` and `copy16`: every rank's model sees every shard. */
+  /** fp32 weights that this rank has, for checkpoints. */
+  readonly stored: readonly HeldPart[];
+  /** After the update: every rank's model sees every shard. */
   publish(updated: Work): Work;
   /** The host has written the model's memory, the same on all ranks. */
   adopt(): Work | null;
   /** A checkpoint was read into `stored`. */
   restore(): Work | null;
+}
+
+/** Weights that this rank has in memory. */
+export interface MemoryWeights extends Weights {
+  /** fp32, of the elements that the optimizer updates. */
+  readonly master: Region;
+  /** Where the optimizer writes them in 16 bits, too. */
+  readonly copy16?: Region;
 }
 
 export interface WeightsOptions {
@@ -32,7 +37,7 @@ export interface WeightsOptions {
   storage: StorageType;
 }
 
-export function createWeights(options: WeightsOptions): Weights {
+export function createWeights(options: WeightsOptions): MemoryWeights {
   return options.storage === 'float32'
     ? fullWeights(options)
     : new SixteenBitWeights(options, options.storage);
@@ -46,7 +51,7 @@ function fullWeights({
   updated,
   gatherSize,
   worldSize,
-}: WeightsOptions): Weights {
+}: WeightsOptions): MemoryWeights {
   const region = (range: Shard): Region => ({
     buffer: parameters,
     byteOffset: range.offset * 4,
@@ -56,7 +61,7 @@ function fullWeights({
   const whole = { offset: 0, count: layout.total };
   return {
     master: region(updated),
-    stored: { buffer: parameters, range: whole },
+    stored: [inMemory(parameters, whole)],
     publish: (work) =>
       gatherSize === null || worldSize === 1
         ? work
@@ -70,10 +75,10 @@ function fullWeights({
  * fp32 master weights of this rank's shard; 16-bit parameters, which travel; and the fp32 window that
  * ONNX Runtime reads, always the 16-bit parameters widened. Rounding happens once, in the optimizer.
  */
-class SixteenBitWeights implements Weights {
+class SixteenBitWeights implements MemoryWeights {
   readonly master: Region;
   readonly copy16: Region;
-  readonly stored: { readonly buffer: NativeBuffer; readonly range: Shard };
+  readonly stored: readonly HeldPart[];
   readonly #options: WeightsOptions;
   /** All parameters in 16 bits, and in the model's memory. */
   readonly #narrow: Region;
@@ -87,7 +92,7 @@ class SixteenBitWeights implements Weights {
       name: 'master weights',
     });
     this.master = { buffer, byteOffset: 0, count: updated.count, dtype: 'float32' };
-    this.stored = { buffer, range: updated };
+    this.stored = [inMemory(buffer, updated)];
     this.#narrow = {
       buffer: engine.allocate(layout.total * 2, {
         category: 'parameters',

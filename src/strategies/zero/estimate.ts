@@ -1,5 +1,7 @@
 import type { DeepSpeedConfig } from '../../config/index.ts';
 import { fullPrecision, type Precision } from '../precision/precision.ts';
+import { offloadedBytes } from '../offload/estimate.ts';
+import type { OffloadSettings } from '../offload/settings.ts';
 import type { ZeroStage } from './index.ts';
 import { type OptimizerRecipe, stateCount } from './optimizer.ts';
 
@@ -12,6 +14,15 @@ export function keepsWholeGradients(config: DeepSpeedConfig): boolean {
   return stage < 2 || (atBoundary && config.gradient_accumulation_steps > 1);
 }
 
+/** Whether the model's parameters are gathered. One rank alone does so only from disk. */
+export function gathersParameters(
+  { stage, offload }: { stage: ZeroStage; offload?: OffloadSettings | null },
+  ranks: number,
+  narrow: boolean,
+): boolean {
+  return stage === 3 && (ranks > 1 || (offload != null && (narrow || offload.parameters !== null)));
+}
+
 /** Bytes that a rank holds all the time, by category of the memory account. */
 export interface ZeroBytes {
   parameters: number;
@@ -22,6 +33,8 @@ export interface ZeroBytes {
   window: number;
   /** 16-bit copies of gradients for the wire. */
   communication: number;
+  /** Buffers of what is offloaded to disk. */
+  io: number;
 }
 
 /**
@@ -33,6 +46,7 @@ export interface ZeroBytes {
  * activations come on top.
  *
  * @param wholeGradients stage 2 or 3 that keeps them, see keepsWholeGradients: 4Ψ (and 2Ψ) as at stage 1
+ * @param offload what of a rank's shard goes to disk
  */
 export function zeroBytes(
   stage: ZeroStage,
@@ -41,18 +55,21 @@ export function zeroBytes(
   recipe: OptimizerRecipe,
   precision: Precision = fullPrecision,
   wholeGradients = stage < 2,
+  offload: OffloadSettings | null = null,
 ): ZeroBytes {
   const whole = 4 * elements;
   const owned = stage === 0 ? whole : whole / ranks;
   const narrow = precision.storage !== 'float32';
-  const gathers = stage === 3 && ranks > 1;
+  const gathers = gathersParameters({ stage, offload }, ranks, narrow);
   const held = gathers ? whole / ranks : whole;
-  return {
+  const bytes = {
     parameters: narrow ? held / 2 : held,
     gradients: wholeGradients ? whole : whole / ranks,
     optimizer: stateCount(recipe) * owned,
     master: narrow ? owned : 0,
     window: narrow && !gathers ? whole : 0,
     communication: precision.gradientType !== 'float32' && wholeGradients ? whole / 2 : 0,
+    io: 0,
   };
+  return offload ? offloadedBytes(bytes, owned / 4, offload) : bytes;
 }

@@ -11,9 +11,13 @@ export interface Tenant {
  * Static places in one buffer for tenants that come and go: each takes the first stretch that is free as
  * long as it stays.
  *
+ * @param alignment of places, in elements
  * @returns element offsets by tenant, and the elements of the buffer
  */
-export function firstFit(tenants: readonly Tenant[]): { offsets: number[]; size: number } {
+export function firstFit(
+  tenants: readonly Tenant[],
+  alignment = slotAlignment,
+): { offsets: number[]; size: number } {
   const placed: { tenant: Tenant; start: number; end: number }[] = [];
   const offsets = new Array<number>(tenants.length).fill(0);
   let size = 0;
@@ -35,7 +39,7 @@ export function firstFit(tenants: readonly Tenant[]): { offsets: number[]; size:
       if (start + tenant.count <= rival.start) break;
       start = Math.max(start, rival.end);
     }
-    const end = alignUp(start + tenant.count, slotAlignment);
+    const end = alignUp(start + tenant.count, alignment);
     placed.push({ tenant, start, end });
     offsets[index] = start;
     size = Math.max(size, end);

@@ -1,9 +1,10 @@
 import { elementCount, type Host } from '../../hooks/index.ts';
 import type { FlatLayout } from '../../layout.ts';
 import { planBuckets } from '../buckets.ts';
+import { layoutAlignment } from '../offload/settings.ts';
 import type { Precision } from '../precision/precision.ts';
 import { elementBytes } from '../precision/wire.ts';
-import { zeroBytes } from './estimate.ts';
+import { gathersParameters, zeroBytes } from './estimate.ts';
 import { planGathers } from './gather-plan.ts';
 import type { ZeroOptions } from './index.ts';
 import type { OptimizerRecipe } from './optimizer.ts';
@@ -17,6 +18,7 @@ export const footprintCategories = [
   'gradients',
   'window',
   'communication',
+  'io',
   'activations',
 ] as const;
 
@@ -35,8 +37,16 @@ export interface FootprintRequest {
 /** Makes the plans that a session would make, and adds up what they would take. */
 export function footprint(request: FootprintRequest): Footprint {
   const { options, host, layout, worldSize, optimizer, precision } = request;
-  const { stage, wholeGradients = stage < 2 } = options;
-  const held = zeroBytes(stage, layout.total, worldSize, optimizer, precision, wholeGradients);
+  const { stage, wholeGradients = stage < 2, offload = null } = options;
+  const held = zeroBytes(
+    stage,
+    layout.total,
+    worldSize,
+    optimizer,
+    precision,
+    wholeGradients,
+    offload,
+  );
   const frozen = (host.frozen ?? []).map(({ shape }) => elementCount(shape));
   const gradients = wholeGradients ? 0 : gradientWindow(request);
   return {
@@ -71,14 +81,15 @@ function gradientWindow({ options, host, layout }: FootprintRequest): number {
 /** Bytes that parameters are gathered into, and widened into. */
 function parameterWindows(request: FootprintRequest): number {
   const { options, host, layout, worldSize, precision } = request;
-  if (options.stage < 3 || worldSize === 1) return 0;
   const narrow = precision.storage !== 'float32';
+  if (!gathersParameters(options, worldSize, narrow)) return 0;
   const { wireSize, modelSize } = planGathers({
     parameters: host.parameters,
     layout,
     segmentCount: host.segments.length,
     limits: options.gather!,
     narrow,
+    ...(options.offload && { alignment: layoutAlignment(options.offload) }),
   });
   return wireSize * elementBytes(precision.storage) + (narrow ? modelSize * 4 : 0);
 }

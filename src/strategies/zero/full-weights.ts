@@ -1,7 +1,8 @@
 import type { WeightOwner } from '../../hooks/index.ts';
-import { type FlatLayout, intersect, type Slot } from '../../layout.ts';
+import type { FlatLayout, Shard, Slot } from '../../layout.ts';
 import type { Peers } from '../agree.ts';
 import { bucketShards } from '../buckets.ts';
+import { placesOf, readPlace, writePlace } from '../held.ts';
 import type { Weights } from '../precision/weights.ts';
 
 /** The fp32 weights of one parameter, whole, wherever its shards are. For looking, not for a step. */
@@ -21,8 +22,10 @@ export class FullWeights implements WeightOwner {
     await engine.idle();
     const slot = this.#layout.byName.get(parameter)!;
     return this.#travelling(slot, (values, region) => {
-      this.#copy(slot, (own, at) => values.set(own, at));
-      if (this.#weights.stored.range.count === this.#layout.total) return null;
+      for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+        readPlace(place, part(values, range, slot));
+      }
+      if (this.#holdsAll) return null;
       return engine.allGather(region, bucketShards(slot, this.#layout));
     });
   }
@@ -35,7 +38,9 @@ export class FullWeights implements WeightOwner {
       values.set(given);
       return engine.broadcast(region, from);
     });
-    this.#copy(slot, (own, at) => own.set(agreed.subarray(at, at + own.length)));
+    for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+      writePlace(place, part(agreed, range, slot));
+    }
     const restored = this.#weights.restore();
     if (restored !== null) await engine.wait(restored);
   }
@@ -63,12 +68,14 @@ export class FullWeights implements WeightOwner {
     }
   }
 
-  /** Visits the part of the tensor that this rank stores. */
-  #copy(slot: Slot, visit: (own: Float32Array, at: number) => void): void {
-    const { buffer, range } = this.#weights.stored;
-    const part = intersect(slot, range);
-    if (part.count === 0) return;
-    const own = new Float32Array(buffer.view(), (part.offset - range.offset) * 4, part.count);
-    visit(own, part.offset - slot.offset);
+  get #holdsAll(): boolean {
+    const held = this.#weights.stored.reduce((sum, { range }) => sum + range.count, 0);
+    return held === this.#layout.total;
   }
+}
+
+/** Elements `range` of the flat buffer in the values of a slot. */
+function part(values: Float32Array, range: Shard, slot: Slot): Float32Array {
+  const start = range.offset - slot.offset;
+  return values.subarray(start, start + range.count);
 }

@@ -50,6 +50,8 @@ export interface GatherRequest {
   limits: GatherLimits;
   /** What arrives is widened into other memory before the first reader. */
   narrow: boolean;
+  /** Of the places where gatherings arrive, in elements; default: that of the layout's slots. */
+  alignment?: number;
 }
 
 /** Position of a pass of a segment. */
@@ -111,9 +113,12 @@ export function planGathers(request: GatherRequest): GatherPlan {
     last: readers.at(-1) ?? positions,
     count,
   }));
-  const model = firstFit(read);
+  const model = firstFit(read, request.alignment);
   const wire = narrow
-    ? firstFit(groups.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })))
+    ? firstFit(
+        groups.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })),
+        request.alignment,
+      )
     : model;
   const placed = groups.map(({ end: _, ...one }, index) => ({
     ...one,

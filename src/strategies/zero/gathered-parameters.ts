@@ -7,9 +7,14 @@ import {
   type SegmentWorkEvent,
   type StepPlan,
 } from '../../hooks/index.ts';
-import { type FlatLayout, intersect, type Shard } from '../../layout.ts';
-import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
+import { alignUp, type FlatLayout, intersect, type Shard } from '../../layout.ts';
+import type { FloatType, NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { bucketShards } from '../buckets.ts';
+import { placesOf, writePlace } from '../held.ts';
+import { heldSplit } from '../offload/offload.ts';
+import { swapUnit } from '../offload/settings.ts';
+import { tailByte } from '../offload/swap-space.ts';
+import type { Split } from '../offload/walk.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { type Gathering, type GatherPlan, positionOf, segmentAt } from './gather-plan.ts';
 
@@ -19,9 +24,9 @@ export interface GatheredParametersOptions {
   rank: number;
   segmentCount: number;
   plan: GatherPlan;
-  /** This rank's shard: fp32, and in the type that travels. The same memory where that is fp32. */
-  master: Region;
-  sent: Region;
+  /** This rank's shard: fp32, and in the type that travels. The same where that is fp32. */
+  master: Split;
+  sent: Split;
 }
 
 /**
@@ -33,6 +38,7 @@ export class GatheredParameters implements ParameterOwner {
   readonly gathers = true;
   readonly #options: GatheredParametersOptions;
   readonly #shard: Shard;
+  readonly #type: FloatType;
   readonly #wire: NativeBuffer;
   /** Where the model reads, fp32; `#wire` itself where that is fp32. */
   readonly #model: NativeBuffer;
@@ -50,7 +56,8 @@ export class GatheredParameters implements ParameterOwner {
     this.#options = options;
     const { engine, layout, rank, plan, sent, segmentCount } = options;
     this.#shard = layout.shards[rank]!;
-    this.#wire = engine.allocate(Math.max(plan.wireSize, 1) * elementBytes(sent.dtype), {
+    this.#type = (sent.head ?? sent.tail)!.dtype;
+    this.#wire = engine.allocate(Math.max(plan.wireSize, 1) * elementBytes(this.#type), {
       category: 'window',
       shared: true,
       name: 'gathered parameters',
@@ -72,7 +79,7 @@ export class GatheredParameters implements ParameterOwner {
   }
 
   get #narrow(): boolean {
-    return this.#options.sent.dtype !== 'float32';
+    return this.#type !== 'float32';
   }
 
   location(parameter: string, segment: number, pass: SegmentEvent['pass']): Location {
@@ -138,9 +145,11 @@ export class GatheredParameters implements ParameterOwner {
     const slot = this.#options.layout.byName.get(parameter)!;
     const own = intersect(slot, this.#shard);
     if (own.count === 0) return;
-    const { buffer, byteOffset, count } = this.#options.master;
-    const values = new Float32Array(buffer.view(), byteOffset, count);
-    values.set(read(own.offset - slot.offset, own.count), own.offset - this.#shard.offset);
+    const values = read(own.offset - slot.offset, own.count);
+    for (const { range, place } of placesOf(heldSplit(this.#options.master, this.#shard), own)) {
+      const start = range.offset - own.offset;
+      writePlace(place, values.subarray(start, start + range.count));
+    }
   }
 
   /** Each element has one owner, whose value is the truth. */
@@ -181,17 +190,34 @@ export class GatheredParameters implements ParameterOwner {
 
   /** @param behind works that must not fail before it; unlike `after`, copying does not wait for them */
   #gather(stretch: Shard, wirePlace: number, after: Work[], behind: Work[] = []): Work {
-    const { engine, layout, sent } = this.#options;
+    const { engine, layout } = this.#options;
     const own = intersect(stretch, this.#shard);
     let ready = after;
     if (own.count > 0) {
-      const bytes = elementBytes(sent.dtype);
-      const byteOffset = sent.byteOffset + (own.offset - this.#shard.offset) * bytes;
-      const target = this.#region(wirePlace + own.offset - stretch.offset, own.count);
-      ready = [engine.copy({ ...sent, byteOffset, count: own.count }, target, after)];
+      const first = own.offset - this.#shard.offset;
+      ready = this.#fetch(first, own.count, wirePlace + own.offset - stretch.offset, after);
     }
     const window = this.#region(wirePlace, stretch.count);
     return engine.allGather(window, bucketShards(stretch, layout), [...ready, ...behind]);
+  }
+
+  /** Elements [first, first + count) of the shard go to a place of the wire, from memory and from disk. */
+  #fetch(first: number, count: number, place: number, after: Work[]): Work[] {
+    const { engine, sent } = this.#options;
+    const { head, tail } = sent;
+    const inMemory = Math.max(0, Math.min(count, (head?.count ?? 0) - first));
+    const works: Work[] = [];
+    if (inMemory > 0) {
+      const byteOffset = head!.byteOffset + first * elementBytes(this.#type);
+      const source = { ...head!, byteOffset, count: inMemory };
+      works.push(engine.copy(source, this.#region(place, inMemory), after));
+    }
+    if (inMemory < count) {
+      const region = this.#region(place + inMemory, alignUp(count - inMemory, swapUnit));
+      const fileOffset = tailByte(tail!, first + inMemory);
+      works.push(engine.swapIn(tail!.file, [{ fileOffset, region }], after));
+    }
+    return works;
   }
 
   #widen(
@@ -207,7 +233,7 @@ export class GatheredParameters implements ParameterOwner {
   }
 
   #region(place: number, count: number): Region {
-    const { dtype } = this.#options.sent;
+    const dtype = this.#type;
     return { buffer: this.#wire, byteOffset: place * elementBytes(dtype), count, dtype };
   }
 

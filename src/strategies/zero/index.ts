@@ -1,15 +1,23 @@
 import { requireCapability } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
-import { createWeights, type Weights } from '../precision/weights.ts';
+import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
+import { Offload } from '../offload/offload.ts';
+import { OffloadedOptimizer } from '../offload/optimizer.ts';
+import type { OffloadSettings } from '../offload/settings.ts';
+import { SwappedUpdate } from '../offload/swapped-update.ts';
 import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
-import type { NativeBuffer } from '../../native/contract.ts';
+import { groupRanges } from '../../layout.ts';
+import type { NativeBuffer, Work } from '../../native/contract.ts';
+import { gathersParameters } from './estimate.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
 import { FullWeights } from './full-weights.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
-import { shardedWeights } from './sharded-weights.ts';
+import { stateCount } from './recipe.ts';
+import type { ShardOptimizer, ShardOptimizerOptions } from './shard-optimizer.ts';
+import { shardedWeights, shardInMemory, type ShardWeights } from './sharded-weights.ts';
 
 export type ZeroStage = 0 | 1 | 2 | 3;
 
@@ -31,12 +39,14 @@ export interface ZeroOptions {
   skippable?: readonly number[];
   /** Stage 0: an optimizer that sends one bit an element. */
   oneBit?: OneBitRecipe;
+  /** Stage 3: what goes to disk. */
+  offload?: OffloadSettings;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
 export interface ZeroState {
   readonly stage: ZeroStage;
-  readonly optimizer: PartitionedOptimizer;
+  readonly optimizer: ShardOptimizer;
   /** The weights to save and to load. */
   readonly weights: Weights;
   /** State of this rank alone, which means something at this world size only. */
@@ -93,20 +103,25 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
       ? new ShardedGradient(reducer)
       : new WholeGradient(reducer);
   claims.claim('gradients', 'zero', gradients);
-  const optimizer = new PartitionedOptimizer({
+  const stepping = {
     engine,
     layout,
     rank,
     worldSize,
-    weights: weightsOf(context, options),
     gradients,
     recipe: context.optimizer,
-    partitioned: options.stage >= 1,
     lossScale,
     skipsOverflow: precision.skipsOverflow,
-  });
+  };
+  const optimizer = options.offload
+    ? offloadedOptimizer(context, options, options.offload, stepping)
+    : new PartitionedOptimizer({
+        ...stepping,
+        weights: weightsOf(context, options),
+        partitioned: options.stage >= 1,
+      });
   const oneBit: CompressingOptimizer | null =
-    options.oneBit === undefined
+    options.oneBit === undefined || !(optimizer instanceof PartitionedOptimizer)
       ? null
       : createOneBit(options.oneBit, {
           engine,
@@ -138,8 +153,8 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
 }
 
 /** One rank alone has nothing to gather: its stage 3 is stage 2. */
-function weightsOf(context: StrategyContext, options: ZeroOptions): Weights {
-  const { engine, layout, communicator, precision, host, claims, lifecycle } = context;
+function weightsOf(context: StrategyContext, options: ZeroOptions): MemoryWeights {
+  const { engine, layout, communicator, precision, host } = context;
   const { rank, size: worldSize } = communicator;
   const { stage } = options;
   if (stage === 3) requireCapability(host, 'gatheredParameters', 'zero_optimization.stage 3');
@@ -154,7 +169,59 @@ function weightsOf(context: StrategyContext, options: ZeroOptions): Weights {
       storage: precision.storage,
     });
   }
-  const { weights, parameters } = shardedWeights(context, options.gather!);
+  const { master, copy16 } = shardInMemory(context);
+  return {
+    ...gatheredWeights(
+      context,
+      options,
+      { master: { head: master }, ...(copy16 && { copy16: { head: copy16 } }) },
+      () => (copy16 ? engine.copy(master, copy16) : null),
+    ),
+    master,
+    ...(copy16 && { copy16 }),
+  };
+}
+
+/** Stage 3 with a part of the shard on disk. */
+function offloadedOptimizer(
+  context: StrategyContext,
+  options: ZeroOptions,
+  settings: OffloadSettings,
+  stepping: ShardOptimizerOptions,
+): OffloadedOptimizer {
+  const { host, engine, layout, communicator, precision, optimizer: recipe } = context;
+  const { rank, size: worldSize } = communicator;
+  requireCapability(host, 'gatheredParameters', 'zero_optimization.stage 3');
+  const offload = new Offload(context, settings);
+  const narrow = precision.storage !== 'float32';
+  // As without offloading, a rank alone gathers nothing where the model's memory is the optimizer's.
+  const alone = !gathersParameters({ stage: 3, offload: settings }, worldSize, narrow);
+  const own = alone ? weightsOf(context, options) : null;
+  const weights = own ? { master: { head: own.master } } : offload.weights(precision.storage);
+  const states = offload.states(stateCount(recipe));
+  const swapped = new SwappedUpdate({
+    engine,
+    settings,
+    tensors: { ...weights, states },
+    count: layout.shards[rank]!.count,
+    ranges: groupRanges(layout, layout.shards[rank]!),
+  });
+  return new OffloadedOptimizer({
+    ...stepping,
+    swapped,
+    weights: own ?? gatheredWeights(context, options, weights, () => swapped.narrow()),
+  });
+}
+
+/** Claims `parameters`: they are gathered from the shard, segment by segment. */
+function gatheredWeights(
+  context: StrategyContext,
+  options: ZeroOptions,
+  shard: ShardWeights,
+  narrow: () => Work | null,
+): Weights {
+  const { claims, lifecycle } = context;
+  const { weights, parameters } = shardedWeights(context, options.gather!, shard, narrow);
   claims.claim('parameters', 'zero', parameters);
   lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));
   for (const hook of ['forward', 'backward'] as const) {

@@ -1,6 +1,7 @@
 import type { DeepSpeedConfig } from '../../config/index.ts';
 import { type Host, requireCapability } from '../../hooks/index.ts';
 import { oneBitRecipe } from '../one-bit/index.ts';
+import { offloadSettings } from '../offload/settings.ts';
 import { keepsWholeGradients } from './estimate.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import type { ZeroOptions, ZeroStage } from './index.ts';
@@ -16,6 +17,7 @@ export function zeroOptions(
 ): ZeroOptions {
   const zero = config.zero_optimization;
   const oneBit = oneBitRecipe(config);
+  const offload = offloadSettings(config);
   return {
     stage: zero.stage as ZeroStage,
     wholeGradients: keepsWholeGradients(config),
@@ -27,6 +29,7 @@ export function zeroOptions(
     gather: gatherLimits(config),
     ...(config.progressive_layer_drop.enabled && { skippable: host.skippable ?? [] }),
     ...(oneBit && { oneBit }),
+    ...(offload && { offload }),
   };
 }
 

@@ -1,21 +1,24 @@
+import type { Region, Work } from '../../native/contract.ts';
+import { heldSplit } from '../offload/offload.ts';
+import { swapUnit } from '../offload/settings.ts';
+import type { Split } from '../offload/walk.ts';
 import type { StrategyContext } from '../plugin.ts';
 import type { Weights } from '../precision/weights.ts';
 import { type GatherLimits, planGathers } from './gather-plan.ts';
 import { GatheredParameters } from './gathered-parameters.ts';
 
-/**
- * Stage 3: of parameters, too, a rank holds its shard alone. In 16 bits that is the fp32 weights of the
- * optimizer and the rounded ones, which travel.
- */
-export function shardedWeights(
-  context: StrategyContext,
-  limits: GatherLimits,
-): { weights: Weights; parameters: GatheredParameters } {
-  const { host, engine, layout, communicator, precision } = context;
-  const { rank } = communicator;
-  const shard = layout.shards[rank]!;
-  const { count } = shard;
-  const narrow = precision.storage !== 'float32';
+/** A rank's shard of the parameters: fp32, and with 16-bit storage rounded, too, which then travels. */
+export interface ShardWeights {
+  readonly master: Split;
+  readonly copy16?: Split;
+}
+
+/** Memory for all of the shard. */
+export function shardInMemory(context: StrategyContext): { master: Region; copy16?: Region } {
+  const { engine, layout, communicator, precision } = context;
+  const { count } = layout.shards[communicator.rank]!;
+  const { storage } = precision;
+  const narrow = storage !== 'float32';
   const master = {
     buffer: engine.allocate(count * 4, {
       category: narrow ? 'master' : 'parameters',
@@ -25,34 +28,55 @@ export function shardedWeights(
     count,
     dtype: 'float32',
   } as const;
-  const copy16 = narrow
-    ? {
-        buffer: engine.allocate(count * 2, {
-          category: 'parameters',
-          name: `${precision.storage} parameter shard`,
-        }),
-        byteOffset: 0,
-        count,
-        dtype: precision.storage,
-      }
-    : null;
+  if (!narrow) return { master };
+  const buffer = engine.allocate(count * 2, {
+    category: 'parameters',
+    name: `${storage} parameter shard`,
+  });
+  return { master, copy16: { buffer, byteOffset: 0, count, dtype: storage } };
+}
+
+/**
+ * Stage 3: of parameters, too, a rank holds its shard alone.
+ *
+ * @param narrow enqueues the rounding of the whole shard; null where nothing is rounded
+ */
+export function shardedWeights(
+  context: StrategyContext,
+  limits: GatherLimits,
+  shard: ShardWeights,
+  narrow: () => Work | null,
+): { weights: Weights; parameters: GatheredParameters } {
+  const { host, engine, layout, communicator } = context;
+  const { rank } = communicator;
+  const { master, copy16 } = shard;
   const segmentCount = host.segments.length;
   const parameters = new GatheredParameters({
     engine,
     layout,
     rank,
     segmentCount,
-    plan: planGathers({ parameters: host.parameters, layout, segmentCount, limits, narrow }),
+    plan: planGathers({
+      parameters: host.parameters,
+      layout,
+      segmentCount,
+      limits,
+      narrow: copy16 !== undefined,
+      ...((copy16 ?? master).tail && { alignment: swapUnit }),
+    }),
     master,
     sent: copy16 ?? master,
   });
-  const spread = () => parameters.refresh(copy16 ? [engine.copy(master, copy16)] : []);
+  const spread = () => {
+    const narrowed = narrow();
+    return parameters.refresh(narrowed === null ? [] : [narrowed]);
+  };
   return {
     parameters,
     weights: {
-      master,
-      ...(copy16 && { copy16 }),
-      stored: { buffer: master.buffer, range: shard },
+      get stored() {
+        return heldSplit(master, layout.shards[rank]!);
+      },
       publish: (updated) => parameters.refresh([updated]) ?? updated,
       adopt: spread,
       restore: spread,

@@ -19,11 +19,15 @@ export function whatLowers(
     case 'master':
       return stage < 1
         ? 'zero_optimization.stage 1 or above'
-        : 'an optimizer.type with fewer states (Lion, SGD)';
+        : 'offload_optimizer.device "nvme" at zero_optimization.stage 3, or an optimizer.type with fewer states (Lion, SGD)';
+    case 'io':
+      return 'zero_optimization.sub_group_size and offload_optimizer.buffer_count';
     case 'gradients':
     case 'communication':
       return stage < 2 ? 'zero_optimization.stage 2 or above' : 'bf16.enabled';
     case 'parameters':
-      return stage < 3 ? 'zero_optimization.stage 3' : 'bf16.enabled';
+      return stage < 3
+        ? 'zero_optimization.stage 3'
+        : 'bf16.enabled, or offload_param.device "nvme"';
   }
 }

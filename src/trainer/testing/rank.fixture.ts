@@ -1,7 +1,13 @@
 /** One rank of `trainRanks`: a worker thread. */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { StepMetrics } from '../../hooks/index.ts';
-import type { CommStats, MemoryAccount } from '../../native/index.ts';
+import type {
+  CommStats,
+  MemoryAccount,
+  NativeEngine,
+  SwapFile,
+  SwapStats,
+} from '../../native/index.ts';
 import { AutoModelForCausalLM } from '../../transformers.ts';
 import { applyDeepSpeed } from '../../strategies/deepspeed.ts';
 import type { StrategyContext } from '../../strategies/plugin.ts';
@@ -42,11 +48,49 @@ const dataset = Array.from({ length: samples ?? 64 }, (_, row) => ({
 let context: StrategyContext | undefined;
 const gradientPeaks: number[] = [];
 
+const swapFiles: SwapFile[] = [];
+const swapWaits: string[] = [];
+
+function watchSwapping({ addon, engine }: StrategyContext): void {
+  const { createSwapFile } = addon;
+  addon.createSwapFile = (...args) => {
+    const file = createSwapFile(...args);
+    swapFiles.push(file);
+    return file;
+  };
+  const { swapIn, swapOut, optimizerStep } = engine;
+  const watched: Pick<NativeEngine, 'swapIn' | 'swapOut' | 'optimizerStep'> = {
+    swapIn(file, pieces, after = []) {
+      swapWaits.push(`in ${after.length}`);
+      return swapIn.call(engine, file, pieces, after);
+    },
+    swapOut(file, pieces, norm, after = []) {
+      swapWaits.push(`out ${after.length}`);
+      return swapOut.call(engine, file, pieces, norm, after);
+    },
+    optimizerStep(step, after = []) {
+      swapWaits.push(`step ${after.length}`);
+      return optimizerStep.call(engine, step, after);
+    },
+  };
+  for (const [name, value] of Object.entries(watched))
+    Object.defineProperty(engine, name, { value });
+}
+
+function swapStats(): SwapStats {
+  const sum = { bytesRead: 0, bytesWritten: 0, requests: 0, submissions: 0, mostUnderWay: 0 };
+  for (const stats of swapFiles.map((file) => file.stats())) {
+    for (const name of Object.keys(sum) as (keyof SwapStats)[]) sum[name] += stats[name];
+  }
+  return sum;
+}
+
 /** The strategy under test, watched. */
 const watched = {
   name: 'deepspeed',
   apply(given: StrategyContext) {
     context = given;
+    watchSwapping(given);
     applyDeepSpeed(given);
     given.lifecycle.tap('metrics', 'observe', 'test.gradientPeak', () => {
       gradientPeaks.push(Math.max(...model.parameters.map(({ name }) => gradientPeak(name))));
@@ -82,6 +126,7 @@ const trainer = new Trainer({
 let error: RankResult['error'];
 let memory: MemoryAccount | undefined;
 let stats: CommStats[] = [];
+let swapped: RankResult['swapped'] | undefined;
 const parameters = new Map<string, Float32Array>();
 try {
   await trainer.train(resumeFromCheckpoint === undefined ? {} : { resumeFromCheckpoint });
@@ -95,11 +140,13 @@ try {
   }
   memory = await trainer.memory();
   stats = context?.engine.commStats() ?? [];
+  swapped = { stats: swapStats(), waits: swapWaits };
 } catch (thrown) {
   const { code, message } = thrown as { code?: string; message: string };
   error = { code: code ?? 'none', message };
 }
 const { state } = trainer;
-const result = { parameters, metrics, state, memory, stats, lines, warnings, gradientPeaks };
+const seen = { metrics, state, memory, stats, swapped, lines, warnings, gradientPeaks };
+const result = { parameters, ...seen };
 parentPort!.postMessage({ ...result, ...(error && { error }) });
 await trainer.close();

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { StepMetrics } from '../../hooks/index.ts';
-import type { CommStats, MemoryAccount } from '../../native/index.ts';
+import type { CommStats, MemoryAccount, SwapStats } from '../../native/index.ts';
 import type { TrainingArguments } from '../arguments.ts';
 import type { TrainerState } from '../callbacks.ts';
 
@@ -34,6 +34,8 @@ export interface RankResult {
   warnings: string[];
   /** Largest element of the gradient as the reduction left it, by step; means something at stage 0. */
   gradientPeaks: number[];
+  /** What swap files moved, and for how many works each transfer and each optimizer step waited. */
+  swapped: { stats: SwapStats; waits: string[] };
   error?: { code: string; message: string };
 }
 
