@@ -1,8 +1,10 @@
 /** How scripts load TensorFlow.js, and what reaches them beside it. */
+import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { overRanks } from './tfjs.run.ts';
+import { overRanks, resultsIn, tfjsFixture } from './tfjs.run.ts';
 
 /** Inside the repository, where copies find what they need. */
 const runs = fileURLToPath(new URL('../runs/', import.meta.url));
@@ -28,8 +30,15 @@ it.each([
   expect(status).toBe(1);
 });
 
-it('a worker of a rank trains alone', async () => {
-  const run = await launch('worker');
-  expect(run.stderr).not.toContain('Error');
-  expect(run.results()).toEqual({ epochs: 2 });
+it.each([
+  ['worker', 'a worker of rank 0 trains a model: it is no rank'],
+  ['child', /the child process \d+ of rank 0 trains a model: it is no rank/],
+])('a %s of a rank trains alone, and is named once', async (name, note) => {
+  // As it is built: from sources, tsx loads nothing into workers.
+  const words = ['dist/cli/deepspeed.js', '--num_procs', '2', tfjsFixture('loading.cjs'), name];
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, words, { cwd: root });
+  expect(resultsIn(stdout)).toEqual({ epochs: 2 });
+  expect(stderr).toMatch(note);
+  expect(stderr.match(/trains a model/g)).toHaveLength(1);
 });

@@ -19,14 +19,8 @@ export async function epochSeconds(
   ranks: number | null,
   samples = 256,
 ): Promise<number> {
-  const launcher = [
-    '--import',
-    'tsx',
-    `${root}src/cli/deepspeed.ts`,
-    '-q',
-    '--num_procs',
-    `${ranks}`,
-  ];
+  // As users have it: built, no loader of TypeScript in the ranks.
+  const launcher = [`${root}dist/cli/deepspeed.js`, '-q', '--num_procs', `${ranks}`];
   const own = [script, backend, String(epochs), String(samples)];
   const words = [...(ranks === null ? [] : launcher), ...own];
   const { stdout } = await promisify(execFile)(process.execPath, words, { cwd: root });

@@ -17,6 +17,7 @@ import { packageVersion } from './package-version.ts';
 import { openRankLogs } from './rank-log.ts';
 import { RankProcess, type RankStart } from './rank-process.ts';
 import { reportLines, runStatus } from './report.ts';
+import { PRIVATE_VARIABLE } from './run-environment.ts';
 import { resolveScript, type Script, typescriptFlags } from './script.ts';
 import { supervise } from './supervise.ts';
 
@@ -136,18 +137,22 @@ function startRanks(
 }
 
 /**
- * Flags of `node` for a rank: what the script needs, what the preload needs, the preload. Workers get
- * the same flags, so the preload is reached through a line that does nothing in them: tsx, under
- * Node 20, would not even load our sources there.
+ * Flags of `node` for a rank: what the script needs, what the preload needs, the preload. Workers and
+ * forks get the same flags; what finds no run there is loaded into them instead. Not from sources into
+ * workers: tsx, under Node 20, does not serve them.
  */
 function rankFlags(script: Script): string[] {
   const fromSources = import.meta.url.endsWith('.ts');
-  const preload = new URL(fromSources ? './preload.ts' : './preload.js', import.meta.url);
-  const own = fromSources ? typescriptFlags(fileURLToPath(preload)) : [];
+  const own = fromSources ? typescriptFlags(fileURLToPath(import.meta.url)) : [];
+  const load = (name: string) =>
+    `await import('${new URL(`${name}.${fromSources ? 'ts' : 'js'}`, import.meta.url).href}')`;
   // The host of TensorFlow.js waits for the script to load it; nobody else can tell it that a script does.
-  const hook = new URL(`../hosts/tfjs/preload.${fromSources ? 'ts' : 'js'}`, import.meta.url);
-  const imports = [preload, hook].map(({ href }) => `await import('${href}')`).join(';');
-  const entry = `import{isMainThread}from'node:worker_threads';if(isMainThread){${imports}}`;
+  const rank = [load('./preload'), load('../hosts/tfjs/preload')].join(';');
+  const entry = [
+    "import{isMainThread}from'node:worker_threads'",
+    `if(isMainThread&&process.env.${PRIVATE_VARIABLE}){${rank}}`,
+    `else if(isMainThread||${!fromSources}){${load('../hosts/tfjs/bystander')}}`,
+  ].join('\n');
   return [
     ...(script.nodeFlags.length > 0 ? script.nodeFlags : own),
     '--import',

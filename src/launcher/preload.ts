@@ -16,12 +16,8 @@ const encoded = process.env[PRIVATE_VARIABLE];
 if (encoded !== undefined) {
   delete process.env[PRIVATE_VARIABLE];
   process.env[RANK_PID_VARIABLE] = String(process.pid);
-  // `fork` passes execArgv on: take the `--import` that led here out of it.
-  const self = process.execArgv.findIndex((flag) =>
-    flag.includes(encodeURIComponent(import.meta.url)),
-  );
-  if (self > 0) process.execArgv.splice(self - 1, 2);
-  // The user's workers and children are none of ours.
+  // The user's workers and children are none of ours; they keep the `--import` that led here, which finds
+  // no run in them.
   process.execArgv = process.execArgv.filter((flag) => !isNurseryFlag(flag));
   joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
 }

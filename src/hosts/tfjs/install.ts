@@ -1,10 +1,7 @@
-/**
- * Finds TensorFlow.js in this process, however the script loads it: all of it is CommonJS, and what an
- * `import` of CommonJS requires passes through `Module._load`, too.
- */
-import Module from 'node:module';
+/** Finds the parts of TensorFlow.js in this process, once each, and hooks into them. */
 import { DeepSpeedError } from '../../errors.ts';
 import type { Core, Data, Layers } from './library.ts';
+import { interceptLoads, loadedModules } from './loads.ts';
 
 /** Versions whose inner functions this host knows. */
 export const supportedRange = '>=4.22.0 <4.23.0';
@@ -16,34 +13,20 @@ export interface Hooks {
   data(data: Data): void;
 }
 
-interface ModuleInternals {
-  _load(request: string, parent: unknown, isMain: boolean): unknown;
-  _resolveFilename(request: string, parent: unknown, isMain: boolean): string;
-  _cache: Record<string, { exports: unknown } | undefined>;
-}
-
-const internals = Module as unknown as ModuleInternals;
-/** What its packages and their files are called; a script of the user's may well be in a folder `tfjs`. */
-const named = /@tensorflow[/\\]|[/\\]tf(js)?-(core|layers|data)[^/\\]*$|[/\\]tf\.[^/\\]*js$/;
-
 /** From now on, and for what is loaded already, `hooks` see every part once. */
 export function installHooks(hooks: Hooks): void {
   const finder = new Finder(hooks);
-  for (const [path, module] of Object.entries(internals._cache)) {
-    if (named.test(path) && module) finder.look(module.exports, path);
-  }
-  const load = internals._load;
-  internals._load = function (this: unknown, request, parent, isMain) {
-    if (!named.test(request)) return load.call(this, request, parent, isMain);
+  for (const [exports, path] of loadedModules()) finder.look(exports, path);
+  interceptLoads((load, path) => {
     finder.depth += 1;
     try {
-      const exports = load.call(this, request, parent, isMain);
-      finder.look(exports, () => internals._resolveFilename(request, parent, isMain));
+      const exports = load();
+      finder.look(exports, path);
       return exports;
     } finally {
       finder.depth -= 1;
     }
-  };
+  });
   finder.guardEngine();
 }
 
