@@ -16,7 +16,7 @@ const length = 8192;
 const section = { mode: 'bigbird', block: 64, num_random_blocks: 1, attention: 'unidirectional' };
 const kinds = ['dense', 'bigbird'] as const;
 /** Steps until the losses are compared. */
-const steps = 60;
+const steps = 30;
 
 function open(corpus: Corpus, kind: (typeof kinds)[number]): Promise<Training> {
   const model = AutoModelForCausalLM.fromConfig({
