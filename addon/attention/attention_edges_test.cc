@@ -85,11 +85,12 @@ void test_reference_gradient() {
 
 // Results repeat; forward does not depend on the number of threads, nor backward where heads are
 // enough for them. One head for several threads is summed up in parts.
-void test_threads() {
+void test_threads(size_t block) {
   for (const size_t heads : {1, 3, 4}) {
     Options o;
     o.B = 1, o.H = heads * 2, o.Hkv = heads, o.Sq = o.Sk = 517, o.D = 32;
-    o.causal = o.rotated = true;
+    o.causal = o.rotated = o.layout_per_head = true;
+    o.block = block;
     o.storage = Storage::kPacked;
     o.seed = 40 + heads;
     const Problem p(o);
@@ -259,7 +260,8 @@ void test_refusals() {
 
 int main() {
   test_reference_gradient();
-  test_threads();
+  test_threads(0);
+  test_threads(16);
   test_empty();
   test_non_finite();
   test_large_scores();

@@ -263,12 +263,23 @@ it('a sequence that the layout cannot take stops the run, with the key to change
 });
 
 describe('a language model', () => {
-  const trainerOf = (length: number, section?: object, dropped = 0) =>
+  const gpt2 = (dropped: number) => ({
+    ...{ model_type: 'gpt2', vocab_size: 31, n_positions: 64, n_embd: 8, n_layer: 1, n_head: 2 },
+    ...{ attn_pdrop: dropped, resid_pdrop: 0, embd_pdrop: 0 },
+  });
+  const llama = {
+    ...{ model_type: 'llama', vocab_size: 31, hidden_size: 16, intermediate_size: 16 },
+    ...{ num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 },
+    max_position_embeddings: 64,
+  };
+  const trainerOf = (
+    length: number,
+    section?: object,
+    dropped = 0,
+    config: object = gpt2(dropped),
+  ) =>
     new Trainer({
-      model: AutoModelForCausalLM.fromConfig({
-        ...{ model_type: 'gpt2', vocab_size: 31, n_positions: 64, n_embd: 8, n_layer: 1 },
-        ...{ n_head: 2, attn_pdrop: dropped, resid_pdrop: 0, embd_pdrop: 0 },
-      }),
+      model: AutoModelForCausalLM.fromConfig(config as Record<string, unknown>),
       trainDataset: {
         length: 4,
         get: (index) => ({ input_ids: Array.from({ length }, (_, i) => (7 * i + index) % 31) }),
@@ -285,6 +296,19 @@ describe('a language model', () => {
       },
       runtime: { threads: 1 },
     });
+
+  it.each([
+    ['gpt2', gpt2(0), 'in 1 of 1 attentions of 2 heads'],
+    ['llama', llama, 'in 2 of 2 attentions of 4 heads'],
+  ])('of this project, %s, has its attention replaced', async (_, config, words) => {
+    printed.mockClear();
+    const trainer = trainerOf(64, { mode: 'local' }, 0, config);
+    await trainer.train();
+    await trainer.close();
+    // Two of the four blocks of each row, one in the first: 7 of the 10 that a causal model has.
+    const report = `sparse_attention: local, block 16, ${words} over 64 positions: 70.0% of the causal blocks`;
+    expect(printed.mock.calls.map(([line]) => line)).toContain(report);
+  });
 
   it('has the lengths of samples told apart from what padding makes of them', async () => {
     await expect(trainerOf(35, { mode: 'fixed' }).train()).rejects.toMatchObject({
