@@ -120,6 +120,16 @@ OptimizerHyper hyper_of(const Napi::Value& value) {
   return hyper;
 }
 
+GradientCompression compression_of(const Napi::Value& value) {
+  const auto fields = object_of(value, "the compression");
+  GradientCompression compression;
+  compression.kind = gradient_compression_from_name(string_field(fields, "type"));
+  if (!is_absent(fields.Get("block"))) compression.block = size_field(fields, "block");
+  if (!is_absent(fields.Get("ratio"))) compression.ratio = number_field(fields, "ratio");
+  if (!is_absent(fields.Get("rank"))) compression.rank = size_field(fields, "rank");
+  return compression;
+}
+
 OptimizerStep step_of(const Napi::Value& value) {
   const auto fields = object_of(value, "the optimizer step");
   OptimizerStep step;
@@ -173,6 +183,8 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::all_gather>("allGather"),
             InstanceMethod<&EngineHandle::create_compressor>("createCompressor"),
             InstanceMethod<&EngineHandle::compressed_all_reduce>("compressedAllReduce"),
+            InstanceMethod<&EngineHandle::create_gradient_compressor>("createGradientCompressor"),
+            InstanceMethod<&EngineHandle::compressed_sum>("compressedSum"),
             InstanceMethod<&EngineHandle::broadcast>("broadcast"),
             InstanceMethod<&EngineHandle::barrier>("barrier"),
             InstanceMethod<&EngineHandle::throttle_comm>("throttleComm"),
@@ -404,6 +416,32 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
           integer_arg<uint32_t>(info[0], "compressor"), region_of(info[1], "x"),
           region_of(info[2], "workerError"), optional_region(info[3], "serverError"),
           works_of(info[4]));
+    });
+  }
+
+  // createGradientCompressor(compression, tensors)
+  Napi::Value create_gradient_compressor(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto tensors =
+          list_of<CompressedTensor>(info[1], "tensors", [](const Napi::Value& item) {
+            const auto fields = object_of(item, "a tensor");
+            return CompressedTensor{size_field(fields, "offset"), size_field(fields, "rows"),
+                                    size_field(fields, "columns")};
+          });
+      const uint32_t id = engine_->create_gradient_compressor(compression_of(info[0]), tensors);
+      auto made = Napi::Object::New(info.Env());
+      made.Set("id", id);
+      made.Set("factors", static_cast<double>(engine_->gradient_factors(id)));
+      return made;
+    });
+  }
+
+  // compressedSum(compressor, x, error, factors, after?)
+  Napi::Value compressed_sum(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->compressed_sum(integer_arg<uint32_t>(info[0], "compressor"),
+                                     region_of(info[1], "x"), region_of(info[2], "error"),
+                                     optional_region(info[3], "factors"), works_of(info[4]));
     });
   }
 

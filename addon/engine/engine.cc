@@ -19,6 +19,21 @@ std::vector<aio::Stretch> stretches_of(const std::vector<SwapPiece>& pieces) {
   return stretches;
 }
 
+// A region that may be absent, where `count` is 0.
+void require_fp32(const char* operation, const char* name, const Region& region, size_t count) {
+  const size_t given = region.buffer ? region.count : 0;
+  if (given != count)
+    invalid(std::string(name) + " has " + std::to_string(given) + " elements, must have " +
+                std::to_string(count),
+            operation);
+  if (given > 0 && region.dtype != DType::kFloat32)
+    invalid(std::string(name) + " must be float32", operation);
+}
+
+float* floats(const Region& region) {
+  return region.buffer ? static_cast<float*>(region.data()) : nullptr;
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<Communicator> communicator, EngineConfig config)
@@ -249,25 +264,55 @@ WorkId Engine::compressed_all_reduce(uint32_t id, Region x, Region worker_error,
   constexpr const char* kOperation = "compressedAllReduce";
   require_open();
   const auto& reduce = compressor(id, kOperation);
-  const auto require_fp32 = [&](const char* name, const Region& region, size_t count) {
-    const size_t given = region.buffer ? region.count : 0;
-    if (given != count)
-      invalid(std::string(name) + " has " + std::to_string(given) + " elements, must have " +
-                  std::to_string(count),
-              kOperation);
-    if (given > 0 && region.dtype != DType::kFloat32)
-      invalid(std::string(name) + " must be float32", kOperation);
-  };
-  require_fp32("x", x, reduce->count());
-  require_fp32("workerError", worker_error, reduce->count());
-  require_fp32("serverError", server_error, reduce->served());
+  require_fp32(kOperation, "x", x, reduce->count());
+  require_fp32(kOperation, "workerError", worker_error, reduce->count());
+  require_fp32(kOperation, "serverError", server_error, reduce->served());
   return enqueue_collective(kOperation, std::move(after),
                             [reduce, x = std::move(x), worker_error = std::move(worker_error),
                              server_error = std::move(server_error)](Communicator&) {
-                              const auto floats = [](const Region& region) {
-                                return region.buffer ? static_cast<float*>(region.data()) : nullptr;
-                              };
                               reduce->run(floats(x), floats(worker_error), floats(server_error));
+                            });
+}
+
+uint32_t Engine::create_gradient_compressor(const GradientCompression& compression,
+                                            const std::vector<CompressedTensor>& tensors) {
+  require_open();
+  std::shared_ptr<GradientCompressor> made =
+      make_gradient_compressor(compression, *communicator_, tensors, account_);
+  const CompressedTensor& last = tensors.back();
+  bucket_compressors_.emplace(next_id_,
+                              BucketCompressor{std::move(made), last.offset + last.count()});
+  return next_id_++;
+}
+
+const Engine::BucketCompressor& Engine::bucket_compressor(uint32_t id,
+                                                          const char* operation) const {
+  const auto found = bucket_compressors_.find(id);
+  if (found == bucket_compressors_.end())
+    invalid("there is no gradient compressor " + std::to_string(id), operation);
+  return found->second;
+}
+
+size_t Engine::gradient_factors(uint32_t id) const {
+  return bucket_compressor(id, "createGradientCompressor").compressor->factors();
+}
+
+WorkId Engine::compressed_sum(uint32_t id, Region x, Region error, Region factors,
+                              std::vector<WorkId> after) {
+  constexpr const char* kOperation = "compressedSum";
+  require_open();
+  const auto& [compressor, end] = bucket_compressor(id, kOperation);
+  if (x.count < end)
+    invalid(
+        "x has " + std::to_string(x.count) + " elements, the tensors end at " + std::to_string(end),
+        kOperation);
+  require_fp32(kOperation, "x", x, x.count);
+  require_fp32(kOperation, "error", error, x.count);
+  require_fp32(kOperation, "factors", factors, compressor->factors());
+  return enqueue_collective(kOperation, std::move(after),
+                            [compressor = compressor, x = std::move(x), error = std::move(error),
+                             factors = std::move(factors)](Communicator&) {
+                              compressor->run(floats(x), floats(error), floats(factors));
                             });
 }
 

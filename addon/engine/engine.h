@@ -10,6 +10,7 @@
 #include "aio/swap_file.h"
 #include "comm/communicator.h"
 #include "compress/compressed_all_reduce.h"
+#include "compress/gradient_compressor.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "engine/queue.h"
@@ -81,6 +82,14 @@ class Engine {
   // `server_error` has no buffer where this rank serves nothing.
   WorkId compressed_all_reduce(uint32_t compressor, Region x, Region worker_error,
                                Region server_error, std::vector<WorkId> after);
+  // Collective, as create_compressor. Lossy sums of a bucket of gradients.
+  uint32_t create_gradient_compressor(const GradientCompression& compression,
+                                      const std::vector<CompressedTensor>& tensors);
+  // Elements of `factors`.
+  size_t gradient_factors(uint32_t compressor) const;
+  // `factors` has no buffer where the compressor has none.
+  WorkId compressed_sum(uint32_t compressor, Region x, Region error, Region factors,
+                        std::vector<WorkId> after);
   WorkId broadcast(Region region, int root, std::vector<WorkId> after);
   WorkId barrier(std::vector<WorkId> after);
   void throttle_comm(double bytes_per_second);
@@ -94,6 +103,12 @@ class Engine {
   WorkId enqueue_collective(const char* name, std::vector<WorkId> after,
                             std::function<void(Communicator&)> body);
   const std::shared_ptr<CompressedAllReduce>& compressor(uint32_t id, const char* operation) const;
+  struct BucketCompressor {
+    std::shared_ptr<GradientCompressor> compressor;
+    // Elements up to the end of the last tensor.
+    size_t end = 0;
+  };
+  const BucketCompressor& bucket_compressor(uint32_t id, const char* operation) const;
   void check_shards(const char* operation, const Region& region,
                     const std::vector<Shard>& shards) const;
 
@@ -108,6 +123,7 @@ class Engine {
   std::unordered_map<uint32_t, std::shared_ptr<ort::Session>> sessions_;
   std::unordered_map<uint32_t, std::shared_ptr<ort::Instance>> instances_;
   std::unordered_map<uint32_t, std::shared_ptr<CompressedAllReduce>> compressors_;
+  std::unordered_map<uint32_t, BucketCompressor> bucket_compressors_;
   uint32_t next_id_ = 1;
   bool disposed_ = false;
   Queues queues_;  // last: its threads stop before anything above goes

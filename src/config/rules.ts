@@ -1,4 +1,5 @@
 /** Rules across sections. Each looks at filled values and says what excludes what. */
+import { compressionFindings } from './compression-rules.ts';
 import type { Problem } from './problem.ts';
 import { nonDefaultKeysWithoutUse, sparsityProblems } from './sparsity-rules.ts';
 import type { ConfigValues } from './table.ts';
@@ -38,6 +39,7 @@ const rules: Rule[] = [
   oneBitAlone,
   lambWhole,
   swapping,
+  gradientCompression,
   sparseAttention,
 ];
 
@@ -234,6 +236,16 @@ function swapping(config: ConfigValues, _: RuleContext, findings: RuleFindings):
       `${block} is not a multiple of 4096, which direct I/O needs`,
     );
   }
+}
+
+function gradientCompression(
+  config: ConfigValues,
+  { totalSteps }: RuleContext,
+  findings: RuleFindings,
+): void {
+  const { problems, warnings } = compressionFindings(config, totalSteps);
+  for (const { path, expected } of problems) refuse(findings, path, expected);
+  findings.warnings.push(...warnings);
 }
 
 /** DeepSpeed has no defaults for them. */

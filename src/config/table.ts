@@ -2,6 +2,7 @@
 import { accepted, text, type ValuesOf } from './key.ts';
 import { batchKeys } from './sections/batch.ts';
 import { checkpointKeys } from './sections/checkpoint.ts';
+import { compressionKeys } from './sections/compression.ts';
 import { diagnosticKeys } from './sections/diagnostics.ts';
 import { gradientKeys } from './sections/gradients.ts';
 import { laterKeys } from './sections/later.ts';
@@ -20,6 +21,7 @@ export const table = {
   ...optimizerKeys,
   ...schedulerKeys,
   ...gradientKeys,
+  ...compressionKeys,
   ...precisionKeys,
   ...zeroKeys,
   ...layerDropKeys,

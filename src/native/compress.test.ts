@@ -1,12 +1,8 @@
 /** The compressed all-reduce against its formulas in plain TypeScript, bit for bit. */
 import { randomUUID } from 'node:crypto';
-import { Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import type { CompressTask, CompressResult } from './compress-rank.fixture.ts';
-
-const loadTypeScript = `import('tsx/esm/api').then(({ tsImport }) => tsImport(${JSON.stringify(
-  new URL('./compress-rank.fixture.ts', import.meta.url).href,
-)}, ${JSON.stringify(import.meta.url)}))`;
+import { rankThreads } from './rank-testing.ts';
 
 interface State {
   worker: Float32Array;
@@ -67,18 +63,12 @@ function values(count: number, seed: number): Float32Array {
   });
 }
 
-async function exchange(task: Omit<CompressTask, 'key' | 'rank' | 'xs'>, xs: Float32Array[][]) {
+function exchange(task: Omit<CompressTask, 'key' | 'rank' | 'xs'>, xs: Float32Array[][]) {
   const key = randomUUID();
-  return Promise.all(
-    xs.map(
-      (own, rank) =>
-        new Promise<CompressResult>((resolve, reject) => {
-          const workerData: CompressTask = { ...task, key, rank, xs: own };
-          const worker = new Worker(loadTypeScript, { eval: true, workerData });
-          worker.once('message', resolve);
-          worker.once('error', reject);
-        }),
-    ),
+  const fixture = new URL('./compress-rank.fixture.ts', import.meta.url);
+  return rankThreads<CompressTask, CompressResult>(
+    fixture,
+    xs.map((own, rank) => ({ ...task, key, rank, xs: own })),
   );
 }
 

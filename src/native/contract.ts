@@ -219,6 +219,26 @@ export interface OptimizerStep {
   norm?: { buffer: NativeBuffer; byteOffset: number };
 }
 
+// ---------------------------------------------------------------- compression
+
+/** How gradients are encoded for the wire; absent values are those of addon/compress. */
+export interface GradientCompression {
+  type: 'int8' | 'topk' | 'powersgd';
+  /** int8: at most so many elements of a tensor share a scale. */
+  block?: number;
+  /** topk: the share of each tensor's elements that is sent, in (0, 1]. */
+  ratio?: number;
+  /** powersgd: columns of the two factors. */
+  rank?: number;
+}
+
+/** A tensor of a bucket as a matrix, row-major from element `offset` on; vectors have one row. */
+export interface CompressedTensor {
+  offset: number;
+  rows: number;
+  columns: number;
+}
+
 // ---------------------------------------------------------------- engine
 
 export interface EngineOptions {
@@ -331,6 +351,28 @@ export interface NativeEngine {
     x: Region,
     workerError: Region,
     serverError: Region | null,
+    after?: Work[],
+  ): Work;
+  /**
+   * Makes what `compressedSum` needs for a bucket in which these tensors lie, ascending; others of its
+   * elements are left alone. Collective: the same order on every rank. `factors` is the length of that
+   * argument. INVALID_ARGUMENT for a bucket without tensors, and for an empty one.
+   */
+  createGradientCompressor(
+    compression: GradientCompression,
+    tensors: readonly CompressedTensor[],
+  ): { id: CompressorId; factors: number };
+  /**
+   * x, fp32, becomes the lossy sum over ranks with error feedback (addon/compress has the sources).
+   * `error`, as long as x, and `factors`, the same on all ranks, start as zeros and belong to the run's
+   * state; `factors` is null where there are none. Where a rank's x + error is not finite, the tensors
+   * become NaN on all ranks, and the other two stay as they are.
+   */
+  compressedSum(
+    compressor: CompressorId,
+    x: Region,
+    error: Region,
+    factors: Region | null,
     after?: Work[],
   ): Work;
   broadcast(region: Region, root: number, after?: Work[]): Work;

@@ -1,12 +1,29 @@
-/** Rank processes for tests: started with inherited shared memory, as the launcher starts them. */
+/** Ranks for tests: processes, started with inherited shared memory as the launcher starts them, and threads. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
 import type { NativeAddon, RunFds } from './contract.ts';
 
 /** The file that `loadAddon` loads here. */
 export function addonFile(): string {
   const built = `../../prebuilds/${process.platform}-${process.arch}/deepspeed.node`;
   return process.env.DEEPSPEED_JS_ADDON ?? fileURLToPath(new URL(built, import.meta.url));
+}
+
+/** Runs a TypeScript file once for each task, as its `workerData`; the one message that each posts. */
+export function rankThreads<Task, Result>(fixture: URL, tasks: readonly Task[]): Promise<Result[]> {
+  // Node 20 reads no TypeScript, and workers do not inherit vitest's own loader.
+  const load = `import('tsx/esm/api').then(({ tsImport }) => tsImport(${JSON.stringify(fixture.href)}, ${JSON.stringify(import.meta.url)}))`;
+  return Promise.all(
+    tasks.map(
+      (workerData) =>
+        new Promise<Result>((resolve, reject) => {
+          const worker = new Worker(load, { eval: true, workerData });
+          worker.once('message', resolve);
+          worker.once('error', reject);
+        }),
+    ),
+  );
 }
 
 export interface RankProcess {

@@ -387,6 +387,26 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
       { progressive_layer_drop: { ...layerDrop, [name]: value } },
     ],
   ),
+  ...Object.entries({ type: 'topk', block_size: 8, start_step: 2 }).map(
+    ([name, value]): (typeof runKeys)[number] => [
+      `compression.${name}`,
+      ({ gradientPeaks }) => gradientPeaks,
+      { compression: { type: 'int8' } },
+      { compression: { type: 'int8', [name]: value } },
+    ],
+  ),
+  [
+    'compression.ratio',
+    ({ gradientPeaks }) => gradientPeaks,
+    { compression: { type: 'topk' } },
+    { compression: { type: 'topk', ratio: 0.2 } },
+  ],
+  [
+    'compression.rank',
+    ({ gradientPeaks }) => gradientPeaks,
+    { compression: { type: 'powersgd' } },
+    { compression: { type: 'powersgd', rank: 1 } },
+  ],
   ['prescale_gradients', ({ gradientPeaks }) => gradientPeaks[0], {}, { prescale_gradients: true }],
   [
     'gradient_predivide_factor',

@@ -9,6 +9,7 @@ import {
 } from '../../hooks/index.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { type Bucket, bucketShards } from '../buckets.ts';
+import type { GradientSums } from '../compression/index.ts';
 import type { FlatLayout, Shard } from '../../layout.ts';
 import type { StorageType } from '../precision/precision.ts';
 import { createWire, type Sent, type Wire } from '../precision/wire.ts';
@@ -31,6 +32,8 @@ export interface ReducerOptions {
   reduceScatter: boolean;
   /** False at a boundary whose gradient stays with its rank, because something else travels. Default: never. */
   sends?(): boolean;
+  /** Whole gradients: what sums the buckets of this step instead of a collective; null: nothing. */
+  compressed?(): GradientSums | null;
   /** A bucket leaves while the next segment computes; false: all leave after the last backward. */
   overlap: boolean;
 }
@@ -132,6 +135,11 @@ export class WholeGradient implements GradientReducer {
 
   #reduce(bucket: Bucket, after: Work): void {
     const { engine, layout, rank, reduceScatter } = this.#options;
+    const sums = this.#options.compressed?.();
+    if (sums) {
+      this.#works.push(...sums.sum(bucket, this.#region(bucket), [after]));
+      return;
+    }
     const sent = this.#wire.send(bucket.offset, bucket.count, [after]);
     if (!reduceScatter) {
       this.#works.push(engine.allReduce(sent.region, 'sum', sent.after));

@@ -6,6 +6,7 @@ import { OffloadedOptimizer } from '../offload/optimizer.ts';
 import type { OffloadSettings } from '../offload/settings.ts';
 import { SwappedUpdate } from '../offload/swapped-update.ts';
 import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
+import { type CompressionRecipe, GradientSums } from '../compression/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { planBuckets } from '../buckets.ts';
 import { groupRanges } from '../../layout.ts';
@@ -41,6 +42,8 @@ export interface ZeroOptions {
   oneBit?: OneBitRecipe;
   /** Stage 3: what goes to disk. */
   offload?: OffloadSettings;
+  /** Stages 0 and 1: lossy sums of gradients. */
+  compression?: CompressionRecipe;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
@@ -94,10 +97,16 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     ),
     overlap: options.overlap,
     reduceScatter: options.stage > 0 && options.reduceScatter,
-    gradientType: precision.gradientType,
+    gradientType: options.compression ? ('float32' as const) : precision.gradientType,
     lossScale: () => options.averaging * lossScale.value,
     sends: (): boolean => oneBit?.keepsGradient !== true,
+    compressed: (): GradientSums | null =>
+      options.compression && optimizer.step >= options.compression.startStep ? sums : null,
   };
+  const sums =
+    options.compression && worldSize > 1
+      ? new GradientSums(engine, layout, reducer.buckets, options.compression.compression)
+      : null;
   const gradients: GradientReducer =
     options.stage >= 2 && !options.wholeGradients
       ? new ShardedGradient(reducer)
@@ -147,7 +156,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     stage: options.stage,
     optimizer,
     weights,
-    local: oneBit?.local ?? [],
+    local: [...(oneBit?.local ?? []), ...(sums?.local ?? [])],
     settle: () => oneBit?.settle?.(),
   };
 }

@@ -1,5 +1,6 @@
 import type { DeepSpeedConfig } from '../../config/index.ts';
 import { type Host, requireCapability } from '../../hooks/index.ts';
+import { compressionRecipe } from '../compression/index.ts';
 import { oneBitRecipe } from '../one-bit/index.ts';
 import { offloadSettings } from '../offload/settings.ts';
 import { keepsWholeGradients } from './estimate.ts';
@@ -18,6 +19,7 @@ export function zeroOptions(
   const zero = config.zero_optimization;
   const oneBit = oneBitRecipe(config);
   const offload = offloadSettings(config);
+  const compression = compressionRecipe(config);
   return {
     stage: zero.stage as ZeroStage,
     wholeGradients: keepsWholeGradients(config),
@@ -30,6 +32,7 @@ export function zeroOptions(
     ...(config.progressive_layer_drop.enabled && { skippable: host.skippable ?? [] }),
     ...(oneBit && { oneBit }),
     ...(offload && { offload }),
+    ...(compression && { compression }),
   };
 }
 

@@ -1,0 +1,106 @@
+// The loops of compress/int8_kernels.h.
+#include "compress/int8_kernels.h"
+#include "core/simd.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+typedef __attribute__((vector_size(kLanes))) int8_t I8;
+
+// Adding and taking off 1.5 · 2²³ rounds to a whole number, ties to even.
+constexpr float kRounder = 12582912.0f;
+
+inline F32 load_some(const float* p, size_t rest) {
+  return rest >= kLanes ? load(p) : load_part(p, rest);
+}
+inline void store_some(float* p, F32 v, size_t rest) {
+  if (rest >= kLanes)
+    store(p, v);
+  else
+    store_part(p, v, rest);
+}
+inline F32 load8(const int8_t* p, size_t rest) {
+  I8 v{};
+  if (rest >= kLanes)
+    std::memcpy(&v, p, sizeof v);
+  else
+    std::memcpy(&v, p, rest);
+  return __builtin_convertvector(__builtin_convertvector(v, I32), F32);
+}
+
+// body(i, rest) for every vector; rest >= kLanes: all its lanes exist.
+template <class Body>
+inline void each_vector(size_t count, Body body) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+  if (i < count) body(i, count - i);
+}
+
+struct Peak {
+  I32 largest{};
+  void add(F32 v) {
+    const I32 size = bits(v) & 0x7fffffff;
+    largest = size > largest ? size : largest;
+  }
+  uint32_t value() const {
+    int32_t most = 0;
+    for (size_t lane = 0; lane < kLanes; ++lane) most = largest[lane] > most ? largest[lane] : most;
+    return static_cast<uint32_t>(most);
+  }
+};
+
+uint32_t compensate(float* x, const float* error, size_t count) {
+  Peak peak;
+  each_vector(count, [&](size_t i, size_t rest) {
+    const F32 v = load_some(x + i, rest) + load_some(error + i, rest);
+    store_some(x + i, v, rest);
+    peak.add(v);
+  });
+  return peak.value();
+}
+
+uint32_t peak(const float* x, size_t count) {
+  Peak peak;
+  each_vector(count, [&](size_t i, size_t rest) { peak.add(load_some(x + i, rest)); });
+  return peak.value();
+}
+
+void quantise(const float* x, float inverse, int8_t* q, size_t count) {
+  const F32 factor = splat(inverse), rounder = splat(kRounder);
+  each_vector(count, [&](size_t i, size_t rest) {
+    // The whole number is in the low bits of the sum.
+    const I32 whole = bits(load_some(x + i, rest) * factor + rounder);
+    const I8 narrow = __builtin_convertvector(whole, I8);
+    if (rest >= kLanes)
+      std::memcpy(q + i, &narrow, sizeof narrow);
+    else
+      std::memcpy(q + i, &narrow, rest);
+  });
+}
+
+void decode(const int8_t* q, float scale, float* y, size_t count) {
+  const F32 step = splat(scale);
+  each_vector(count,
+              [&](size_t i, size_t rest) { store_some(y + i, load8(q + i, rest) * step, rest); });
+}
+
+void accumulate(const int8_t* q, float scale, float* y, size_t count) {
+  const F32 step = splat(scale);
+  each_vector(count, [&](size_t i, size_t rest) {
+    store_some(y + i, load_some(y + i, rest) + load8(q + i, rest) * step, rest);
+  });
+}
+
+void residual(const float* x, const int8_t* q, float scale, float* y, size_t count) {
+  const F32 step = splat(scale);
+  each_vector(count, [&](size_t i, size_t rest) {
+    store_some(y + i, load_some(x + i, rest) - load8(q + i, rest) * step, rest);
+  });
+}
+
+}  // namespace
+
+extern const Int8Kernels int8;
+const Int8Kernels int8 = {compensate, peak, quantise, decode, accumulate, residual};
+
+}  // namespace dsjs::DSJS_ISA

@@ -1,0 +1,107 @@
+import { elementCount } from '../../hooks/index.ts';
+import type { FlatLayout } from '../../layout.ts';
+import type {
+  CompressedTensor,
+  CompressorId,
+  GradientCompression,
+  NativeBuffer,
+  NativeEngine,
+  Region,
+  Work,
+} from '../../native/contract.ts';
+import type { Bucket } from '../buckets.ts';
+import type { LocalState } from '../zero/index.ts';
+
+const bytesPerElement = 4;
+
+export interface CompressionRecipe {
+  readonly compression: GradientCompression;
+  /** Optimizer steps whose gradients are summed in full before compression begins. */
+  readonly startStep: number;
+}
+
+/**
+ * The stage of the gradient pipeline that stands in the place of an all-reduce: sums of buckets, lossy, with
+ * error feedback. What a rank has not sent lies where its element has its place in the flat layout, so that a
+ * checkpoint does not depend on the buckets.
+ */
+export class GradientSums {
+  readonly #engine: NativeEngine;
+  readonly #error: NativeBuffer;
+  readonly #factors: NativeBuffer | null;
+  /** By bucket; null where there is nothing to send. */
+  readonly #compressors: readonly ({ id: CompressorId; factors: Region | null } | null)[];
+  readonly local: readonly LocalState[];
+
+  constructor(
+    engine: NativeEngine,
+    layout: FlatLayout,
+    buckets: readonly Bucket[],
+    { type, ...options }: GradientCompression,
+  ) {
+    this.#engine = engine;
+    const made = buckets.map((bucket) => {
+      const tensors = tensorsOf(bucket, layout);
+      if (tensors.length === 0) return null;
+      return engine.createGradientCompressor({ type, ...options }, tensors);
+    });
+    const vector = (name: string, count: number) =>
+      engine.allocate(count * bytesPerElement, {
+        category: 'optimizer',
+        name: `compression: ${name}`,
+      });
+    this.#error = vector('error', layout.total);
+    const total = made.reduce((sum, entry) => sum + (entry?.factors ?? 0), 0);
+    this.#factors = total === 0 ? null : vector('factors', total);
+    let begin = 0;
+    this.#compressors = made.map((entry) => {
+      if (entry === null) return null;
+      const { id, factors: count } = entry;
+      const byteOffset = begin * bytesPerElement;
+      begin += count;
+      const factors: Region | null =
+        count === 0 ? null : { buffer: this.#factors!, byteOffset, count, dtype: 'float32' };
+      return { id, factors };
+    });
+    this.local = [
+      { name: 'gradient error', buffer: this.#error, count: layout.total },
+      ...(this.#factors === null
+        ? []
+        : [
+            {
+              // Of tensors in the flat layout's order. Another rank has other factors.
+              name: `power iteration (rank ${options.rank})`,
+              buffer: this.#factors,
+              count: total,
+              otherwise: 'rank 0' as const,
+            },
+          ]),
+    ];
+  }
+
+  /** `gradient`, the bucket's elements, becomes the sum over ranks. */
+  sum({ index, offset }: Bucket, gradient: Region, after: Work[]): Work[] {
+    const compressor = this.#compressors[index]!;
+    if (compressor === null) return after;
+    const error: Region = {
+      ...gradient,
+      buffer: this.#error,
+      byteOffset: offset * bytesPerElement,
+    };
+    const { id, factors } = compressor;
+    return [this.#engine.compressedSum(id, gradient, error, factors, after)];
+  }
+}
+
+/** The parameters of a bucket as matrices: the first axis, and all others. Padding belongs to none. */
+function tensorsOf(bucket: Bucket, layout: FlatLayout): CompressedTensor[] {
+  return bucket.parameters
+    .map((name) => layout.byName.get(name)!)
+    .filter(({ count }) => count > 0)
+    .map(({ offset, shape, count }) => {
+      const [first = 1, ...rest] = shape;
+      const rows = rest.length === 0 ? 1 : first;
+      const columns = rest.length === 0 ? count : elementCount(rest);
+      return { offset: offset - bucket.offset, rows, columns };
+    });
+}

@@ -1,0 +1,19 @@
+/** Compression of gradients: what a config asks for. */
+import type { DeepSpeedConfig } from '../../config/index.ts';
+import type { CompressionRecipe } from './gradient-sums.ts';
+
+export { type CompressionRecipe, GradientSums } from './gradient-sums.ts';
+
+/** Null where gradients travel whole. */
+export function compressionRecipe({ compression }: DeepSpeedConfig): CompressionRecipe | null {
+  if (compression === null) return null;
+  const { type, block_size: block, ratio, rank, start_step: startStep } = compression;
+  switch (type) {
+    case 'int8':
+      return { compression: { type, block }, startStep };
+    case 'topk':
+      return { compression: { type, ratio }, startStep };
+    case 'powersgd':
+      return { compression: { type, rank }, startStep };
+  }
+}
