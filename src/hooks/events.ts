@@ -76,8 +76,26 @@ export interface CheckpointEvent {
   readonly state: Record<string, unknown>;
   /** Saving: leave out parameters that training does not change (DeepSpeed's exclude_frozen_parameters). */
   readonly excludeFrozenParameters?: boolean;
+  /** Saving: come back when writing has begun. */
+  readonly background?: boolean;
   /** Set by who wrote it. */
-  written?: { folder: string; bytes: number };
+  written?: WrittenCheckpoint;
+  /** Set by who writes it in the background. */
+  pending?: PendingCheckpoint;
+}
+
+export interface WrittenCheckpoint {
+  folder: string;
+  /** Of all ranks. */
+  bytes: number;
+}
+
+/** A checkpoint whose shards are being written from the memory that training uses. */
+export interface PendingCheckpoint {
+  /** Ends, and never rejects, when this rank's shard has been read: only then may an update change it. */
+  readonly read: Promise<void>;
+  /** Makes the checkpoint loadable, at the same place on all ranks. A failure on one rank is the same error on all. */
+  publish(): Promise<WrittenCheckpoint>;
 }
 
 export interface FailureEvent {

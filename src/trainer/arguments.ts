@@ -44,6 +44,11 @@ export const trainingArgumentsSchema = z.strictObject({
   saveSteps: positiveInt.default(500),
   /** Oldest checkpoints beyond this number are deleted. */
   saveTotalLimit: positiveInt.optional(),
+  /**
+   * A checkpoint is written while the next step computes: the update waits until the shard has been read, and
+   * the checkpoint becomes loadable beside it. Nothing is copied.
+   */
+  asyncSave: z.boolean().default(false),
   /** Checkpoints leave out parameters that training does not change, as DeepSpeed's exclude_frozen_parameters. */
   excludeFrozenParameters: z.boolean().default(false),
   /** 16-bit parameters and gradients with fp32 master weights; `bf16` and `fp16` of a config win. */

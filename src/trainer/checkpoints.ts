@@ -1,6 +1,7 @@
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
+import type { CheckpointEvent } from '../hooks/index.ts';
 import { agree } from '../strategies/agree.ts';
 import { locate } from '../strategies/checkpoint/index.ts';
 import type { CallbackStates } from './callback-state.ts';
@@ -37,30 +38,49 @@ export function checkpointTag(step: number): string {
 
 const tagPattern = /^global_step\d+$/;
 
-/** Writes `outputDir/global_step<N>`; every rank must call it. */
+/** A checkpoint that is on its way to `folder`. */
+export interface SavingCheckpoint {
+  readonly folder: string;
+  /** See PendingCheckpoint. */
+  readonly read: Promise<void>;
+  /** Makes it loadable, and deletes what is beyond `saveTotalLimit`; at the same place on all ranks. */
+  publish(): Promise<void>;
+}
+
+/** Begins to write `outputDir/global_step<N>`; every rank must call it. */
 export async function saveTrainerCheckpoint(
   training: Training,
   state: TrainerState,
   run: RunState,
-): Promise<string> {
+): Promise<SavingCheckpoint> {
   const { args, session, runtime } = training;
   const tag = checkpointTag(state.step);
+  const { bestCheckpoint } = state;
   const stored: HostState = {
     trainer: state,
     dataSeed: args.dataSeed ?? args.seed,
     ...run,
   };
-  const event = {
+  const event: CheckpointEvent = {
     directory: args.outputDir,
     tag,
-    state: { step: state.step, host: stored } as Record<string, unknown>,
+    state: { step: state.step, host: stored },
     excludeFrozenParameters: args.excludeFrozenParameters,
+    background: args.asyncSave,
   };
   await session.lifecycle.run('saveCheckpoint', event);
-  await agree(runtime, async () => {
-    if (runtime.rank === 0) await rotate(args.outputDir, args.saveTotalLimit, tag, state);
-  });
-  return join(args.outputDir, tag);
+  const { read = Promise.resolve(), publish } = event.pending ?? {};
+  return {
+    folder: join(args.outputDir, tag),
+    read,
+    async publish() {
+      await publish?.();
+      await agree(runtime, async () => {
+        if (runtime.rank === 0)
+          await rotate(args.outputDir, args.saveTotalLimit, tag, bestCheckpoint);
+      });
+    },
+  };
 }
 
 /**
@@ -104,7 +124,7 @@ async function rotate(
   directory: string,
   limit: number | undefined,
   newest: string,
-  state: TrainerState,
+  best: string | null,
 ): Promise<void> {
   if (limit === undefined) return;
   const names = (await readdir(directory)).filter((name) => tagPattern.test(name));
@@ -113,7 +133,7 @@ async function rotate(
     names.map(async (name) => ({ name, time: (await stat(join(directory, name))).mtimeMs })),
   );
   const tags = aged.sort((a, b) => a.time - b.time).map(({ name }) => name);
-  const removable = tags.filter((tag) => tag !== newest && tag !== state.bestCheckpoint);
+  const removable = tags.filter((tag) => tag !== newest && tag !== best);
   const excess = tags.length - Math.max(limit, tags.length - removable.length);
   for (const tag of removable.slice(0, excess)) {
     await rm(join(directory, tag), { recursive: true, force: true });

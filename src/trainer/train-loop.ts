@@ -10,7 +10,12 @@ import {
   type TrainerState,
 } from './callbacks.ts';
 import { collectStates, restoreStates, statefulCallbacks } from './callback-state.ts';
-import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
+import {
+  checkpointTag,
+  loadTrainerCheckpoint,
+  type SavingCheckpoint,
+  saveTrainerCheckpoint,
+} from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
 import { Reporter } from './reporter.ts';
@@ -124,7 +129,9 @@ export class TrainLoop {
           this.state.step,
           parts,
           this.state.skippedSteps,
+          this.#saving,
         );
+        await this.#saved();
         step += 1;
         this.state.position = { epoch, samplesInEpoch: step * globalBatch };
         this.#advance(metrics, epoch, step);
@@ -256,18 +263,34 @@ export class TrainLoop {
   }
 
   async #save(): Promise<void> {
+    await this.#publish();
     this.#reporter.flush();
     this.#noteBestCheckpoint();
-    const folder = await saveTrainerCheckpoint(this.#training, this.state, {
+    this.#saving = await saveTrainerCheckpoint(this.#training, this.state, {
       callbacks: await collectStates(this.#training.runtime, this.#stateful),
       unlogged: this.#lossSinceLog,
     });
     this.#lastSaved = this.state.step;
-    this.#reporter.wrote(folder);
-    await this.#call('onSave', { folder });
+    if (!this.#training.args.asyncSave) await this.#publish();
   }
 
   #lastSaved = -1;
+  #saving: SavingCheckpoint | null = null;
+
+  /** Where no step comes that would do it. */
+  async #publish(): Promise<void> {
+    await this.#saving?.publish();
+    await this.#saved();
+  }
+
+  /** After a checkpoint has been published. */
+  async #saved(): Promise<void> {
+    if (!this.#saving) return;
+    const { folder } = this.#saving;
+    this.#saving = null;
+    this.#reporter.wrote(folder);
+    await this.#call('onSave', { folder });
+  }
 
   async #finish(): Promise<void> {
     const { args } = this.#training;
@@ -284,6 +307,7 @@ export class TrainLoop {
     ) {
       await this.#save();
     }
+    await this.#publish();
     const { bestCheckpoint, step } = this.state;
     if (args.loadBestModelAtEnd && bestCheckpoint && bestCheckpoint !== checkpointTag(step)) {
       await loadTrainerCheckpoint(this.#training, `${args.outputDir}/${bestCheckpoint}`);

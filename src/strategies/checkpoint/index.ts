@@ -7,7 +7,7 @@ import { stateCount } from '../zero/recipe.ts';
 import { locate } from './folder.ts';
 import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen } from './load.ts';
 import { readLocal } from './local.ts';
-import { saveCheckpoint } from './save.ts';
+import { beginCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
 import { agreeOnTag } from './tag-validation.ts';
 
@@ -43,7 +43,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       count: shard.count,
       places: placesOf(parts, shard).map(({ place }) => place),
     });
-    event.written = await saveCheckpoint(addon, context, event.directory, tag, {
+    const pending = await beginCheckpoint(addon, context, event.directory, tag, {
       layout,
       ...(frozen && { frozen: frozen.layout }),
       zeroStage: zero.stage,
@@ -62,6 +62,8 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
     });
+    if (event.background) event.pending = pending;
+    else event.written = await pending.publish();
   }
 
   async function load(event: CheckpointEvent): Promise<void> {

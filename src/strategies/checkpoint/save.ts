@@ -3,6 +3,7 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../../folders.ts';
 import { DeepSpeedError } from '../../errors.ts';
+import type { PendingCheckpoint } from '../../hooks/index.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
 import type { FlatLayout } from '../../layout.ts';
@@ -25,43 +26,42 @@ export interface CheckpointContent {
 }
 
 /**
- * Writes a checkpoint; every rank must call it. Each rank writes its shard into a temporary folder;
- * when all shards are on disk rank 0 adds the manifest and the folder gets its name by one rename;
+ * Begins to write a checkpoint; every rank must call it. Each rank writes its shard into a temporary folder.
+ * `publish` waits for that on all ranks, rank 0 adds the manifest and the folder gets its name by one rename;
  * `latest` is updated last. A kill at any moment leaves the previous checkpoint loadable, and a failure
  * on one rank is the same error on all.
- *
- * @returns the folder, and the bytes that all ranks wrote
  */
-export async function saveCheckpoint(
+export async function beginCheckpoint(
   addon: NativeAddon,
   peers: Peers,
   directory: string,
   tag: string,
   content: CheckpointContent,
-): Promise<{ folder: string; bytes: number }> {
+): Promise<PendingCheckpoint> {
   checkTag(tag);
   const { rank } = peers.communicator;
+  // The host's state goes on changing while shards are written.
+  const state = JSON.parse(JSON.stringify(content.state)) as Record<string, unknown>;
   const nonce = await fromRankZero(peers, randomBytes(4).toString('hex'));
   const temporary = temporaryFolder(directory, tag, nonce);
-  try {
-    await agree(peers, async () => {
+  await removeUnless(temporary, rank, () =>
+    agree(peers, async () => {
       if (rank !== 0) return;
       try {
         makeFolder(temporary);
       } catch (cause) {
         throw notWritable(directory, cause);
       }
-    });
-    const { pieces, offsets } = shardFile(content.tensors);
-    const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
-    const written = await agree(peers, async () => ({
-      file,
-      offsets,
-      ...(await addon.writeFile(join(temporary, file), pieces)),
-    }));
+    }),
+  );
+  const { pieces, offsets } = shardFile(content.tensors);
+  const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
+  const shard = addon.writeFile(join(temporary, file), pieces);
+  const publishAll = async () => {
+    const written = await agree(peers, async () => ({ file, offsets, ...(await shard) }));
     await agree(peers, async () => {
       if (rank !== 0) return;
-      const text = `${JSON.stringify(manifest(tag, content, written), null, 1)}\n`;
+      const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
       await addon.writeFile(join(temporary, 'manifest.json'), [
         { fileOffset: 0, source: Buffer.from(text) },
       ]);
@@ -78,6 +78,24 @@ export async function saveCheckpoint(
       folder: join(directory, tag),
       bytes: written.reduce((sum, one) => sum + one.bytes, 0),
     };
+  };
+  return {
+    read: shard.then(
+      () => {},
+      () => {},
+    ),
+    publish: () => removeUnless(temporary, rank, publishAll),
+  };
+}
+
+/** Runs `action`; where it fails nothing half-written stays. */
+async function removeUnless<T>(
+  temporary: string,
+  rank: number,
+  action: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await action();
   } catch (error) {
     if (rank === 0) await rm(temporary, { recursive: true, force: true }).catch(() => {});
     throw error;

@@ -1,0 +1,84 @@
+/** Checkpoints written while the next step computes: the same files, and the same training. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import type { Outcome, Scenario } from './fixtures/training/scenario.ts';
+import { playRanks, raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
+
+interface Run {
+  stage: number;
+  worldSize: number;
+  asyncSave: boolean;
+  outputDir?: string;
+  resumeFrom?: string;
+  config?: Record<string, unknown>;
+}
+
+function scenarioOf({ stage, worldSize, asyncSave, outputDir, resumeFrom, config }: Run): Scenario {
+  return {
+    model: tinyGpt2,
+    samples: raggedSamples(24),
+    ...(resumeFrom !== undefined && { resumeFrom }),
+    args: {
+      outputDir: outputDir ?? temporaryFolder(),
+      maxSteps: 5,
+      saveStrategy: 'steps',
+      saveSteps: 2,
+      asyncSave,
+      deepspeed: {
+        train_micro_batch_size_per_gpu: 6 / worldSize,
+        optimizer: { type: 'AdamW', params: { lr: 2e-3 } },
+        ...config,
+        zero_optimization: { stage, reduce_bucket_size: 3000 },
+      },
+    },
+  };
+}
+
+function expectSame(actual: Outcome, expected: Outcome): void {
+  expect(actual.losses).toEqual(expected.losses);
+  expect(actual.parameters).toEqual(expected.parameters);
+}
+
+/** Tag and file → content; what a manifest says of its own folder is the same everywhere. */
+function contents(folder: string): Record<string, Buffer> {
+  const tags = readdirSync(folder).filter((name) => name.startsWith('global_step'));
+  return Object.fromEntries(
+    tags.flatMap((tag) =>
+      readdirSync(join(folder, tag)).map((file) => [
+        `${tag}/${file}`,
+        readFileSync(join(folder, tag, file)),
+      ]),
+    ),
+  );
+}
+
+describe.each([
+  [0, 1, {}],
+  [2, 2, {}],
+  [3, 2, { bf16: { enabled: true } }],
+  [0, 2, { optimizer: { type: 'OneBitAdam', params: { lr: 2e-3, freeze_step: 2 } } }],
+])('stage %i, %i ranks, %j', (stage, worldSize, config) => {
+  it('gives the same files as a save that is waited for', async () => {
+    const [waited, beside] = [temporaryFolder(), temporaryFolder()];
+    const run = { stage, worldSize, config };
+    const [plain] = await playRanks(
+      worldSize,
+      scenarioOf({ ...run, asyncSave: false, outputDir: waited }),
+    );
+    const [background] = await playRanks(
+      worldSize,
+      scenarioOf({ ...run, asyncSave: true, outputDir: beside }),
+    );
+    expectSame(background!, plain!);
+    expect(Object.keys(contents(waited))).toContain('global_step5/manifest.json');
+    expect(contents(beside)).toEqual(contents(waited));
+    expect(readFileSync(join(beside, 'latest'), 'utf8')).toBe('global_step5\n');
+    const resumeFrom = join(beside, 'global_step2');
+    const [resumed] = await playRanks(
+      worldSize,
+      scenarioOf({ ...run, asyncSave: true, resumeFrom }),
+    );
+    expectSame(resumed!, plain!);
+  });
+});
