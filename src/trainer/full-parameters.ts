@@ -18,6 +18,7 @@ export async function setFullParameter(
   from: number,
 ): Promise<void> {
   const { host, session, runtime } = training;
+  await training.saving?.read;
   if (session.layout.byName.has(name)) {
     await requireOwner(session, 'weights').write(name, values, from);
     return;

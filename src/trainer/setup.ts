@@ -8,6 +8,7 @@ import { gatherJson } from '../strategies/agree.ts';
 import { chooseStrategy } from '../strategies/registry.ts';
 import type { ResolvedArguments, TrainingArguments } from './arguments.ts';
 import { type BatchSource, createBatchSource, type MicroBatch } from './batch-source.ts';
+import type { SavingCheckpoint } from './checkpoints.ts';
 import type { Batch } from '../hosts/onnx/batch.ts';
 import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
@@ -32,6 +33,8 @@ export interface Training {
   /** Null without a training dataset. */
   readonly source: BatchSource | null;
   collate(part: MicroBatch, rows: number): Batch;
+  /** The checkpoint that is being written: until it has been read, nothing may change weights or states. */
+  saving: SavingCheckpoint | null;
 }
 
 export interface SetupRequest {
@@ -107,6 +110,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       tracer,
       source,
       collate: collateRows,
+      saving: null,
     };
   } catch (error) {
     runtime.close(error instanceof Error ? error.message : String(error));

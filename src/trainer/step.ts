@@ -1,7 +1,6 @@
 import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
 import type { MicroBatch } from './batch-source.ts';
-import type { SavingCheckpoint } from './checkpoints.ts';
 import type { Training } from './setup.ts';
 
 /**
@@ -13,14 +12,12 @@ import type { Training } from './setup.ts';
  *
  * @param step optimizer steps before this one
  * @param skippedSteps how many of them were skipped: those did not advance the schedule
- * @param saving the checkpoint of the weights before this step: it has been published when the step ends
  */
 export async function trainStep(
   training: Training,
   step: number,
   parts: readonly MicroBatch[],
   skippedSteps = 0,
-  saving: SavingCheckpoint | null = null,
 ): Promise<StepMetrics> {
   const { args, recipe, host, session, gradients, optimizer, runtime, scalars } = training;
   const { lifecycle } = session;
@@ -53,13 +50,14 @@ export async function trainStep(
     microBatch: batches.length - 1,
     microBatches: batches.length,
   };
-  await saving?.read;
+  await training.saving?.read;
   const work = optimizer.enqueue({
     plan,
     learningRates: recipe.optimizer.groups.map(() => lr),
     ...(betas && { betas }),
   });
-  await saving?.publish();
+  // A checkpoint of the weights before this step becomes loadable beside the update.
+  await training.saving?.publish();
   await runtime.engine.wait(work);
   const loss = (await scalars.sum([lossSum]))[0]! / targets;
   const { gradientNorm, overflows, skipped, lossScale } = optimizer.outcome();

@@ -10,12 +10,7 @@ import {
   type TrainerState,
 } from './callbacks.ts';
 import { collectStates, restoreStates, statefulCallbacks } from './callback-state.ts';
-import {
-  checkpointTag,
-  loadTrainerCheckpoint,
-  type SavingCheckpoint,
-  saveTrainerCheckpoint,
-} from './checkpoints.ts';
+import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
 import { Reporter } from './reporter.ts';
@@ -129,7 +124,6 @@ export class TrainLoop {
           this.state.step,
           parts,
           this.state.skippedSteps,
-          this.#saving,
         );
         await this.#saved();
         step += 1;
@@ -266,7 +260,7 @@ export class TrainLoop {
     await this.#publish();
     this.#reporter.flush();
     this.#noteBestCheckpoint();
-    this.#saving = await saveTrainerCheckpoint(this.#training, this.state, {
+    this.#training.saving = await saveTrainerCheckpoint(this.#training, this.state, {
       callbacks: await collectStates(this.#training.runtime, this.#stateful),
       unlogged: this.#lossSinceLog,
     });
@@ -275,19 +269,19 @@ export class TrainLoop {
   }
 
   #lastSaved = -1;
-  #saving: SavingCheckpoint | null = null;
 
   /** Where no step comes that would do it. */
   async #publish(): Promise<void> {
-    await this.#saving?.publish();
+    await this.#training.saving?.publish();
     await this.#saved();
   }
 
   /** After a checkpoint has been published. */
   async #saved(): Promise<void> {
-    if (!this.#saving) return;
-    const { folder } = this.#saving;
-    this.#saving = null;
+    const { saving } = this.#training;
+    if (!saving) return;
+    this.#training.saving = null;
+    const { folder } = saving;
     this.#reporter.wrote(folder);
     await this.#call('onSave', { folder });
   }
