@@ -19,8 +19,8 @@ it('a parameter that a pass reads without having it gathered is named, with the 
     rank: 0,
     segmentCount: 2,
     plan: planGathers({ parameters, layout, segmentCount: 2, limits, narrow: false }),
-    master: shard,
-    sent: shard,
+    master: { head: shard },
+    sent: { head: shard },
   });
   expect(gathered.location('head', 1, 'backward').byteOffset).toBe(0);
   expect(() => gathered.location('table', 0, 'backward')).toThrow(
