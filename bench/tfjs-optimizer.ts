@@ -9,7 +9,7 @@ import { OptimizerSession } from '../src/hosts/tfjs/optimizer-session.ts';
 import { settingsFor } from '../src/hosts/tfjs/settings.ts';
 import { type Bench, measure, type Report, timed } from './lib.ts';
 
-const sizes = [1, 10, 50];
+const sizes = [1, 10, 25, 50];
 
 async function run({ log, only }: { log(line: string): void; only: string }): Promise<Report> {
   await tf.setBackend('cpu');
