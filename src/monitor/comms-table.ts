@@ -1,5 +1,6 @@
 /** The table of DeepSpeed's comms_logger: per operation and message size, latency and bandwidth. */
 import type { CommStats } from '../native/contract.ts';
+import type { MonitorEvent } from './events.ts';
 import { formatBytes } from './units.ts';
 
 export interface CommsTableOptions {
@@ -14,40 +15,83 @@ const columns = [
   'Count',
   'Total Latency(ms)',
   'Avg Latency(ms)',
-  'algbw (Gbps)',
-  'busbw (Gbps)',
+  'tput_avg (Gbps)',
+  'busbw_avg (Gbps)',
 ];
 const WIDTH = 20;
+
+/** What was measured of one operation and message size. */
+interface CommsRow {
+  operation: string;
+  bytes: number;
+  calls: number;
+  totalMs: number;
+  averageMs: number;
+  /** Gbit/s; see bandwidth. */
+  algorithm: number;
+  bus: number;
+}
+
+function rowsOf(
+  stats: readonly CommStats[],
+  { worldSize, operations }: CommsTableOptions,
+): CommsRow[] {
+  const wanted = operations && new Set(operations.map(plainName));
+  return stats
+    .filter(({ calls, operation }) => calls > 0 && (wanted?.has(plainName(operation)) ?? true))
+    .sort((a, b) => a.operation.localeCompare(b.operation) || a.bytes - b.bytes)
+    .map(({ operation, bytes, calls, totalNs }) => {
+      const averageMs = totalNs / calls / 1e6;
+      const speed = bandwidth(operation, bytes, averageMs / 1e3, worldSize);
+      return { operation, bytes, calls, totalMs: totalNs / 1e6, averageMs, ...speed };
+    });
+}
+
+/** The table's numbers for monitors: `Comms/allReduce/4096/calls`, by operation and bytes of a message. */
+export function commsEvents(
+  stats: readonly CommStats[],
+  options: CommsTableOptions,
+  step: number,
+): MonitorEvent[] {
+  return rowsOf(stats, options).flatMap((entry) => {
+    const values = {
+      bytes: entry.bytes * entry.calls,
+      calls: entry.calls,
+      total_latency_ms: entry.totalMs,
+      avg_latency_ms: entry.averageMs,
+      tput_avg_gbps: entry.algorithm,
+      busbw_avg_gbps: entry.bus,
+    };
+    const group = `Comms/${entry.operation}/${entry.bytes}`;
+    return Object.entries(values).map(([name, value]) => ({
+      name: `${group}/${name}`,
+      value,
+      step,
+    }));
+  });
+}
 
 /**
  * @param stats one row per operation and size; `bytes` is one message's, as the communicator counts
  */
 export function renderCommsTable(
   stats: readonly CommStats[],
-  { worldSize, operations }: CommsTableOptions,
+  options: CommsTableOptions,
 ): string[] {
-  const wanted = operations && new Set(operations.map(plainName));
-  const shown = stats
-    .filter(({ calls, operation }) => calls > 0 && (wanted?.has(plainName(operation)) ?? true))
-    .sort((a, b) => a.operation.localeCompare(b.operation) || a.bytes - b.bytes);
   const lines = [row(columns)];
   let operation = '';
-  for (const entry of shown) {
+  for (const entry of rowsOf(stats, options)) {
     if (entry.operation !== operation) {
       operation = entry.operation;
       lines.push(operation);
     }
-    const averageMs = entry.totalNs / entry.calls / 1e6;
-    const { algorithm, bus } = bandwidth(operation, entry.bytes, averageMs / 1e3, worldSize);
+    const numbers = [entry.totalMs, entry.averageMs, entry.algorithm, entry.bus];
     lines.push(
       row([
         '',
         formatBytes(entry.bytes),
         String(entry.calls),
-        (entry.totalNs / 1e6).toFixed(2),
-        averageMs.toFixed(2),
-        algorithm.toFixed(2),
-        bus.toFixed(2),
+        ...numbers.map((value) => value.toFixed(2)),
       ]),
     );
   }

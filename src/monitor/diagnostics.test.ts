@@ -27,7 +27,7 @@ it('says nothing unless asked', () => {
   const silent = new Diagnostics(off, 2);
   expect(silent.needsRecords).toBe(false);
   expect([1, 10, 100].flatMap((step) => silent.afterStep(report(step)))).toEqual([]);
-  expect(silent.atEnd(stats)).toEqual([]);
+  expect(silent.atEnd(stats, 1)).toEqual({ lines: [], events: [] });
 });
 
 it('prints every n-th step', () => {
@@ -48,12 +48,36 @@ it('breaks down the steps since the last report only', () => {
 
 it('shows the operations that prof_ops names when prof_all is off', () => {
   const all = new Diagnostics({ ...off, comms_logger: { ...off.comms_logger, enabled: true } }, 2);
-  expect(all.atEnd(stats).map((line) => line.split(' ')[0])).toEqual(
+  expect(all.atEnd(stats, 1).lines.map((line) => line.split(' ')[0])).toEqual(
     expect.arrayContaining(['allReduce', 'barrier']),
   );
   const some = new Diagnostics(
     { ...off, comms_logger: { enabled: true, prof_all: false, prof_ops: ['all_reduce'] } },
     2,
   );
-  expect(some.atEnd(stats).join('\n')).not.toContain('barrier');
+  expect(some.atEnd(stats, 1).lines.join('\n')).not.toContain('barrier');
+  expect(some.atEnd(stats, 1).events.map(({ name }) => name.split('/')[1])).toEqual(
+    Array(6).fill('allReduce'),
+  );
+});
+
+it("gives monitors the table's numbers, by operation and size", () => {
+  const all = new Diagnostics({ ...off, comms_logger: { ...off.comms_logger, enabled: true } }, 2);
+  const calls = { operation: 'allReduce', bytes: 1e6, calls: 4, totalNs: 8e6, waitNs: 0 };
+  // 2 ms each: 2·1 MB in it as DeepSpeed counts, and 2·½ MB over a ring's link.
+  const values = {
+    bytes: 4e6,
+    calls: 4,
+    total_latency_ms: 8,
+    avg_latency_ms: 2,
+    tput_avg_gbps: 8,
+    busbw_avg_gbps: 4,
+  };
+  expect(all.atEnd([calls], 96).events).toEqual(
+    Object.entries(values).map(([name, value]) => ({
+      name: `Comms/allReduce/1000000/${name}`,
+      value,
+      step: 96,
+    })),
+  );
 });

@@ -1,7 +1,8 @@
 /** The reports that config keys ask for: steps_per_print, wall_clock_breakdown, comms_logger. */
 import type { CommStats, WorkRecord } from '../native/contract.ts';
 import { type Breakdown, breakDown, renderBreakdown } from './breakdown.ts';
-import { renderCommsTable } from './comms-table.ts';
+import { type CommsTableOptions, commsEvents, renderCommsTable } from './comms-table.ts';
+import type { MonitorEvent } from './events.ts';
 
 /** These keys of a config, as `resolveConfig` leaves them. */
 export interface DiagnosticSections {
@@ -65,13 +66,14 @@ export class Diagnostics {
     return this.#breakdown;
   }
 
-  /** The table of all collectives of the run, if asked for. */
-  atEnd(stats: readonly CommStats[]): string[] {
+  /** The table of all collectives of the run, if asked for, and its numbers for monitors. */
+  atEnd(stats: readonly CommStats[], step: number): { lines: string[]; events: MonitorEvent[] } {
     const { enabled, prof_all, prof_ops } = this.#sections.comms_logger;
-    if (!enabled) return [];
-    return renderCommsTable(stats, {
+    if (!enabled) return { lines: [], events: [] };
+    const options: CommsTableOptions = {
       worldSize: this.#worldSize,
       ...(!prof_all && { operations: prof_ops }),
-    });
+    };
+    return { lines: renderCommsTable(stats, options), events: commsEvents(stats, options, step) };
   }
 }

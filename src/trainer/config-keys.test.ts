@@ -2,7 +2,7 @@
  * Every key that the config table calls available does something: changing it alone changes how a run
  * trains, what it sends, keeps, prints or writes. What exactly is the matter of the rooms' own tests.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { readConfig, readSparseAttention } from '../config/index.ts';
@@ -468,6 +468,9 @@ describe('reports', () => {
         .trim()
         .split('\n'),
     ).toHaveLength(3);
+    const files = readdirSync(join(folder, 'table')).filter((name) => name.startsWith('Comms_'));
+    expect(files.length).toBeGreaterThan(0);
+    expect(files.filter((name) => !name.startsWith('Comms_allReduce_'))).toEqual([]);
     const { traceEvents } = JSON.parse(readFileSync(join(folder, 'trace.json'), 'utf8'));
     const names = traceEvents.map(({ name }: { name: string }) => name);
     expect(names.filter((name: string) => name === 'optimizerStep')).toHaveLength(3 * worldSize);

@@ -53,8 +53,9 @@ export class ConfigReports {
   }
 
   /** The table of collectives, if asked for. */
-  atEnd(): string[] {
-    return this.#diagnostics?.atEnd(this.#training.runtime.engine.commStats()) ?? [];
+  atEnd({ samplesSeen }: TrainerState): { lines: string[]; events: MonitorEvent[] } {
+    if (!this.#diagnostics) return { lines: [], events: [] };
+    return this.#diagnostics.atEnd(this.#training.runtime.engine.commStats(), samplesSeen);
   }
 
   /** Also after a failure. */

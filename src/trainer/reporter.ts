@@ -91,6 +91,11 @@ export class Reporter {
     if (!this.#files.includes(path)) this.#files.push(path);
   }
 
+  /** Of a run that has come to its end, before `stop`: what monitors get of its collectives. */
+  measured(state: TrainerState): void {
+    this.#monitor.writeEvents(this.#reports.atEnd(state).events);
+  }
+
   flush(): void {
     this.#monitor.flush();
   }
@@ -101,7 +106,7 @@ export class Reporter {
     const { runtime } = this.#training;
     if (runtime.rank !== 0) return;
     this.#drawLoss(state);
-    for (const line of this.#reports.atEnd()) console.log(line);
+    for (const line of this.#reports.atEnd(state).lines) console.log(line);
     const evaluation = state.logHistory.findLast((entry) => entry.eval_loss !== undefined);
     const lines = renderSummary({
       seconds: (performance.now() - this.#start) / 1000,

@@ -81,6 +81,7 @@ export class TrainLoop {
       await this.#call('onTrainBegin');
       await this.#epochs();
       await this.#finish();
+      this.#reporter.measured(this.state);
     } finally {
       this.#reporter.stop();
     }
