@@ -11,7 +11,7 @@ const disk = temporaryFolder();
 
 const pipelined = { pipeline_read: true, pipeline_write: true };
 /** Buffers for two sub-groups of every tensor that there is. */
-const nvme = { device: 'nvme', nvme_path: disk, buffer_count: 8 };
+const nvme = { device: 'nvme', nvme_path: disk, buffer_count: 10 };
 const states = { offload_optimizer: { ...nvme, ...pipelined } };
 const parameters = { offload_param: { ...nvme, max_in_cpu: 0 } };
 const all = { ...states, ...parameters };

@@ -47,8 +47,8 @@ export interface GradientOwner {
 }
 
 export interface ReducedGradient {
-  /** The sum over ranks, for the elements that this rank owns. */
-  shard: Region;
+  /** The sum over ranks, for the elements that this rank owns; null where it is on disk. */
+  shard: Region | null;
   /** The sum for all elements, where every rank has it. */
   whole?: Region;
   after: Work[];

@@ -245,7 +245,7 @@ const gathersOneSegment = {
 };
 
 const swapFolder = temporaryFolder();
-const nvme = { device: 'nvme', nvme_path: swapFolder, buffer_count: 4 };
+const nvme = { device: 'nvme', nvme_path: swapFolder, buffer_count: 6 };
 
 /** Stage 3 with optimizer states, or parameters, on disk: several sub-groups a rank. */
 const offloads = (
@@ -293,7 +293,7 @@ const onDisk: [key: string, observe: (run: RankResult) => unknown, object, objec
     'zero_optimization.offload_optimizer.buffer_count',
     ({ memory }) => memory.current.io,
     offloads({}),
-    offloads({ buffer_count: 2 }),
+    offloads({ buffer_count: 3 }),
   ],
   [
     'zero_optimization.sub_group_size',

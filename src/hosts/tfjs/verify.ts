@@ -48,7 +48,8 @@ export function differingGradients(
   const { gradients, session: inner } = session.arrays;
   const { shard, after } = gradients.reduced();
   for (const work of after) engine.waitSync(work);
-  const reduced = new Float32Array(shard.buffer.view(), shard.byteOffset, shard.count);
+  const { buffer, byteOffset, count } = shard!;
+  const reduced = new Float32Array(buffer.view(), byteOffset, count);
   const own = inner.layout.shards[rank]!;
   const scale = gradients.lossScale;
   let largest = 0;

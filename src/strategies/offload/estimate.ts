@@ -7,16 +7,20 @@ import { type OffloadSettings, swapUnit } from './settings.ts';
  *
  * @param bytes of a rank without offloading
  * @param elements of its shard
+ * @param wholeGradients they wait for the boundary in memory
  */
 export function offloadedBytes(
   bytes: ZeroBytes,
   elements: number,
   { optimizer, parameters, subGroupSize }: OffloadSettings,
+  wholeGradients: boolean,
 ): ZeroBytes {
   const keptStates = optimizer ? 1 - optimizer.ratio : 1;
   const keptParameters = parameters ? Math.min(1, parameters.maxInMemory / elements) : 1;
+  const swapsGradients = keptStates < 1 && !wholeGradients;
   const kept = {
     ...bytes,
+    gradients: swapsGradients ? 0 : bytes.gradients,
     optimizer: bytes.optimizer * keptStates,
     master: bytes.master * keptStates,
     parameters: bytes.parameters * keptParameters,
@@ -25,6 +29,7 @@ export function offloadedBytes(
   const perElement = [
     ...(keptStates < 1 ? Array(bytes.optimizer / (4 * elements)).fill(4) : []),
     ...(keptStates < 1 && bytes.master > 0 ? [4] : []),
+    ...(swapsGradients ? [4] : []),
     ...(keptParameters < 1 ? [bytes.master > 0 ? 2 : 4] : []),
   ];
   const length = alignUp(Math.min(Math.max(1, subGroupSize), elements), swapUnit);

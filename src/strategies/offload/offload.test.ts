@@ -12,7 +12,7 @@ import {
 afterAll(removeFolders);
 
 const folder = temporaryFolder();
-const nvme = { device: 'nvme', nvme_path: folder, buffer_count: 8 };
+const nvme = { device: 'nvme', nvme_path: folder, buffer_count: 10 };
 const all = {
   offload_optimizer: { ...nvme, pipeline_read: true, pipeline_write: true },
   offload_param: { ...nvme, max_in_cpu: 0 },
@@ -29,9 +29,13 @@ const zero = (more: object = all) => ({
 });
 
 it('memory holds the buffers alone of what is on disk, and the files have no names', async () => {
-  const { memory, swapped } = await train({ worldSize: 2, args: { deepspeed: zero() } });
-  // Of the optimizer, the norm. Two states and the parameters, in two buffers of 2048 elements each.
-  expect(memory.current).toMatchObject({ optimizer: 64, parameters: 0, io: 3 * 2 * 2048 * 4 });
+  const alone = zero({ ...all, reduce_bucket_size: 1 });
+  const { memory, swapped } = await train({ worldSize: 2, args: { deepspeed: alone } });
+  expect(memory.current).toMatchObject({ parameters: 0, gradients: 0 });
+  // A place for the norm, and one for each bucket, of which every parameter is one, and their sum.
+  expect(memory.current.optimizer).toBe(64 + 16 * (28 + 1));
+  // Two states, parameters and gradients in two buffers of 2048 elements each, and two sums of buckets.
+  expect(memory.current.io).toBe((4 * 2 + 2) * 2048 * 4);
   expect(swapped.stats.bytesRead).toBeGreaterThan(swapped.stats.bytesWritten);
   expect(readdirSync(folder)).toEqual([]);
 });
@@ -70,8 +74,8 @@ describe('refused on every rank', () => {
 
   it('buffers that a sub-group, or a pipeline, does not fit', async () => {
     for (const [rest, problem] of [
-      [{ buffer_count: 1 }, /buffer_count is 1: a sub-group has 2 tensors on disk$/],
-      [{ buffer_count: 3, pipeline_write: true }, /buffer_count is 3: .* a pipeline needs two/],
+      [{ buffer_count: 2 }, /buffer_count is 2: a sub-group has 3 tensors on disk$/],
+      [{ buffer_count: 5, pipeline_write: true }, /buffer_count is 5: .* a pipeline needs two/],
     ] as const) {
       const [error] = await errors({ offload_optimizer: { ...nvme, ...rest } });
       expect(error).toMatchObject({ code: 'CONFIG_INVALID' });

@@ -6,7 +6,7 @@ import { elementBytes } from '../precision/wire.ts';
 import type { StorageType } from '../precision/precision.ts';
 import type { HeldPart } from '../held.ts';
 import { type OffloadSettings, swapUnit } from './settings.ts';
-import { SwapSpace } from './swap-space.ts';
+import { SwapSpace, type Tail } from './swap-space.ts';
 import type { Split } from './walk.ts';
 
 /** How a tensor is called, and what it is counted as. */
@@ -65,6 +65,12 @@ export class Offload {
     return Array.from({ length: count }, (_, index) =>
       this.#ofOptimizer({ category: 'optimizer', name: `optimizer state ${index + 1}` }),
     );
+  }
+
+  /** Room for the shard's gradient, where the optimizer's states go to disk; null where they do not. */
+  gradient(): Tail | null {
+    if (!this.#optimizer || this.settings.optimizer!.ratio === 0) return null;
+    return this.#optimizer.reserve('float32', 0, this.#count);
   }
 
   #ofOptimizer(kind: Kind): Split {

@@ -1,4 +1,5 @@
-import type { Region, Work } from '../../native/contract.ts';
+import type { ReducedGradient } from '../../hooks/index.ts';
+import type { Work } from '../../native/contract.ts';
 import type { Weights } from '../precision/weights.ts';
 import type { HeldPart } from '../held.ts';
 import {
@@ -31,7 +32,12 @@ export class OffloadedOptimizer extends ShardOptimizer {
     return swapped.tensors.states.map((state) => heldSplit(state, shard));
   }
 
-  protected update(step: StepSettings, { shard }: { shard: Region }, after: Work[]): Work {
-    return this.#options.swapped.update({ ...step, gradient: shard }, after);
+  protected update(
+    step: StepSettings,
+    { shard }: Pick<ReducedGradient, 'shard'>,
+    after: Work[],
+  ): Work {
+    const { swapped, gradients } = this.#options;
+    return swapped.update(step, shard ? { head: shard } : gradients.swapped!.split, after);
   }
 }

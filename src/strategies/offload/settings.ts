@@ -32,9 +32,9 @@ export interface ParameterOffload {
 /** Elements whose bytes direct I/O moves in one piece, whatever their type: 4096 bytes of 16-bit ones. */
 export const swapUnit = 2048;
 
-/** Where slots of the flat buffer begin: parameters on disk are read one by one, by direct I/O. */
+/** Where slots of the flat buffer begin: parameters and their gradients are moved by direct I/O. */
 export function layoutAlignment(settings: OffloadSettings | null): number {
-  return settings?.parameters ? swapUnit : slotAlignment;
+  return settings ? swapUnit : slotAlignment;
 }
 
 /** Null where nothing goes to disk. */

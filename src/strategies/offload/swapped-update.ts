@@ -1,6 +1,6 @@
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeEngine, OptimizerRange, Region, Work } from '../../native/contract.ts';
-import { type StepSettings, within } from '../zero/shard-optimizer.ts';
+import type { NativeEngine, OptimizerRange, Work } from '../../native/contract.ts';
+import type { StepSettings } from '../zero/shard-optimizer.ts';
 import { rangesWithin, subGroups } from './sub-groups.ts';
 import type { OffloadSettings } from './settings.ts';
 import { type Split, SubGroupWalk } from './walk.ts';
@@ -10,6 +10,8 @@ export interface UpdatedTensors {
   readonly master: Split;
   readonly copy16?: Split;
   readonly states: readonly Split[];
+  /** Where it is on disk. */
+  readonly gradient?: Split;
 }
 
 export interface SwappedUpdateOptions {
@@ -36,7 +38,7 @@ export class SwappedUpdate {
     const { engine, settings, tensors, count, ranges } = options;
     this.tensors = tensors;
     this.#engine = engine;
-    const all = this.#all();
+    const all = [...this.#updated(), ...(tensors.gradient ? [tensors.gradient] : [])];
     const swapped = all.flatMap(({ tail }) => (tail && tail.count > 0 ? [tail] : []));
     const groups = subGroups(
       count,
@@ -50,12 +52,12 @@ export class SwappedUpdate {
     );
   }
 
-  /** @param step its gradient is the shard's */
-  update(step: StepSettings & { gradient: Region }, after: Work[]): Work {
+  /** @param gradient the shard's */
+  update(step: StepSettings, gradient: Split, after: Work[]): Work {
     const { master, copy16, states } = this.tensors;
     return this.#walk.run({
-      reads: [master, ...states],
-      writes: this.#all(),
+      reads: [master, ...states, gradient],
+      writes: this.#updated(),
       ...(step.norm && { norm: step.norm }),
       after,
       visit: (group, at, ready) => {
@@ -68,7 +70,7 @@ export class SwappedUpdate {
             ...(state1 && { state1 }),
             ...(state2 && { state2 }),
             ...(state3 && { state3 }),
-            gradient: within(step.gradient, group),
+            gradient: at(gradient),
             ranges: this.#ranges.get(group.offset)!,
           },
           ready,
@@ -89,7 +91,7 @@ export class SwappedUpdate {
     });
   }
 
-  #all(): Split[] {
+  #updated(): Split[] {
     const { master, copy16, states } = this.tensors;
     return [master, ...(copy16 ? [copy16] : []), ...states];
   }

@@ -140,7 +140,7 @@ const scenarios = {
     session.lifecycle.tap('release', 'observe', 'suite.look', ({ pass, segment, plan }) => {
       if (pass !== 'backward' || segment !== 0 || plan.microBatch === 0) return;
       const { shard } = session.claims.owner('gradients')!.reduced();
-      count = shard.count;
+      count = shard!.count;
     });
     await training.step();
     return { count, owned: session.layout.shards[runtime.rank]!.count };

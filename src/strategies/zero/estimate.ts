@@ -71,5 +71,5 @@ export function zeroBytes(
     communication: precision.gradientType !== 'float32' && wholeGradients ? whole / 2 : 0,
     io: 0,
   };
-  return offload ? offloadedBytes(bytes, owned / 4, offload) : bytes;
+  return offload ? offloadedBytes(bytes, owned / 4, offload, wholeGradients) : bytes;
 }

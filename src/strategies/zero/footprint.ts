@@ -1,6 +1,7 @@
 import { elementCount, type Host } from '../../hooks/index.ts';
 import type { FlatLayout } from '../../layout.ts';
-import { planBuckets } from '../buckets.ts';
+import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
+import { gradientStaging } from '../offload/gradient-on-disk.ts';
 import { layoutAlignment } from '../offload/settings.ts';
 import type { Precision } from '../precision/precision.ts';
 import { elementBytes } from '../precision/wire.ts';
@@ -56,6 +57,7 @@ export function footprint(request: FootprintRequest): Footprint {
     communication:
       held.communication +
       (precision.gradientType === 'float32' ? 0 : gradients * elementBytes(precision.gradientType)),
+    io: held.io + stagedGradients(request),
     activations: host.activationBytes ?? 0,
   };
 }
@@ -65,17 +67,29 @@ export function totalBytes(bytes: Footprint): number {
 }
 
 /** Elements of what gradient buckets share. */
-function gradientWindow({ options, host, layout }: FootprintRequest): number {
-  const segments = host.segments.length;
+function gradientWindow(request: FootprintRequest): number {
+  const { options, host } = request;
+  return planWindows(bucketsOf(request), options.overlap ? 1 : host.segments.length).size;
+}
+
+function bucketsOf({ options, host, layout }: FootprintRequest): Bucket[] {
   const skippable = new Set(options.skippable);
-  const buckets = planBuckets(
-    host.parameters,
-    layout,
-    segments,
-    options.reduceBucketSize,
-    skippable,
-  );
-  return planWindows(buckets, options.overlap ? 1 : segments).size;
+  const { parameters, segments } = host;
+  return planBuckets(parameters, layout, segments.length, options.reduceBucketSize, skippable);
+}
+
+/** Bytes of gradients on their way to disk, on the rank that has the longest. */
+function stagedGradients(request: FootprintRequest): number {
+  const { options, layout } = request;
+  const { offload, wholeGradients } = options;
+  if (!offload?.optimizer || offload.optimizer.ratio === 0 || wholeGradients) return 0;
+  const buckets = bucketsOf(request);
+  const byRank = layout.shards.map((_, rank) => {
+    const parts = buckets.map((bucket) => bucketShards(bucket, layout)[rank]!);
+    const { length, buffers } = gradientStaging(parts);
+    return buffers * length * 4;
+  });
+  return Math.max(...byRank);
 }
 
 /** Bytes that parameters are gathered into, and widened into. */

@@ -6,11 +6,13 @@ import {
   type Location,
   type ReducedGradient,
   type SegmentWorkEvent,
+  type StepPlan,
 } from '../../hooks/index.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { type Bucket, bucketShards } from '../buckets.ts';
 import type { GradientSums } from '../compression/index.ts';
 import type { FlatLayout, Shard } from '../../layout.ts';
+import type { GradientShard, SwappedGradient } from './gradient-shard.ts';
 import type { StorageType } from '../precision/precision.ts';
 import { createWire, type Sent, type Wire } from '../precision/wire.ts';
 import { planWindows, type WindowPlan } from './windows.ts';
@@ -44,6 +46,8 @@ export interface GradientReducer extends GradientOwner {
   produced(event: SegmentWorkEvent): void;
   /** Bytes that the policy took, by what they are for. */
   readonly buffers: readonly NativeBuffer[];
+  /** Where this rank's shard is on disk. */
+  readonly swapped?: SwappedGradient | undefined;
 }
 
 /** Buckets whose segment the plan left out: every rank knows that their gradient is zero. */
@@ -179,6 +183,7 @@ export class WholeGradient implements GradientReducer {
 interface Pending {
   readonly bucket: Bucket;
   readonly reduction: Work;
+  readonly plan: StepPlan;
   readonly accumulate: boolean;
 }
 
@@ -193,20 +198,24 @@ export class ShardedGradient implements GradientReducer {
   readonly #windows: WindowPlan;
   readonly #window: NativeBuffer;
   readonly #wire: Wire;
-  readonly #shard: NativeBuffer;
+  readonly #shard: GradientShard;
   readonly #completion: Completion;
   readonly #bucketOf = new Map<string, Bucket>();
   /** The last reduction of each bucket: its memory is free when that has ended. */
   readonly #reductions: (Work | undefined)[];
+  /** The work after which what a bucket brought to the shard is kept. */
+  readonly #kept: (Work | undefined)[];
   /** All-reduced buckets that have not been added to the shard. */
   #pending: Pending[] = [];
 
-  constructor(options: ReducerOptions) {
+  constructor(options: ReducerOptions, shard: GradientShard) {
     this.#options = options;
+    this.#shard = shard;
     this.#completion = new Completion(options);
     // Without overlap all buckets wait for the end of backward, so none can share a place.
     this.#windows = planWindows(options.buckets, options.overlap ? 1 : options.segmentCount);
     this.#reductions = new Array(options.buckets.length).fill(undefined);
+    this.#kept = new Array(options.buckets.length).fill(undefined);
     for (const bucket of options.buckets) {
       for (const name of bucket.parameters) this.#bucketOf.set(name, bucket);
     }
@@ -217,11 +226,11 @@ export class ShardedGradient implements GradientReducer {
       name: 'gradient windows',
     });
     this.#wire = createWire(options.engine, this.#window, options.gradientType, shared);
-    this.#shard = options.engine.allocate(
-      options.layout.shards[options.rank]!.count * bytesPerElement,
-      { category: 'gradients', name: 'gradient shard' },
-    );
-    this.buffers = [this.#window, this.#shard];
+    this.buffers = [this.#window, ...shard.buffers];
+  }
+
+  get swapped(): SwappedGradient | undefined {
+    return this.#shard.swapped;
   }
 
   get lossScale(): number {
@@ -254,8 +263,8 @@ export class ShardedGradient implements GradientReducer {
       const sent = this.#wire.send(this.#windows.offsets[bucket.index]!, bucket.count, before);
       const accumulate = event.plan.microBatch > 0;
       this.#reductions[bucket.index] = this.#options.reduceScatter
-        ? this.#scatter(bucket, sent, accumulate)
-        : this.#reduceWhole(bucket, sent, accumulate);
+        ? this.#scatter(bucket, sent, event.plan, accumulate)
+        : this.#reduceWhole(bucket, sent, event.plan, accumulate);
     });
     if (event.segment !== 0) return;
     this.#collect(() => true);
@@ -266,22 +275,43 @@ export class ShardedGradient implements GradientReducer {
   #clearSkipped(event: SegmentWorkEvent): void {
     const { engine, layout, rank } = this.#options;
     for (const bucket of skippedBuckets(this.#options, event)) {
-      const target = this.#target(bucket, bucketShards(bucket, layout)[rank]!);
-      if (target) engine.fill(target, 0);
+      const own = bucketShards(bucket, layout)[rank]!;
+      this.#put(bucket, own, event.plan, false, ({ region, after }) =>
+        engine.fill(region, 0, after),
+      );
     }
   }
 
-  #scatter(bucket: Bucket, { region, after }: Sent, accumulate: boolean): Work {
+  #scatter(bucket: Bucket, sent: Sent, plan: StepPlan, accumulate: boolean): Work {
     const { engine, layout, rank } = this.#options;
     const shards = bucketShards(bucket, layout);
-    const target = this.#target(bucket, shards[rank]!);
-    return engine.reduceScatter(region, shards, target, { accumulate }, after);
+    const own = shards[rank]!;
+    const scatter = (target: Region | null, after: Work[]) =>
+      engine.reduceScatter(sent.region, shards, target, { accumulate }, [...sent.after, ...after]);
+    if (own.count === 0) return scatter(null, []);
+    return this.#put(bucket, own, plan, accumulate, ({ region, after }) => scatter(region, after));
+  }
+
+  /** `write` puts this rank's part of a bucket into its place, and it is kept. Returns the work of `write`. */
+  #put(
+    bucket: Bucket,
+    own: Shard,
+    plan: StepPlan,
+    accumulate: boolean,
+    write: (place: { region: Region; after: Work[] }) => Work,
+  ): Work {
+    const { layout, rank } = this.#options;
+    const start = bucket.offset + own.offset - layout.shards[rank]!.offset;
+    const part = { bucket: bucket.index, start, count: own.count };
+    const written = write(this.#shard.place(part, accumulate));
+    this.#kept[bucket.index] = this.#shard.keep(part, written, isBoundary(plan));
+    return written;
   }
 
   /** reduce_scatter false: every rank gets the sum of the bucket and keeps its part. */
-  #reduceWhole(bucket: Bucket, { region, after }: Sent, accumulate: boolean): Work {
+  #reduceWhole(bucket: Bucket, { region, after }: Sent, plan: StepPlan, accumulate: boolean): Work {
     const reduction = this.#options.engine.allReduce(region, 'sum', after);
-    this.#pending.push({ bucket, reduction, accumulate });
+    this.#pending.push({ bucket, reduction, plan, accumulate });
     return reduction;
   }
 
@@ -293,36 +323,22 @@ export class ShardedGradient implements GradientReducer {
     const { engine, layout, rank } = this.#options;
     const kept: Pending[] = [];
     for (const pending of this.#pending) {
-      const { bucket, reduction, accumulate } = pending;
+      const { bucket, reduction, plan, accumulate } = pending;
       if (!due(bucket)) {
         kept.push(pending);
         continue;
       }
       const own = bucketShards(bucket, layout)[rank]!;
-      const target = this.#target(bucket, own);
-      if (!target) continue;
+      if (own.count === 0) continue;
       const source = this.#wire.region(
         this.#windows.offsets[bucket.index]! + own.offset,
         own.count,
       );
-      this.#reductions[bucket.index] = engine.axpby(source, target, 1, accumulate ? 1 : 0, [
-        reduction,
-      ]);
+      this.#reductions[bucket.index] = this.#put(bucket, own, plan, accumulate, (place) =>
+        engine.axpby(source, place.region, 1, accumulate ? 1 : 0, [reduction, ...place.after]),
+      );
     }
     this.#pending = kept;
-  }
-
-  /** This rank's part of a bucket in its shard of the gradient; null when it owns nothing there. */
-  #target(bucket: Bucket, own: Shard): Region | null {
-    if (own.count === 0) return null;
-    const { layout, rank } = this.#options;
-    const start = bucket.offset + own.offset - layout.shards[rank]!.offset;
-    return {
-      buffer: this.#shard,
-      byteOffset: start * bytesPerElement,
-      count: own.count,
-      dtype: 'float32',
-    };
   }
 
   #overlap(one: Bucket, other: Bucket): boolean {
@@ -338,10 +354,9 @@ export class ShardedGradient implements GradientReducer {
   }
 
   reduced(): ReducedGradient {
-    const { count } = this.#options.layout.shards[this.#options.rank]!;
     return {
-      shard: { buffer: this.#shard, byteOffset: 0, count, dtype: 'float32' },
-      after: this.#reductions.filter((work) => work !== undefined),
+      shard: this.#shard.region,
+      after: [...this.#reductions, ...this.#kept].filter((work) => work !== undefined),
     };
   }
 }

@@ -1,6 +1,7 @@
 import { requireCapability } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
 import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
+import { GradientOnDisk } from '../offload/gradient-on-disk.ts';
 import { Offload } from '../offload/offload.ts';
 import { OffloadedOptimizer } from '../offload/optimizer.ts';
 import type { OffloadSettings } from '../offload/settings.ts';
@@ -8,10 +9,11 @@ import { SwappedUpdate } from '../offload/swapped-update.ts';
 import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
 import { type CompressionRecipe, GradientSums } from '../compression/index.ts';
 import type { StrategyContext } from '../plugin.ts';
-import { planBuckets } from '../buckets.ts';
+import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { groupRanges } from '../../layout.ts';
 import type { NativeBuffer, Work } from '../../native/contract.ts';
 import { gathersParameters } from './estimate.ts';
+import { GradientInMemory, type GradientShard } from './gradient-shard.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
 import { FullWeights } from './full-weights.ts';
 import type { GatherLimits } from './gather-plan.ts';
@@ -107,9 +109,10 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     options.compression && worldSize > 1
       ? new GradientSums(engine, layout, reducer.buckets, options.compression.compression)
       : null;
+  const offload = options.offload ? new Offload(context, options.offload) : null;
   const gradients: GradientReducer =
     options.stage >= 2 && !options.wholeGradients
-      ? new ShardedGradient(reducer)
+      ? new ShardedGradient(reducer, gradientShard(context, offload, reducer.buckets))
       : new WholeGradient(reducer);
   claims.claim('gradients', 'zero', gradients);
   const stepping = {
@@ -122,8 +125,8 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     lossScale,
     skipsOverflow: precision.skipsOverflow,
   };
-  const optimizer = options.offload
-    ? offloadedOptimizer(context, options, options.offload, stepping)
+  const optimizer = offload
+    ? offloadedOptimizer(context, options, offload, stepping)
     : new PartitionedOptimizer({
         ...stepping,
         weights: weightsOf(context, options),
@@ -191,27 +194,46 @@ function weightsOf(context: StrategyContext, options: ZeroOptions): MemoryWeight
   };
 }
 
+/** Where this rank's sums go: to disk with the optimizer's states. */
+function gradientShard(
+  { engine, layout, communicator }: StrategyContext,
+  offload: Offload | null,
+  buckets: readonly Bucket[],
+): GradientShard {
+  const { rank } = communicator;
+  const shard = layout.shards[rank]!;
+  const tail = offload?.gradient();
+  if (!tail) return new GradientInMemory(engine, shard.count);
+  return new GradientOnDisk({
+    engine,
+    tail,
+    parts: buckets.map((bucket) => bucketShards(bucket, layout)[rank]!),
+    ranges: groupRanges(layout, shard),
+  });
+}
+
 /** Stage 3 with a part of the shard on disk. */
 function offloadedOptimizer(
   context: StrategyContext,
   options: ZeroOptions,
-  settings: OffloadSettings,
+  offload: Offload,
   stepping: ShardOptimizerOptions,
 ): OffloadedOptimizer {
+  const { settings } = offload;
   const { host, engine, layout, communicator, precision, optimizer: recipe } = context;
   const { rank, size: worldSize } = communicator;
   requireCapability(host, 'gatheredParameters', 'zero_optimization.stage 3');
-  const offload = new Offload(context, settings);
   const narrow = precision.storage !== 'float32';
   // As without offloading, a rank alone gathers nothing where the model's memory is the optimizer's.
   const alone = !gathersParameters({ stage: 3, offload: settings }, worldSize, narrow);
   const own = alone ? weightsOf(context, options) : null;
   const weights = own ? { master: { head: own.master } } : offload.weights(precision.storage);
   const states = offload.states(stateCount(recipe));
+  const gradient = stepping.gradients.swapped;
   const swapped = new SwappedUpdate({
     engine,
     settings,
-    tensors: { ...weights, states },
+    tensors: { ...weights, states, ...(gradient && { gradient: gradient.split }) },
     count: layout.shards[rank]!.count,
     ranges: groupRanges(layout, layout.shards[rank]!),
   });

@@ -1,4 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
+import type { ReducedGradient } from '../../hooks/index.ts';
 import { groupRanges, type Shard, tensorRanges } from '../../layout.ts';
 import type { NativeBuffer, OptimizerRange, Region, Work } from '../../native/contract.ts';
 import type { MemoryWeights } from '../precision/weights.ts';
@@ -54,7 +55,7 @@ export class PartitionedOptimizer extends ShardOptimizer {
 
   protected update(
     step: StepSettings,
-    { shard, whole }: { shard: Region; whole?: Region },
+    { shard, whole }: Omit<ReducedGradient, 'after'>,
     after: Work[],
   ): Work {
     const { master, copy16 } = this.weights;
@@ -64,7 +65,7 @@ export class PartitionedOptimizer extends ShardOptimizer {
         ...step,
         master,
         ...(copy16 && { copy16 }),
-        gradient: this.#partitioned ? shard : whole!,
+        gradient: (this.#partitioned ? shard : whole)!,
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
         ...(state3 && { state3 }),

@@ -1,5 +1,6 @@
 import type {
   OptimizerOutcome,
+  ReducedGradient,
   OptimizerStepContext,
   OptimizerStepOwner,
 } from '../../hooks/index.ts';
@@ -49,21 +50,23 @@ export abstract class ShardOptimizer implements OptimizerStepOwner {
   /** Stretches of this rank's shard, by parameter group. */
   protected readonly ownRanges: OptimizerRange[];
   readonly #options: ShardOptimizerOptions;
-  readonly #norm: NativeBuffer;
+  readonly #norm: Pair;
   #step = 0;
-  #enqueued = { step: 0, lossScale: 1, gradientScale: 1 };
+  #enqueued: { step: number; lossScale: number; gradientScale: number; pair: Pair };
 
   constructor(options: ShardOptimizerOptions) {
     this.#options = options;
     const { engine, layout, rank } = options;
     this.ownRanges = groupRanges(layout, layout.shards[rank]!);
-    this.#norm = engine.allocate(64, { category: 'optimizer', name: 'gradient norm' });
+    const buffer = engine.allocate(64, { category: 'optimizer', name: 'gradient norm' });
+    this.#norm = { buffer, byteOffset: 0 };
+    this.#enqueued = { step: 0, lossScale: 1, gradientScale: 1, pair: this.#norm };
   }
 
   /** Enqueues the update itself; `gradient` is what `gradients.reduced()` returned. */
   protected abstract update(
     step: StepSettings,
-    gradient: { shard: Region; whole?: Region },
+    gradient: Omit<ReducedGradient, 'after'>,
     after: Work[],
   ): Work;
 
@@ -84,15 +87,15 @@ export abstract class ShardOptimizer implements OptimizerStepOwner {
   ): Work {
     const { engine, recipe, gradients, worldSize, lossScale } = this.#options;
     const { after, ...gradient } = gradients.reduced();
-    const pair = { buffer: this.#norm, byteOffset: 0 };
-    const pieces = this.ownRanges.map((range) => within(gradient.shard, range));
-    let ready = engine.squaredNorm(pieces, pair, after);
+    const norm = gradients.swapped?.norm(after) ?? this.#normOf(gradient.shard!, after);
+    const { pair } = norm;
+    let { ready } = norm;
     if (worldSize > 1) {
       ready = engine.allReduce({ ...pair, count: 2, dtype: 'float64' }, 'sum', [ready]);
     }
     const step = this.#step + 1;
     const gradientScale = 1 / gradients.lossScale;
-    this.#enqueued = { step, lossScale: lossScale.value, gradientScale };
+    this.#enqueued = { step, lossScale: lossScale.value, gradientScale, pair };
     const updated = this.update(
       {
         kind: recipe.kind,
@@ -116,8 +119,8 @@ export abstract class ShardOptimizer implements OptimizerStepOwner {
   }
 
   outcome(): OptimizerOutcome {
-    const [squares, overflows] = new Float64Array(this.#norm.view(), 0, 2);
-    const { step, lossScale, gradientScale } = this.#enqueued;
+    const { step, lossScale, gradientScale, pair } = this.#enqueued;
+    const [squares, overflows] = new Float64Array(pair.buffer.view(), pair.byteOffset, 2);
     if (overflows === 0) this.#step = step;
     return {
       gradientNorm: overflows === 0 ? Math.sqrt(squares!) * gradientScale : Number.NaN,
@@ -126,6 +129,18 @@ export abstract class ShardOptimizer implements OptimizerStepOwner {
       lossScale,
     };
   }
+
+  #normOf(shard: Region, after: Work[]): { pair: Pair; ready: Work } {
+    const pieces = this.ownRanges.map((range) => within(shard, range));
+    const pair = this.#norm;
+    return { pair, ready: this.#options.engine.squaredNorm(pieces, pair, after) };
+  }
+}
+
+/** [Σ g², count of values that are not finite], two float64. */
+interface Pair {
+  buffer: NativeBuffer;
+  byteOffset: number;
 }
 
 /** `range` of a region, offsets relative to it. */
