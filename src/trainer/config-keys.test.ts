@@ -311,7 +311,7 @@ const onDisk: [key: string, observe: (run: RankResult) => unknown, object, objec
     [
       ['block_size', 8192, 'requests'],
       ['queue_depth', 1, 'mostUnderWay'],
-      ['intra_op_parallelism', 4, 'mostUnderWay'],
+      ['intra_op_parallelism', 64, 'mostUnderWay'],
       ['single_submit', true, 'submissions'],
       ['overlap_events', false, 'submissions'],
     ] as const
