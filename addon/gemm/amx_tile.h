@@ -5,6 +5,8 @@
 namespace dsjs::DSJS_ISA {
 namespace {
 
+constexpr size_t kLine = 16;  // floats of a cache line
+
 // What LDTILECFG reads: eight tiles of 16 rows of 64 bytes.
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
@@ -26,24 +28,40 @@ class Tiles {
   Tiles& operator=(const Tiles&) = delete;
 };
 
+// Where the panels of a product begin, behind their headers.
+struct Panels {
+  const float* a;
+  const float* b;
+};
+
 // out[r][c] = the product of up to 32 rows of A and 32 columns of B: kRowTiles × kColumnTiles tiles
 // of 16 × 16, the only ones that the panels use. Rows of `out` are `pitch` floats apart. Tile
 // registers: 0 to 3 sums, 4 and 5 a part of A, 6 and 7 a part of B. Pairs of parts follow each
-// other so that each step changes one of the two; the small ones are added first.
+// other so that each step changes one of the two; the small ones are added first. Each step
+// fetches its share of the next block ahead, at the end that of the panels of `next`.
 template <size_t kRowTiles, size_t kColumnTiles, size_t kPartsOfB>
-void tile_product(size_t blocks, const float* a, const float* b, float* out, size_t pitch) {
+void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pitch) {
   constexpr size_t kRow = 64;  // bytes
+  constexpr size_t kBlockOfA = kParts * 2 * kTileFloats, kBlockOfB = kPartsOfB * 2 * kTileFloats;
+  constexpr size_t kSteps = kPartsOfB > 1 ? 6 : 3;
   const auto load_a = [&](size_t part) {
-    const float* tile = a + part * 2 * kTileFloats;
+    const float* tile = now.a + part * 2 * kTileFloats;
     _tile_loadd(4, tile, kRow);
     if constexpr (kRowTiles > 1) _tile_loadd(5, tile + kTileFloats, kRow);
   };
   const auto load_b = [&](size_t part) {
-    const float* tile = b + part * 2 * kTileFloats;
+    const float* tile = now.b + part * 2 * kTileFloats;
     _tile_loadd(6, tile, kRow);
     if constexpr (kColumnTiles > 1) _tile_loadd(7, tile + kTileFloats, kRow);
   };
-  const auto multiply = [&] {
+  Panels ahead;
+  const auto multiply = [&](size_t step) {
+#pragma GCC unroll 32
+    for (size_t i = 0; i < kBlockOfA / kSteps; i += kLine)
+      __builtin_prefetch(ahead.a + step * (kBlockOfA / kSteps) + i);
+#pragma GCC unroll 32
+    for (size_t i = 0; i < kBlockOfB / kSteps; i += kLine)
+      __builtin_prefetch(ahead.b + step * (kBlockOfB / kSteps) + i);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kColumnTiles > 1) _tile_dpbf16ps(1, 4, 7);
     if constexpr (kRowTiles > 1) _tile_dpbf16ps(2, 5, 6);
@@ -54,26 +72,26 @@ void tile_product(size_t blocks, const float* a, const float* b, float* out, siz
   _tile_zero(2);
   _tile_zero(3);
   for (size_t i = 0; i < blocks; ++i) {
+    ahead = i + 1 < blocks ? Panels{now.a + kBlockOfA, now.b + kBlockOfB} : next;
     load_a(2);
     load_b(0);
-    multiply();
+    multiply(0);
     load_a(1);
-    multiply();
+    multiply(1);
     if constexpr (kPartsOfB > 1) {
       load_b(1);
-      multiply();
+      multiply(2);
       load_a(0);
-      multiply();
+      multiply(3);
       load_b(2);
-      multiply();
+      multiply(4);
       load_b(0);
-      multiply();
+      multiply(5);
     } else {
       load_a(0);
-      multiply();
+      multiply(2);
     }
-    a += kParts * 2 * kTileFloats;
-    b += kPartsOfB * 2 * kTileFloats;
+    now = ahead;
   }
   const size_t bytes = pitch * sizeof(float);
   _tile_stored(0, out, bytes);

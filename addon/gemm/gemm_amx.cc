@@ -89,9 +89,15 @@ void merge(const float* from, size_t rows, size_t columns, float alpha, bool rep
     }
 }
 
+// C is written, or added to, when the tile is done.
+inline void fetch_rows(float* c, size_t rows, size_t columns, size_t ldc) {
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t j = 0; j < columns; j += kLine) __builtin_prefetch(c + r * ldc + j, 1);
+}
+
 inline size_t at_most(size_t limit, size_t value) { return value < limit ? value : limit; }
 
-using TileProduct = void (*)(size_t, const float*, const float*, float*, size_t);
+using TileProduct = void (*)(size_t, Panels, Panels, float*, size_t);
 
 template <size_t kPartsOfB>
 void multiply_panels(const Product& product, const Block& block) {
@@ -103,25 +109,36 @@ void multiply_panels(const Product& product, const Block& block) {
   const size_t blocks = parts_of(block.depth, kBlockTerms);
   const Tiles tiles;
   alignas(64) float out[kPanelLines * kPanelLines];
-  for (size_t j = 0; j < block.columns.count; j += kPanelLines) {
-    const float* b = block.b + j / kPanelLines * b_pitch;
-    const size_t columns = at_most(kPanelLines, block.columns.count - j);
-    for (size_t i = 0; i < block.rows.count; i += kPanelLines) {
-      const float* a = block.a + i / kPanelLines * a_pitch;
-      const size_t rows = at_most(kPanelLines, block.rows.count - i);
-      float* c = block.c + (block.rows.begin + i) * product.ldc + block.columns.begin + j;
+  const size_t row_panels = parts_of(block.rows.count, kPanelLines);
+  const size_t column_panels = parts_of(block.columns.count, kPanelLines);
+  const auto panels_at = [&](size_t i, size_t j) {
+    return Panels{block.a + i * a_pitch + kHeaderFloats, block.b + j * b_pitch + kHeaderFloats};
+  };
+  for (size_t j = 0; j < column_panels; ++j) {
+    const size_t columns = at_most(kPanelLines, block.columns.count - j * kPanelLines);
+    for (size_t i = 0; i < row_panels; ++i) {
+      const size_t rows = at_most(kPanelLines, block.rows.count - i * kPanelLines);
+      const size_t row = block.rows.begin + i * kPanelLines;
+      const size_t column = block.columns.begin + j * kPanelLines;
+      float* c = block.c + row * product.ldc + column;
+      const float *a = block.a + i * a_pitch, *b = block.b + j * b_pitch;
       const bool odd = (odd_lines(a) | odd_lines(b)) != 0;
+      // After the last row comes the next column's first; after the last column nothing.
+      const Panels next = i + 1 < row_panels      ? panels_at(i + 1, j)
+                          : j + 1 < column_panels ? panels_at(0, j + 1)
+                                                  : panels_at(i, j);
+      fetch_rows(c, rows, columns, product.ldc);
       const TileProduct run = kProducts[rows > kTileLines][columns > kTileLines];
       const bool direct = rows == kPanelLines && columns == kPanelLines && block.replace &&
                           product.alpha == 1 && !odd;
       if (direct) {
-        run(blocks, a + kHeaderFloats, b + kHeaderFloats, c, product.ldc);
+        run(blocks, panels_at(i, j), next, c, product.ldc);
       } else {
-        run(blocks, a + kHeaderFloats, b + kHeaderFloats, out, kPanelLines);
+        run(blocks, panels_at(i, j), next, out, kPanelLines);
         if (odd) multiply_odd_lines<kPartsOfB>(block.depth, a, b, rows, out, kPanelLines);
         merge(out, rows, columns, product.alpha, block.replace, c, product.ldc);
       }
-      if (block.finish) finish(product, c, rows, {block.columns.begin + j, columns});
+      if (block.finish) finish(product, c, rows, {column, columns});
     }
   }
 }
