@@ -127,6 +127,7 @@ describe('initialize', () => {
     [{ parameters: { w: { values: Float32Array.of(1, 2), shape: [3] } } }, 'has 2 elements'],
     [{ deepspeed: { optimizer: { type: 'SGD', params: { lr: 1 } } } }, 'differ'],
     [{ optimizer: { type: 'Adamm' } }, 'Adamm'],
+    [{ strategy: 'ddp', optimizer: { type: 'OneBitLamb' } }, 'sends whole gradients'],
     [{ deepspeed: { tfjs: { exact_random: true } } }, 'the loop host has no use for it'],
   ] as [object, string][])('refuses %j', async (options, text) => {
     await expect(open(options)).rejects.toThrow(text);

@@ -8,6 +8,7 @@ import {
 } from '../../config/index.ts';
 import { DeepSpeedError } from '../../errors.ts';
 import { constantSchedule, createSchedule, type Schedule } from '../../schedules/index.ts';
+import { oneBitRecipe } from '../../strategies/one-bit/index.ts';
 import type { StrategyPlugin } from '../../strategies/plugin.ts';
 import {
   fullPrecision,
@@ -53,6 +54,14 @@ export function loopSettings(
     throw new DeepSpeedError('ARGUMENTS_INVALID', 'initialize() has no optimizer', {
       fix: 'Give `optimizer` in the DeepSpeed config, or initialize({ optimizer: { type: "AdamW", params: { lr: 1e-3 } } }).',
     });
+  }
+  if (!raw && oneBitRecipe(effective)) {
+    const { type } = effective.optimizer!;
+    throw new DeepSpeedError(
+      'STRATEGY_CONFLICT',
+      `the strategy "${plugin.name}" sends whole gradients, and ${type} does not`,
+      { fix: 'Use the strategy "deepspeed", with `optimizer` in its config or as the option.' },
+    );
   }
   const { kind, ...group } = hyper;
   return {
