@@ -187,6 +187,10 @@ export const errorCodes = {
     title: 'The tokenizer is missing or of a kind that this version does not run',
     fix: 'Give a folder with a byte-level BPE tokenizer.json, or tokenize with transformers.js.',
   },
+  HOSTFILE_INVALID: {
+    title: 'The hostfile cannot be used',
+    fix: 'Write one line HOST slots=N for each machine; # begins a comment.',
+  },
   LAUNCHER_USAGE: {
     title: 'The command line of the launcher is not valid',
     fix: '`deepspeed --help` lists the flags; they come before the script.',
