@@ -3,6 +3,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, it } from 'vitest';
+import { mpiEnvironment, noMpi } from './mpi.ts';
 import { mustRun } from './run-command.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -24,5 +25,14 @@ describe('the native engine', () => {
 
   it.each(programs)('%s', async (program) => {
     await mustRun(join(folder, program), [], { cwd: root });
+  });
+
+  // The suite of group_test over MPI: every rank a machine of its own, then two on each.
+  it.skipIf(noMpi !== null).each([1, 2])('mpi_conformance, %i a machine', async (ranks) => {
+    const words = ['--oversubscribe', '-n', '4', join(folder, 'mpi_conformance')];
+    await mustRun('mpirun', [...words, join(folder, 'deepspeed_mpi.so'), String(ranks)], {
+      cwd: root,
+      env: mpiEnvironment,
+    });
   });
 });

@@ -2,7 +2,15 @@
 // prebuild whose build id matches the sources is left alone. With --tests it builds the C++ tests in the
 // same folder instead, and prints that folder as its last line.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -13,6 +21,8 @@ const id = buildId();
 const target = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
 const output = join(target, 'deepspeed.node');
 const stamp = join(target, 'build-id');
+// Only where MPI's headers are installed; what depends on it says so when it is asked for.
+const mpiModule = join(target, 'deepspeed_mpi.so');
 const force = process.argv.includes('--force');
 const tests = process.argv.includes('--tests');
 
@@ -41,8 +51,13 @@ function includeFolder(name) {
   }
 }
 
+const mpiWanted = spawnSync('mpicc', ['--version']).status === 0;
 const upToDate =
-  !force && existsSync(output) && existsSync(stamp) && readFileSync(stamp, 'utf8') === id;
+  !force &&
+  existsSync(output) &&
+  existsSync(stamp) &&
+  readFileSync(stamp, 'utf8') === id &&
+  existsSync(mpiModule) === mpiWanted;
 
 if (tests || !upToDate) build();
 
@@ -96,13 +111,19 @@ function build() {
     `-DDSJS_VERSION=${version}`,
     `-DDSJS_TESTS=${tests ? 'ON' : 'OFF'}`,
   ]);
-  const targets = tests ? 'all' : 'deepspeed';
+  const targets = tests ? ['all'] : mpiWanted ? ['deepspeed', 'deepspeed_mpi'] : ['deepspeed'];
   const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism());
-  run(['--build', folder, '--target', targets, '--parallel', jobs]);
+  run(['--build', folder, '--target', ...targets, '--parallel', jobs]);
   if (tests) return console.log(folder);
   mkdirSync(target, { recursive: true });
-  // Never overwrite a library that a running process has mapped: write beside it, then rename.
-  cpSync(join(folder, 'deepspeed.node'), `${output}.new`);
-  renameSync(`${output}.new`, output);
+  install(join(folder, 'deepspeed.node'), output);
+  rmSync(mpiModule, { force: true });
+  if (mpiWanted) install(join(folder, 'deepspeed_mpi.so'), mpiModule);
   writeFileSync(stamp, id);
+}
+
+/** Never overwrites a library that a running process has mapped: writes beside it, then renames. */
+function install(file, place) {
+  cpSync(file, `${place}.new`);
+  renameSync(`${place}.new`, place);
 }

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "comm/backends.h"
+#include "comm/mpi_run.h"
 #include "register.h"
 #include "run_control.h"
 #include "util.h"
@@ -154,9 +155,18 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
     } else if (backend == "shm") {
       const RunOptions run = run_options(options);
       communicator = make_shm(run.rank, run.control_fd, run.arena_fds, hang_timeout_ms);
+    } else if (backend == "mpi") {
+      MpiOptions mpi;
+      mpi.module = string_field(options, "module");
+      mpi.identity = string_field(options, "identity");
+      if (!options.Get("lanes").IsUndefined())
+        mpi.most_lanes = integer_field<int>(options, "lanes");
+      if (!options.Get("ranksAHost").IsUndefined())
+        mpi.ranks_a_host = integer_field<int>(options, "ranksAHost");
+      communicator = make_hosts_group(open_mpi_run(mpi), hang_timeout_ms);
     } else {
       throw EngineError("INVALID_ARGUMENT",
-                        "\"" + backend + "\" is not a backend: shm, inprocess or solo",
+                        "\"" + backend + "\" is not a backend: shm, mpi, inprocess or solo",
                         "createCommunicator");
     }
     return CommunicatorHandle::wrap(env, std::move(communicator));

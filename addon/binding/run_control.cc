@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/run_control.h"
+#include "comm/run_link.h"
 #include "util.h"
 
 namespace dsjs::binding {
@@ -114,6 +115,22 @@ void join(const Napi::CallbackInfo& info) {
   });
 }
 
+// openLink(options)
+void link(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    if (!info[0].IsObject())
+      throw EngineError("INVALID_ARGUMENT", "options must be an object", "openLink");
+    const auto options = info[0].As<Napi::Object>();
+    open_link({string_field(options, "address"), integer_field<int>(options, "port"),
+               string_field(options, "hello"), number_field(options, "patienceMs")});
+  });
+}
+
+// tellLauncher(line)
+void tell(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { tell_launcher(info[0].ToString()); });
+}
+
 }  // namespace
 
 RunOptions run_options(Napi::Object options) {
@@ -131,6 +148,8 @@ void register_run_control(Napi::Env env, Napi::Object exports) {
   exports["createRunFds"] = Napi::Function::New(env, create_fds, "createRunFds");
   exports["openRunControl"] = Napi::Function::New(env, open_run_control, "openRunControl");
   exports["closeFds"] = Napi::Function::New(env, close_fds, "closeFds");
+  exports["openLink"] = Napi::Function::New(env, link, "openLink");
+  exports["tellLauncher"] = Napi::Function::New(env, tell, "tellLauncher");
   exports["joinRun"] = Napi::Function::New(env, join, "joinRun");
 }
 

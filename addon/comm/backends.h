@@ -22,4 +22,10 @@ std::unique_ptr<Communicator> make_shm(int rank, int control_fd, const std::vect
 std::unique_ptr<Communicator> make_inprocess(const std::string& key, int rank, int world_size,
                                              double hang_timeout_ms = kDefaultHangTimeoutMs);
 
+// The same, on machines that are made up: host_of[r] is the one of rank r. What ranks of different
+// ones tell each other goes through copies of messages (memory_transport.cc). For tests.
+std::unique_ptr<Communicator> make_inprocess_hosts(const std::string& key, int rank,
+                                                   const std::vector<int>& host_of,
+                                                   double hang_timeout_ms = kDefaultHangTimeoutMs);
+
 }  // namespace dsjs

@@ -37,12 +37,6 @@ size_t block_bytes(int members) {
   return 2 * Channel::kSmallBytes + static_cast<size_t>(members) * sizeof(Outbox);
 }
 
-std::string seconds(uint64_t ns) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f s", static_cast<double>(ns) / 1e9);
-  return text;
-}
-
 }  // namespace
 
 // What a wait is for: `word` of member `peer`, or the phase of every member (peer -1).
@@ -53,11 +47,38 @@ struct Channel::Want {
   uint32_t target;
 };
 
+std::string format_seconds(uint64_t nanoseconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", static_cast<double>(nanoseconds) / 1e9);
+  return text;
+}
+
 const char* operation_name(Operation operation) {
   constexpr const char* names[] = {"allReduce", "reduceScatter", "allGather",
                                    "allToAll",  "broadcast",     "barrier",
                                    "split",     "send",          "recv"};
   return names[static_cast<int>(operation)];
+}
+
+std::string describe(const Descriptor& call) {
+  const Operation operation = static_cast<Operation>(call.operation);
+  std::string text =
+      std::string(operation_name(operation)) + " (call " + std::to_string(call.sequence);
+  if (operation == Operation::kAllToAll || operation == Operation::kBroadcast)
+    text += ", " + std::to_string(call.count) + " bytes";
+  else if (operation != Operation::kBarrier && operation != Operation::kSplit)
+    text += ", " + std::to_string(call.count) + " x " + dtype_name(static_cast<DType>(call.type));
+  if (operation == Operation::kBroadcast) text += ", root " + std::to_string(call.detail);
+  return text + ")";
+}
+
+std::string difference(int rank, const Descriptor& call, int other_rank, const Descriptor& other) {
+  const bool alike =
+      call.operation == other.operation && call.type == other.type && call.count == other.count;
+  if (alike && call.detail == other.detail) return "";
+  return "ranks called different things: rank " + std::to_string(rank) + " " + describe(call) +
+         ", rank " + std::to_string(other_rank) + " " + describe(other) +
+         (alike ? ", with another reduction, root or shards" : "");
 }
 
 Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
@@ -247,7 +268,7 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
   for (int other = 0; other < members(); ++other) {
     if (other == member_ || (want.peer >= 0 && other != want.peer)) continue;
     const Slot& peer = slot(other);
-    const std::string name = "rank " + std::to_string(ranks_[other]);
+    const std::string name = "rank " + std::to_string(number(other));
     const World::Presence presence = world_->presence(ranks_[other]);
     const bool closed = peer.closed.load() != 0;
     const uint64_t begun = peer.begun.load();
@@ -286,13 +307,13 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
     if (sends_to_us && !we_receive)
       fail("COMM_MISMATCH",
            "ranks called different things: " + current() + ", " + name + " send to rank " +
-               std::to_string(ranks_[member_]) + " (" +
+               std::to_string(number(member_)) + " (" +
                std::to_string(outbox(other, member_).message_bytes) + " bytes)",
            other);
     if (waits_for_message && !we_send)
       fail("COMM_MISMATCH",
            "ranks called different things: " + current() + ", " + name + " recv from rank " +
-               std::to_string(ranks_[member_]),
+               std::to_string(number(member_)),
            other);
 
     if (static_cast<double>(waited) > hang_timeout_ms_ * 1e6) {
@@ -301,48 +322,26 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
         last = begun == 0 ? "it has called nothing here yet"
                           : "its newest call here was " + describe(peer.descriptor[begun & 1]);
       fail("COMM_HANG",
-           name + " has not come to " + current() + " for " + seconds(waited) + ": it is alive, " +
-               last,
+           name + " has not come to " + current() + " for " + format_seconds(waited) +
+               ": it is alive, " + last,
            other);
     }
   }
 }
 
-std::string Channel::describe(const Descriptor& call) const {
-  const Operation operation = static_cast<Operation>(call.operation);
-  std::string text =
-      std::string(operation_name(operation)) + " (call " + std::to_string(call.sequence);
-  if (operation == Operation::kAllToAll || operation == Operation::kBroadcast)
-    text += ", " + std::to_string(call.count) + " bytes";
-  else if (operation != Operation::kBarrier && operation != Operation::kSplit)
-    text += ", " + std::to_string(call.count) + " x " + dtype_name(static_cast<DType>(call.type));
-  if (operation == Operation::kBroadcast) text += ", root " + std::to_string(call.detail);
-  return text + ")";
-}
-
 std::string Channel::current() const {
-  const std::string name = "rank " + std::to_string(ranks_[member_]) + " ";
+  const std::string name = "rank " + std::to_string(number(member_)) + " ";
   if (message_peer_ < 0) return name + describe(slot(member_).descriptor[sequence_ & 1]);
   return name + operation_name(message_operation_) +
          (message_operation_ == Operation::kSend ? " to rank " : " from rank ") +
-         std::to_string(ranks_[message_peer_]) + " (" + std::to_string(message_bytes_) + " bytes)";
+         std::to_string(number(message_peer_)) + " (" + std::to_string(message_bytes_) + " bytes)";
 }
 
 // Every member compares with member 0, so that all of them name the same two ranks.
 void Channel::compare() {
-  const Descriptor& first = descriptor(0);
   for (int other = 1; other < members(); ++other) {
-    const Descriptor& call = descriptor(other);
-    const bool same = call.operation == first.operation && call.type == first.type &&
-                      call.count == first.count && call.detail == first.detail;
-    if (same) continue;
-    const bool only_detail =
-        call.operation == first.operation && call.type == first.type && call.count == first.count;
-    fail("COMM_MISMATCH",
-         "ranks called different things: rank " + std::to_string(ranks_[0]) + " " +
-             describe(first) + ", rank " + std::to_string(ranks_[other]) + " " + describe(call) +
-             (only_detail ? ", with another reduction, root or shards" : ""),
-         member_ == 0 ? other : 0);
+    const std::string what = difference(number(0), descriptor(0), number(other), descriptor(other));
+    if (!what.empty()) fail("COMM_MISMATCH", what, member_ == 0 ? other : 0);
   }
 }
 
@@ -357,8 +356,8 @@ void Channel::fail(const char* code, const std::string& message, int peer_member
           ? message_operation_
           : static_cast<Operation>(slot(member_).descriptor[sequence_ & 1].operation);
   failure_ =
-      std::make_exception_ptr(EngineError(code, message, operation_name(operation), ranks_[member_],
-                                          peer_member < 0 ? -1 : ranks_[peer_member]));
+      std::make_exception_ptr(EngineError(code, message, operation_name(operation), number(member_),
+                                          peer_member < 0 ? -1 : number(peer_member)));
   std::rethrow_exception(failure_);
 }
 

@@ -30,6 +30,12 @@ enum class Operation : int32_t {
   kReceive,
 };
 const char* operation_name(Operation operation);
+// `allReduce (call 3, 8 x float32)`, for errors.
+std::string describe(const Descriptor& call);
+// `1.5 s`
+std::string format_seconds(uint64_t nanoseconds);
+// What differs between two calls that should be alike, for COMM_MISMATCH; empty when nothing does.
+std::string difference(int rank, const Descriptor& call, int other_rank, const Descriptor& other);
 
 // One piece of a message from a member to another, in the sender's arena.
 struct alignas(64) Outbox {
@@ -54,10 +60,13 @@ class Channel {
   int member() const { return member_; }
   int members() const { return static_cast<int>(ranks_.size()); }
   int world_rank(int member) const { return ranks_[member]; }
+  // The number by which users know a member.
+  int number(int member) const { return world_->number(ranks_[member]); }
   const std::vector<int>& world_ranks() const { return ranks_; }
   World& world() { return *world_; }
   std::shared_ptr<World> shared_world() const { return world_; }
   double hang_timeout_ms() const { return hang_timeout_ms_; }
+  void set_hang_timeout_ms(double milliseconds) { hang_timeout_ms_ = milliseconds; }
   uint64_t sequence() const { return sequence_; }
   // Nanoseconds spent waiting since the channel was made.
   uint64_t waited_ns() const { return waited_ns_; }
@@ -109,7 +118,6 @@ class Channel {
   void wait(const Want& want);
   void look_around(const Want& want, uint64_t since_ns);
   bool arrived(const Want& want, int member) const;
-  std::string describe(const Descriptor& call) const;
   std::string current() const;
   void compare();
   void open();

@@ -5,6 +5,7 @@
 
 #include "comm/backends.h"
 #include "comm/reduce.h"
+#include "comm/slice.h"
 #include "core/error.h"
 
 namespace dsjs {
@@ -13,37 +14,6 @@ namespace {
 // Up to so many ranks each reduces a staged chunk whole; beyond, reducing a slice each and copying
 // the others' costs less than reading all N chunks.
 constexpr int kReduceWholeChunk = 3;
-// Slices of an array start at multiples of this many elements: whole cache lines and pages.
-constexpr size_t kSliceUnit = 1024;
-
-struct Slice {
-  size_t begin, end;
-};
-
-// Member `index`'s part of `count` elements.
-Slice slice(size_t count, int members, int index) {
-  const size_t units = (count + kSliceUnit - 1) / kSliceUnit;
-  const auto bound = [&](int part) {
-    const size_t unit = units * static_cast<size_t>(part) / static_cast<size_t>(members);
-    return std::min(count, unit * kSliceUnit);
-  };
-  return {bound(index), bound(index + 1)};
-}
-
-// FNV-1a over the shard table, so that ranks with different tables notice.
-uint64_t digest(const std::vector<Shard>& shards) {
-  uint64_t hash = 14695981039346656037u;
-  for (const Shard& shard : shards)
-    for (size_t value : {shard.offset, shard.count}) hash = (hash ^ value) * 1099511628211u;
-  return hash;
-}
-
-size_t largest_count(const std::vector<Shard>& shards) {
-  size_t largest = 0;
-  for (const Shard& shard : shards) largest = std::max(largest, shard.count);
-  return largest;
-}
-
 void copy(void* target, const void* source, size_t bytes) {
   if (bytes > 0) std::memcpy(target, source, bytes);
 }
@@ -111,22 +81,6 @@ void Group::check_member(Operation operation, int member) const {
                     operation_name(operation), rank());
 }
 
-void Group::check_shards(Operation operation, const std::vector<Shard>& shards,
-                         size_t count) const {
-  if (shards.size() != static_cast<size_t>(size()))
-    throw EngineError(
-        "INVALID_ARGUMENT",
-        std::to_string(shards.size()) + " shards for " + std::to_string(size()) + " ranks",
-        operation_name(operation), rank());
-  for (const Shard& shard : shards)
-    if (shard.offset > count || shard.count > count - shard.offset)
-      throw EngineError("INVALID_ARGUMENT",
-                        "shard [" + std::to_string(shard.offset) + ", +" +
-                            std::to_string(shard.count) + ") of " + std::to_string(count) +
-                            " elements",
-                        operation_name(operation), rank());
-}
-
 void Group::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
   const size_t element = size_of(type), bytes = count * element;
   const int members = size(), me = rank();
@@ -176,7 +130,7 @@ void Group::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
 void Group::reduce_scatter(const void* bucket, size_t count, DType type,
                            const std::vector<Shard>& shards, void* target, DType target_type,
                            bool accumulate) {
-  check_shards(Operation::kReduceScatter, shards, count);
+  check_shards(operation_name(Operation::kReduceScatter), shards, count, size(), rank());
   const size_t element = size_of(type), bytes = count * element;
   const int members = size(), me = rank();
   const Shard own = shards[static_cast<size_t>(me)];
@@ -215,7 +169,7 @@ void Group::reduce_scatter(const void* bucket, size_t count, DType type,
 }
 
 void Group::all_gather(void* data, size_t count, DType type, const std::vector<Shard>& shards) {
-  check_shards(Operation::kAllGather, shards, count);
+  check_shards(operation_name(Operation::kAllGather), shards, count, size(), rank());
   const size_t element = size_of(type), bytes = count * element;
   const int members = size(), me = rank();
   const size_t largest = largest_count(shards) * element;
@@ -373,8 +327,8 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
   if (failed >= 0)
     throw EngineError(
         "COMM_PEER_LEFT",
-        "rank " + std::to_string(channel_->world_rank(failed)) + " could not open the new group",
-        "split", channel_->world_rank(me), channel_->world_rank(failed));
+        "rank " + std::to_string(channel_->number(failed)) + " could not open the new group",
+        "split", channel_->number(me), channel_->number(failed));
   return group.empty() ? nullptr : std::make_unique<Group>(std::move(opened));
 }
 

@@ -44,6 +44,9 @@ class Group final : public Communicator {
   void leave(const std::string& reason) override;
   void withdraw(std::exception_ptr why) override { channel_->withdraw(std::move(why)); }
   void interrupt() override { channel_->interrupt(); }
+  // How long a call waits for a rank that is alive.
+  void set_hang_timeout_ms(double milliseconds) { channel_->set_hang_timeout_ms(milliseconds); }
+  uint64_t waited_ns() const { return channel_->waited_ns(); }
 
   std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
                                           std::shared_ptr<MemoryAccount> account) override;
@@ -86,7 +89,6 @@ class Group final : public Communicator {
   std::unique_ptr<Channel> open_group(const std::vector<int>& group, int channel) const;
 
   void check_member(Operation operation, int member) const;
-  void check_shards(Operation operation, const std::vector<Shard>& shards, size_t count) const;
 
   std::unique_ptr<Channel> channel_;
   uint64_t chunk_step_ = 0;  // of staged collectives; its parity chooses the half

@@ -58,10 +58,10 @@ void Group::send(const void* data, size_t bytes, int peer) {
       advance(box.posted, number, box);
       channel_->wait_outbox(peer, box.taken, box.waiters, number);
       if (box.refused.load() != 0)
-        channel_->fail("COMM_MISMATCH",
-                       sizes(bytes, channel_->world_rank(rank()), box.refused_bytes,
-                             channel_->world_rank(peer)),
-                       peer);
+        channel_->fail(
+            "COMM_MISMATCH",
+            sizes(bytes, channel_->number(rank()), box.refused_bytes, channel_->number(peer)),
+            peer);
       sent += piece;
     } while (sent < bytes);
   });
@@ -82,10 +82,10 @@ void Group::recv(void* data, size_t bytes, int peer) {
         box.refused_bytes = bytes;
         box.refused.store(1);
         advance(box.taken, number, box);
-        channel_->fail("COMM_MISMATCH",
-                       sizes(box.message_bytes, channel_->world_rank(peer), bytes,
-                             channel_->world_rank(rank())),
-                       peer);
+        channel_->fail(
+            "COMM_MISMATCH",
+            sizes(box.message_bytes, channel_->number(peer), bytes, channel_->number(rank())),
+            peer);
       }
       if (box.piece_bytes > 0)
         std::memcpy(static_cast<char*>(data) + received, channel_->arena_base(peer) + box.location,

@@ -5,9 +5,19 @@ target_sources(dsjs_engine PRIVATE
   comm/control_page.cc
   comm/group.cc
   comm/group_messages.cc
+  comm/hosts_collectives.cc
+  comm/hosts_group.cc
+  comm/hosts_run.cc
+  comm/memory_transport.cc
+  comm/mpi_run.cc
+  comm/mpi_transport.cc
   comm/reduce.cc
+  comm/run_abort.cc
   comm/run_control.cc
+  comm/run_link.cc
+  comm/slice.cc
   comm/solo.cc
   comm/stats.cc
+  comm/transport.cc
   comm/world.cc
 )

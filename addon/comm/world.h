@@ -33,6 +33,14 @@ class World {
   // up.
   int join(int rank);
 
+  // By which numbers errors name the ranks, when they are a part of a run over several machines.
+  // Every rank sets them alike, before its first call.
+  void set_numbers(std::vector<int> numbers) {
+    std::lock_guard lock(mutex_);
+    if (numbers_.empty()) numbers_ = std::move(numbers);
+  }
+  int number(int rank) const { return numbers_.empty() ? rank : numbers_[rank]; }
+
   // Memory that a peer may still read after its owner is gone: it stays taken until the run ends.
   void keep(std::shared_ptr<Buffer> buffer);
 
@@ -51,6 +59,7 @@ class World {
   std::vector<int> next_channel_;
   std::vector<int> pidfds_;
   std::vector<std::shared_ptr<Buffer>> kept_;
+  std::vector<int> numbers_;
 };
 
 // Whether the process exists and has not ended (a zombie has). `pidfd` caches a handle: -1 at

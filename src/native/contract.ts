@@ -68,12 +68,29 @@ export interface InprocessOptions {
   hangTimeoutMs?: number;
 }
 
+/**
+ * Ranks that MPI started, on one machine or several: who they are, MPI knows. Ranks of one machine share
+ * memory. All ranks of the run make this communicator; it starts MPI, once a process.
+ */
+export interface MpiOptions {
+  backend: 'mpi';
+  /** Path of deepspeed_mpi.so. */
+  module: string;
+  /** What must be alike on all ranks, in words: HOSTS_DIFFER names two ranks where it is not. */
+  identity: string;
+  /** All-reduce sends from so many ranks of each machine; default: all of them. */
+  lanes?: number;
+  /** Tests: so many consecutive ranks make a machine, whatever they share. */
+  ranksAHost?: number;
+  hangTimeoutMs?: number;
+}
+
 /** One rank alone: every collective is a copy or nothing. */
 export interface SoloOptions {
   backend: 'solo';
 }
 
-export type CommOptions = ShmOptions | InprocessOptions | SoloOptions;
+export type CommOptions = ShmOptions | MpiOptions | InprocessOptions | SoloOptions;
 
 /**
  * Collectives over a group of ranks. Sums run in rank order, so a result never depends on timing.
@@ -513,6 +530,14 @@ export interface NativeAddon {
     arenaFds: number[];
     parentPid: number;
   }): void;
+  /**
+   * Rank of a run over several machines: connects to its launcher by TCP, sends `hello` as the first line, and
+   * from then on signs of life from a thread of its own. An abort of the launcher, or its silence for
+   * `patienceMs`, ends every wait of this rank with COMM_ABORTED; its end ends the process. Once per process.
+   */
+  openLink(options: { address: string; port: number; hello: string; patienceMs: number }): void;
+  /** Sends one line through the link before it returns; nothing without one. */
+  tellLauncher(line: string): void;
   bindCores(cores: number[]): void;
 
   /** Creates `path`, which must not exist, with `bytes` of reserved space, a multiple of 4096. */

@@ -1,0 +1,117 @@
+// The communicator of several machines, made up of threads: the suite of group_test.cc over several
+// ways to spread ranks over machines.
+#include <atomic>
+#include <thread>
+
+#include "comm/backends.h"
+#include "comm/conformance.h"
+
+using namespace dsjs;
+using namespace dsjs::conformance;
+
+namespace {
+
+std::vector<int> first(const std::vector<int>& pattern, int ranks) {
+  return {pattern.begin(), pattern.begin() + ranks};
+}
+
+void play(const std::vector<int>& host_of, const Rank& body, double hang_timeout_ms) {
+  static std::atomic<int> counter{0};
+  const std::string key = "hosts " + std::to_string(counter.fetch_add(1));
+  std::vector<std::unique_ptr<Communicator>> communicators;
+  for (size_t rank = 0; rank < host_of.size(); ++rank)
+    communicators.push_back(
+        make_inprocess_hosts(key, static_cast<int>(rank), host_of, hang_timeout_ms));
+  std::vector<std::thread> threads;
+  for (auto& communicator : communicators)
+    threads.emplace_back([&body, &communicator] {
+      try {
+        body(*communicator);
+      } catch (const EngineError& error) {
+        CHECK_MESSAGE(false, error.code() + ": " + error.what());
+      }
+      communicator.reset();
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+Stage stage_of(const std::vector<int>& pattern) {
+  return {[pattern](int ranks, const Rank& body, double hang_timeout_ms) {
+            play(first(pattern, ranks), body, hang_timeout_ms);
+          },
+          [pattern](int ranks) { return first(pattern, ranks); }};
+}
+
+// Several windows, so that the scratch is used again, and hosts of different sizes.
+void test_large(const std::vector<int>& host_of) {
+  play(
+      host_of,
+      [&](Communicator& world) {
+        const int ranks = world.size(), me = world.rank();
+        const size_t count = (size_t{9} << 20) + 12'345;
+        auto buffer = world.allocate_shared(count * 4, Category::kGradients, nullptr);
+        auto* data = static_cast<float*>(buffer->data());
+        const auto value = [](int rank, size_t index) {
+          return static_cast<float>((index * 7 + static_cast<size_t>(rank) * 13) % 1024);
+        };
+        for (size_t index = 0; index < count; ++index) data[index] = value(me, index);
+        std::vector<Shard> shards;
+        for (int rank = 0; rank < ranks; ++rank) {
+          const size_t begin = count * static_cast<size_t>(rank) / static_cast<size_t>(ranks);
+          const size_t end = count * static_cast<size_t>(rank + 1) / static_cast<size_t>(ranks);
+          shards.push_back({begin, end - begin});
+        }
+        const Shard own = shards[static_cast<size_t>(me)];
+        std::vector<float> part(own.count);
+        world.reduce_scatter(data, count, DType::kFloat32, shards, part.data(), DType::kFloat32,
+                             false);
+        world.all_reduce(data, count, DType::kFloat32, ReduceOp::kSum);
+        // Whole numbers below 2^24: the sums are exact in any order.
+        size_t wrong = 0;
+        for (size_t index = 0; index < count; ++index) {
+          float sum = 0;
+          for (int rank = 0; rank < ranks; ++rank) sum += value(rank, index);
+          wrong += data[index] != sum;
+        }
+        for (size_t index = 0; index < own.count; ++index)
+          wrong += part[index] != data[own.offset + index];
+        CHECK_MESSAGE(wrong == 0, std::to_string(wrong) + " wrong sums");
+      },
+      60'000);
+}
+
+// The part of a group that lies on one machine is shared memory alone, and errors there name ranks
+// by their numbers in the run.
+void test_numbers() {
+  play(
+      {0, 1, 1, 0},
+      [](Communicator& world) {
+        auto part = world.split(world.rank() % 3 == 0 ? 0 : 1, 0);
+        int32_t one = 1;
+        part->all_reduce(&one, 1, DType::kInt32, ReduceOp::kSum);
+        CHECK(one == 2);
+        if (world.rank() == 2) return;
+        if (world.rank() != 1) return;
+        const std::string error = thrown_by([&] { part->barrier(); });
+        CHECK_MESSAGE(contains(error, "COMM_PEER_LEFT rank 2"), error);
+      },
+      5'000);
+}
+
+}  // namespace
+
+int main() {
+  // A rank a machine; two machines, as launchers number ranks; ranks dealt out; unequal machines.
+  const auto suite = [](const std::vector<int>& pattern, std::initializer_list<int> sizes) {
+    run_suite(stage_of(pattern), sizes);
+    test_leave(stage_of(pattern));
+  };
+  suite({0, 1, 2, 3, 4}, {2, 4});
+  suite({0, 0, 1, 1, 1}, {3, 5});
+  suite({0, 1, 0, 1, 2}, {4});
+  suite({0, 0, 0, 1, 2}, {5});
+  test_large({0, 1});
+  test_large({0, 0, 1, 1, 1});
+  test_numbers();
+  return dsjs::testing::summary();
+}

@@ -1,0 +1,46 @@
+/* What the module deepspeed_mpi.so gives to the engine: MPI, as little of it as is needed. The
+ * module is built against the headers of one MPI and loaded when it is asked for; the engine itself
+ * knows no MPI. C, so that the two need not share a C++ library. All calls come from one thread. */
+#ifndef DSJS_MPI_TABLE_H
+#define DSJS_MPI_TABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct DsjsMpiPlace {
+  int rank, size;
+  int host_leader; /* the lowest rank that shares memory with this one */
+  int last_tag;
+} DsjsMpiPlace;
+
+typedef struct DsjsMpiTable {
+  const char* build_id; /* of the engine that it was built with */
+  /* Of the functions below: 0, or an MPI error, which `explain` puts in words. */
+  int (*start)(DsjsMpiPlace* place);
+  /* Every rank's `bytes` at every rank, in rank order. Blocks. */
+  int (*gather)(const void* own, void* all, int bytes);
+  int (*send)(const void* data, size_t bytes, int peer, int tag, void** request);
+  int (*receive)(void* data, size_t bytes, int peer, int tag, void** request);
+  /* From any rank, on tag 0. */
+  int (*receive_any)(void* data, size_t bytes, void** request);
+  /* *done: the request has ended and is gone; of a receive, *bytes came. */
+  int (*test)(void* request, int* done, size_t* bytes);
+  /* Asks a receive that has not begun to end. */
+  int (*cancel)(void* request);
+  int (*finish)(void);
+  void (*explain)(int error, char* text, size_t room);
+  void (*library)(char* text, size_t room);
+} DsjsMpiTable;
+
+/* The module's one symbol. */
+#define DSJS_MPI_SYMBOL "dsjs_mpi_table"
+typedef const DsjsMpiTable* (*DsjsMpiEntry)(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
