@@ -38,7 +38,7 @@ describe('a rank', () => {
         worldSize: 2,
         deepspeedConfig: config,
         cores: null,
-        arenaFds: [expect.any(Number), expect.any(Number)],
+        memory: { arenaFds: [expect.any(Number), expect.any(Number)] },
       });
       expect(sight.run!.threads).toBeGreaterThanOrEqual(1);
       // The control page and one arena per rank, each once.

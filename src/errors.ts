@@ -191,6 +191,14 @@ export const errorCodes = {
     title: 'The hostfile cannot be used',
     fix: 'Write one line HOST slots=N for each machine; # begins a comment.',
   },
+  MPI_NOT_BUILT: {
+    title: 'Several machines need MPI, and the engine was built without it',
+    fix: 'Run: apt-get install libopenmpi-dev openmpi-bin   (Fedora: dnf install openmpi-devel), then npm explore deepspeed-js -- npm run build:addon -- --force; on every machine.',
+  },
+  LAUNCHER_TOOL_MISSING: {
+    title: 'A program that starts ranks on other machines is not installed',
+    fix: 'Install it: apt-get install openmpi-bin openssh-client, or name another with --launcher.',
+  },
   LAUNCHER_USAGE: {
     title: 'The command line of the launcher is not valid',
     fix: '`deepspeed --help` lists the flags; they come before the script.',

@@ -1,10 +1,14 @@
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
 import { DeepSpeedError } from './errors.ts';
 import { getRunEnvironment, type RunEnvironment } from './launcher/run-environment.ts';
 import {
+  type CommOptions,
   loadAddon,
   type NativeAddon,
   type NativeCommunicator,
   type NativeEngine,
+  requireMpiModule,
 } from './native/index.ts';
 
 /** The engine of this process and its place among the ranks. */
@@ -38,14 +42,7 @@ export function openRuntime(options: RuntimeOptions = {}): Runtime {
     options.world
       ? { backend: 'inprocess', ...options.world }
       : run
-        ? {
-            backend: 'shm',
-            rank: run.rank,
-            worldSize: run.worldSize,
-            controlFd: run.controlFd,
-            arenaFds: run.arenaFds,
-            hangTimeoutMs: run.hangTimeoutMs,
-          }
+        ? communicatorOf(run)
         : { backend: 'solo' },
   );
   const threads = options.threads ?? run?.threads ?? Math.max(1, addon.systemLimits().cores);
@@ -68,6 +65,27 @@ export function openRuntime(options: RuntimeOptions = {}): Runtime {
       communicator.dispose();
     },
   };
+}
+
+function communicatorOf(run: RunEnvironment): CommOptions {
+  const { rank, worldSize, memory, hangTimeoutMs } = run;
+  if (memory !== null) return { backend: 'shm', rank, worldSize, ...memory, hangTimeoutMs };
+  return {
+    backend: 'mpi',
+    module: requireMpiModule(),
+    identity: identityOf(run),
+    hangTimeoutMs,
+  };
+}
+
+/** What hosts that train together must have alike. */
+function identityOf({ version, deepspeedConfig }: RunEnvironment): string {
+  const parts = [`deepspeed-js ${version}`, `Node ${process.versions.node.split('.')[0]}`];
+  if (deepspeedConfig !== null && existsSync(deepspeedConfig)) {
+    const digest = createHash('sha256').update(readFileSync(deepspeedConfig)).digest('hex');
+    parts.push(`${deepspeedConfig} (SHA-256 ${digest.slice(0, 12)})`);
+  }
+  return parts.join(', ');
 }
 
 /**

@@ -12,6 +12,8 @@ describe('the command line', () => {
         module: false,
         scriptArguments: [],
         numProcs: null,
+        hosts: null,
+        maxRestarts: 0,
         deepspeedConfig: null,
         bindCoresToRank: false,
         bindCoreList: null,
@@ -32,6 +34,8 @@ describe('the command line', () => {
       module: true,
       scriptArguments: ['--num_procs', '7', '--help', '-q'],
       numProcs: 3,
+      hosts: null,
+      maxRestarts: 0,
       deepspeedConfig: 'c.json',
       bindCoresToRank: true,
       bindCoreList: '0-2',
@@ -84,9 +88,6 @@ describe('the command line', () => {
   });
 
   it.each([
-    ['--hostfile hosts t.js', '--hostfile'],
-    ['-H hosts t.js', '--hostfile'],
-    ['--num_nodes 2 t.js', '--num_nodes'],
     ['--no_ssh t.js', '--no_ssh'],
     ['--elastic_training t.js', '--elastic_training'],
     ['--autotuning tune t.js', '--autotuning'],

@@ -3,6 +3,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { DeepSpeedError } from '../errors.ts';
 import { packageVersion } from '../launcher/index.ts';
 import type { LaunchOptions } from '../launcher/index.ts';
+import { chooseMachines } from './machines.ts';
 
 export interface ParsedLine {
   options: LaunchOptions;
@@ -12,17 +13,8 @@ export interface ParsedLine {
 
 /** Flags of DeepSpeed's launcher for what one machine does not have; refused by name. */
 const laterFlags: [flags: string, needs: string][] = [
-  ['-H, --hostfile <file>', 'several machines'],
-  ['-i, --include <nodes>', 'several machines'],
-  ['-e, --exclude <nodes>', 'several machines'],
-  ['--node_rank <n>', 'several machines'],
-  ['--no_ssh', 'several machines'],
-  ['--no_ssh_check', 'several machines'],
-  ['--ssh_port <port>', 'several machines'],
-  ['--launcher <kind>', 'several machines'],
-  ['--launcher_args <args>', 'several machines'],
-  ['--force_multi', 'several machines'],
-  ['--master_addr <address>', 'several machines'],
+  ['--node_rank <n>', 'starting each machine by hand'],
+  ['--no_ssh', 'starting each machine by hand'],
   ['--elastic_training', 'elastic training'],
   ['--min_elastic_nodes <n>', 'elastic training'],
   ['--max_elastic_nodes <n>', 'elastic training'],
@@ -55,6 +47,16 @@ interface Flags {
   module?: boolean;
   enable_each_rank_log?: string;
   master_port?: number;
+  hostfile?: string;
+  include?: string;
+  exclude?: string;
+  launcher: string;
+  launcher_args?: string;
+  ssh_port?: number;
+  force_multi?: boolean;
+  master_addr?: string;
+  max_restarts: number;
+  link_timeout: number;
   hang_timeout: number;
   grace_period: number;
   quiet?: boolean;
@@ -76,18 +78,20 @@ export function parseLine(argv: readonly string[]): ParsedLine | null {
   const notes: string[] = [];
   if (flags.num_gpus !== undefined)
     notes.push(`ranks run on cores: --num_gpus ${flags.num_gpus} is read as --num_procs`);
-  if (flags.num_nodes !== undefined && flags.num_nodes !== 1)
-    refuse('--num_nodes', 'several machines');
   if (flags.bind_core_list !== undefined && !flags.bind_cores_to_rank)
     throw new DeepSpeedError('LAUNCHER_USAGE', '--bind_core_list needs --bind_cores_to_rank');
 
+  const numProcs = oneOf('--num_procs', flags.num_procs, '--num_gpus', flags.num_gpus);
+  const { hosts, slotsHere } = chooseMachines({ ...flags, numProcs });
   return {
     notes,
     options: {
       script,
       module: flags.module ?? false,
       scriptArguments: after.scriptArguments,
-      numProcs: oneOf('--num_procs', flags.num_procs, '--num_gpus', flags.num_gpus),
+      numProcs: slotsHere ?? numProcs,
+      hosts,
+      maxRestarts: flags.max_restarts,
       deepspeedConfig: oneOf(
         '--deepspeed before the script',
         oneOf('--deepspeed', flags.deepspeed, '--deepspeed_config', flags.deepspeed_config),
@@ -108,7 +112,7 @@ export function parseLine(argv: readonly string[]): ParsedLine | null {
 function describeCommand(): Command {
   const command = new Command('deepspeed')
     .description(
-      'Trains with several ranks on this machine: one process each, joined by shared memory.',
+      'Trains with several ranks, one process each: on this machine, or with a hostfile on several.',
     )
     .usage('[flags] script [arguments of the script]')
     .argument('<script>', '.js, .mjs, .cjs, .ts, .mts or .cts file')
@@ -141,13 +145,35 @@ function describeCommand(): Command {
       integer('--grace_period', 0),
       5,
     )
+    .option('-H, --hostfile <file>', 'several machines, a line HOST slots=N for each')
+    .option('-i, --include <nodes>', 'only these of the hostfile, like worker-0@worker-1:0,2')
+    .option('-e, --exclude <nodes>', 'all but these')
+    .option('--num_nodes <n>', 'the first so many machines', integer('--num_nodes', 1))
+    .option('--launcher <kind>', 'what starts ranks elsewhere: openmpi, mpich or slurm', 'openmpi')
+    .option('--launcher_args <args>', 'words for it')
+    .option('--ssh_port <port>', 'of the other machines', integer('--ssh_port', 1, 65_535))
+    .option('--force_multi', 'start by it even when this machine is the only one')
+    .option('--master_addr <address>', 'by which the others reach this machine')
+    .option(
+      '--max_restarts <n>',
+      'start a failed run anew so often, without machines that were lost',
+      integer('--max_restarts', 0),
+      0,
+    )
+    .option(
+      '--link_timeout <seconds>',
+      'silence after which a machine counts as cut off',
+      integer('--link_timeout', 1),
+      30,
+    )
     .option('-q, --quiet', 'no notes and warnings of the launcher')
     .option(
       '--num_gpus <n>',
       'the name that DeepSpeed has for --num_procs',
       integer('--num_gpus', 1),
     )
-    .addOption(new Option('--num_nodes <n>').argParser(integer('--num_nodes', 1)).hideHelp())
+    // Nothing is checked by ssh ahead of the start.
+    .addOption(new Option('--no_ssh_check').hideHelp())
     // Ranks get LOCAL_RANK by environment only, which is what this flag asks for.
     .addOption(new Option('--no_local_rank').hideHelp())
     .addOption(new Option('--no_python').hideHelp())

@@ -29,9 +29,14 @@ export function openRankChannel(fd: number): void {
   socket.on('error', () => socket.destroy());
   // No clean-up of any kind: what the run shared is freed with its last process.
   socket.on('close', () => process.kill(process.pid, 'SIGKILL'));
+  // Small writes to a socket are done before write() returns, hence before the process ends.
+  reportUncaught((error) => socket.write(`${JSON.stringify(error)}\n`));
+}
+
+/** Rank: hands the error that nobody caught to `send`, which must be done with it when it returns. */
+export function reportUncaught(send: (error: RankError) => void): void {
   process.on('uncaughtExceptionMonitor', (error: unknown) => {
-    // Small writes to a socket are done before write() returns, hence before the process ends.
-    socket.write(`${JSON.stringify(describeError(error))}\n`);
+    send(describeError(error));
     // The launcher tells it, once for all ranks that it ends: leave before Node prints it here, too,
     // but after everybody who listens to the end.
     if (isFatal()) process.once('exit', (code) => process.exit(code));

@@ -30,7 +30,8 @@ export function exitStatus({ exitCode, signal }: Pick<RankEnd, 'exitCode' | 'sig
 }
 
 /** `rank 1 (pid 4711) was killed by SIGKILL`; also what the other ranks are told. */
-export function describeEnd({ rank, pid, exitCode, signal }: RankEnd): string {
+export function describeEnd({ rank, pid, exitCode, signal, lost }: RankEnd): string {
+  if (lost !== null) return lost;
   const who = pid === undefined ? `rank ${rank}` : `rank ${rank} (pid ${pid})`;
   return signal === null
     ? `${who} failed with exit code ${exitCode}`

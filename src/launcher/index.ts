@@ -3,3 +3,8 @@ export { type LaunchOptions, launch } from './launch.ts';
 export { packageVersion } from './package-version.ts';
 export { getRunEnvironment, type RunEnvironment } from './run-environment.ts';
 export { typescriptFlags } from './script.ts';
+export { type ChosenHost, chooseHosts } from './hosts/filter.ts';
+export { launcherKind } from './hosts/commands.ts';
+export { forwardedVariables } from './hosts/environment-file.ts';
+export { readHostfile } from './hosts/hostfile.ts';
+export { type HostsPlan, isThisMachine } from './hosts/launch-on-hosts.ts';

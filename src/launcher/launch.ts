@@ -19,7 +19,10 @@ import { RankProcess, type RankStart } from './rank-process.ts';
 import { reportLines, runStatus } from './report.ts';
 import { PRIVATE_VARIABLE } from './run-environment.ts';
 import { resolveScript, type Script, typescriptFlags } from './script.ts';
-import { supervise } from './supervise.ts';
+import { rankCount } from './hosts/commands.ts';
+import { type HostsPlan, requireTools, runOnHosts } from './hosts/launch-on-hosts.ts';
+import { RESTART_VARIABLE } from './run-environment.ts';
+import { type RunOutcome, supervise } from './supervise.ts';
 
 export interface LaunchOptions {
   /** A file, or with `module` a package specifier. */
@@ -28,6 +31,10 @@ export interface LaunchOptions {
   scriptArguments: string[];
   /** Null: as many as there are cores, quotas of containers included. */
   numProcs: number | null;
+  /** Several machines, or null for this one. */
+  hosts: HostsPlan | null;
+  /** So often a failed run is started anew, without the machines that it lost. */
+  maxRestarts: number;
   /** Path of the DeepSpeed config, or null. */
   deepspeedConfig: string | null;
   bindCoresToRank: boolean;
@@ -59,6 +66,76 @@ export async function launch(options: LaunchOptions): Promise<number> {
 
   const script = resolveScript(options.script, options.module);
   const deepspeedConfig = checkConfig(options.deepspeedConfig);
+  const setting = { script, deepspeedConfig, terminals: { stdout, stderr }, say };
+  let { hosts } = options;
+  for (let restart = 0; ; restart++) {
+    const { outcome, lines, lostHosts } = hosts
+      ? await launchOnHosts({ ...options, hosts }, setting)
+      : await launchHere(options, setting);
+    for (const line of lines) await stderr.write(`${line}\n`);
+    const status = runStatus(outcome);
+    if (status === 0 || outcome.stopped?.kind === 'signal' || restart >= options.maxRestarts)
+      return status;
+    if (hosts) {
+      const healthy = hosts.hosts.filter(({ name }) => !lostHosts.includes(name));
+      if (healthy.length === 0) return status;
+      hosts = { ...hosts, hosts: healthy };
+    }
+    const without = lostHosts.length > 0 ? ` without ${lostHosts.join(', ')}` : '';
+    await stderr.write(`deepspeed: restart ${restart + 1} of ${options.maxRestarts}${without}\n`);
+    process.env[RESTART_VARIABLE] = String(restart + 1);
+    stderr.muted = false;
+  }
+}
+
+/** What one attempt needs beside the options. */
+interface Setting {
+  script: Script;
+  deepspeedConfig: string | null;
+  terminals: { stdout: Terminal; stderr: Terminal };
+  say: (text: string) => void;
+}
+
+/** How one attempt ended, and what there is to say about it. */
+interface Attempt {
+  outcome: RunOutcome;
+  lines: string[];
+  lostHosts: string[];
+}
+
+async function launchOnHosts(
+  options: LaunchOptions & { hosts: HostsPlan },
+  { script, deepspeedConfig, terminals, say }: Setting,
+): Promise<Attempt> {
+  const { hosts: plan, bindCoresToRank, bindCoreList, hangTimeoutMs, gracePeriodMs } = options;
+  requireTools(plan);
+  const worldSize = rankCount(plan.hosts);
+  const outcome = await runOnHosts({
+    plan,
+    argv: [process.execPath, ...rankFlags(script), script.path, ...options.scriptArguments],
+    run: {
+      masterPort: options.masterPort ?? (await freePort()),
+      hangTimeoutMs,
+      deepspeedConfig,
+      bindCoresToRank,
+      bindCoreList,
+      seed: runSeed(),
+    },
+    gracePeriodMs,
+    terminals,
+    logs:
+      options.rankLogFolder === null ? null : openRankLogs(options.rankLogFolder, worldSize, say),
+    say,
+  });
+  const lines = reportLines(outcome, worldSize, null, terminals.stderr);
+  return { outcome, lines, lostHosts: outcome.lostHosts };
+}
+
+async function launchHere(
+  options: LaunchOptions,
+  { script, deepspeedConfig, terminals, say }: Setting,
+): Promise<Attempt> {
+  const { stdout, stderr } = terminals;
   const addon = loadAddon();
   const available = Math.max(1, Math.floor(addon.systemLimits().cores));
   const worldSize = options.numProcs ?? available;
@@ -104,9 +181,11 @@ export async function launch(options: LaunchOptions): Promise<number> {
   const { gracePeriodMs, hangTimeoutMs } = options;
   const outcome = await supervise(ranks, { control, gracePeriodMs, hangTimeoutMs, stderr, say });
   control.dispose();
-  const lines = reportLines(outcome, worldSize, oomKillsBefore, stderr);
-  for (const line of lines) await stderr.write(`${line}\n`);
-  return runStatus(outcome);
+  return {
+    outcome,
+    lines: reportLines(outcome, worldSize, oomKillsBefore, stderr),
+    lostHosts: [],
+  };
 }
 
 /** A fault in the config is told once, here, and not by every rank. */

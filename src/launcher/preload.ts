@@ -4,6 +4,7 @@
  */
 import { loadAddon } from '../native/load.ts';
 import { openRankChannel } from './channel.ts';
+import { HOSTS_VARIABLE, type HostsRun, joinHosts } from './hosts/hosts-environment.ts';
 import { isNurseryFlag } from './nursery.ts';
 import {
   PRIVATE_VARIABLE,
@@ -13,19 +14,22 @@ import {
 } from './run-environment.ts';
 
 const encoded = process.env[PRIVATE_VARIABLE];
-if (encoded !== undefined) {
+const onHosts = process.env[HOSTS_VARIABLE];
+if (encoded !== undefined || onHosts !== undefined) {
   delete process.env[PRIVATE_VARIABLE];
+  delete process.env[HOSTS_VARIABLE];
   process.env[RANK_PID_VARIABLE] = String(process.pid);
   // The user's workers and children are none of ours; they keep the `--import` that led here, which finds
   // no run in them.
   process.execArgv = process.execArgv.filter((flag) => !isNurseryFlag(flag));
-  joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
+  if (encoded !== undefined) joinRun(JSON.parse(encoded) as PrivateRunEnvironment);
+  else storeRunEnvironment(joinHosts(JSON.parse(onHosts!) as HostsRun, loadAddon()));
 }
 
 function joinRun({ launcherPid, channelFd, ...run }: PrivateRunEnvironment): void {
   const addon = loadAddon();
-  const { rank, worldSize, controlFd, arenaFds } = run;
-  addon.joinRun({ rank, worldSize, controlFd, arenaFds, parentPid: launcherPid });
+  const { rank, worldSize, memory } = run;
+  addon.joinRun({ rank, worldSize, ...memory, parentPid: launcherPid });
   openRankChannel(channelFd);
   if (run.cores !== null) addon.bindCores(run.cores);
   storeRunEnvironment(run);

@@ -22,12 +22,14 @@ export interface RankEnd {
   error: RankError | null;
   /** The last lines of its standard error, as far as they passed through the launcher. */
   tail: readonly string[];
+  /** On another machine: what is known of a rank that was lost without a word; null otherwise. */
+  lost: string | null;
 }
 
 export interface RankStart {
   /** Flags of `node`, the script, its arguments. */
   argv: string[];
-  environment: Omit<PrivateRunEnvironment, 'channelFd' | 'controlFd' | 'arenaFds'>;
+  environment: Omit<PrivateRunEnvironment, 'channelFd' | 'memory'>;
   /** The launcher's own descriptors of the run's shared memory. */
   controlFd: number;
   arenaFds: number[];
@@ -94,6 +96,7 @@ export class RankProcess {
       signal: exit.signal,
       error,
       tail: this.#tail.lines,
+      lost: null,
     };
   }
 }
@@ -127,8 +130,10 @@ function rankVariables(start: RankStart): NodeJS.ProcessEnv {
   const privateEnvironment: PrivateRunEnvironment = {
     ...environment,
     channelFd: CHANNEL_FD,
-    controlFd: CONTROL_FD,
-    arenaFds: arenaFds.map((_, index) => CONTROL_FD + 1 + index),
+    memory: {
+      controlFd: CONTROL_FD,
+      arenaFds: arenaFds.map((_, index) => CONTROL_FD + 1 + index),
+    },
   };
   return {
     ...inherited,

@@ -12,6 +12,7 @@ const end = (rank: number, fields: Partial<RankEnd>): RankEnd => ({
   signal: null,
   error: null,
   tail: [],
+  lost: null,
   ...fields,
 });
 const error = (code: string | null, message: string) => ({

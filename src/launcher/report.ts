@@ -17,6 +17,7 @@ import type { RunOutcome } from './supervise.ts';
 /** The launcher's exit status: the first failing rank's, or that of the signal that ended the run. */
 export function runStatus({ stopped, failures }: RunOutcome): number {
   if (stopped?.kind === 'signal') return 128 + constants.signals[stopped.signal];
+  if (stopped?.kind === 'fault') return 1;
   const cause = firstCause(failures);
   if (cause !== null) return exitStatus(cause);
   return stopped === null ? 0 : 1;
@@ -44,6 +45,7 @@ export function reportLines(
       `${mark} rank ${stopped.rank} hung: no sign of life for ${stopped.seconds} s; all ranks were stopped`,
       '  fix: a rank that was suspended or starved of its cores looks like this; --hang_timeout SECONDS sets the patience.',
     ];
+  if (stopped?.kind === 'fault') return [`${mark} ${stopped.message}`];
   const cause = firstCause(failures);
   if (cause === null) return [];
   const hint = hintLines(cause, oomKillsBefore);

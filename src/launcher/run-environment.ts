@@ -3,8 +3,11 @@
  * one private environment variable, and lives from then on in a store that only the main thread of
  * that one process has: a child process, fork or worker of the user's script never becomes a rank.
  */
+import { createHash } from 'node:crypto';
+import { availableParallelism } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { DeepSpeedError } from '../errors.ts';
+import { mpiPlace } from './hosts/mpi-place.ts';
 import { packageVersion } from './package-version.ts';
 
 /** What the launcher tells a rank about the run. */
@@ -13,12 +16,11 @@ export interface RunEnvironment {
   version: string;
   rank: number;
   worldSize: number;
-  /** One machine: equal to `rank` and `worldSize`. */
+  /** Among the ranks of this machine. */
   localRank: number;
   localSize: number;
-  /** Shared memory of the run, as inherited file descriptors. */
-  controlFd: number;
-  arenaFds: number[];
+  /** Shared memory of the run, as inherited file descriptors; null where MPI started the ranks. */
+  memory: { controlFd: number; arenaFds: number[] } | null;
   /** Milliseconds a peer may be alive but absent from a collective. */
   hangTimeoutMs: number;
   /** The launcher's `--deepspeed FILE` as an absolute path (base64 as it is), or null. */
@@ -33,15 +35,22 @@ export interface RunEnvironment {
 
 /** The same, plus what only the preload needs. */
 export interface PrivateRunEnvironment extends RunEnvironment {
+  memory: { controlFd: number; arenaFds: number[] };
   launcherPid: number;
   /** The socket to the launcher. */
   channelFd: number;
 }
 
+/** Patience with a rank that is alive but absent, unless the launcher says otherwise. */
+export const DEFAULT_HANG_TIMEOUT_MS = 30 * 60 * 1000;
+
 /** Carries a `PrivateRunEnvironment` as JSON; gone before user code runs. */
 export const PRIVATE_VARIABLE = 'DEEPSPEED_JS_RUN';
 /** Stays: tells a rank's children that RANK and WORLD_SIZE in their environment are not about them. */
 export const RANK_PID_VARIABLE = 'DEEPSPEED_JS_RANK_PID';
+
+/** How often `--max_restarts` has started this run anew; absent the first time. */
+export const RESTART_VARIABLE = 'DEEPSPEED_JS_RESTART';
 
 // A registered symbol: the preload and the user's script may load two copies of this module.
 const storeKey = Symbol.for('deepspeed-js.run');
@@ -61,8 +70,8 @@ export function storeRunEnvironment(environment: RunEnvironment): void {
  * another version than this module.
  */
 export function getRunEnvironment(): RunEnvironment | null {
-  const environment = (globalThis as Store)[storeKey];
-  if (environment === undefined) {
+  const environment = (globalThis as Store)[storeKey] ?? startedByMpi();
+  if (environment === null) {
     refuseRanksByHand();
     return null;
   }
@@ -72,6 +81,29 @@ export function getRunEnvironment(): RunEnvironment | null {
       `the launcher is deepspeed-js ${environment.version}, the script imports deepspeed-js ${packageVersion}`,
       { data: { launcher: environment.version, library: packageVersion } },
     );
+  return environment;
+}
+
+/** A script that mpirun or srun started itself, without our launcher. Its children are no ranks. */
+function startedByMpi(): RunEnvironment | null {
+  const place = mpiPlace(process.env);
+  const childOfRank = process.env[RANK_PID_VARIABLE] !== undefined || !isMainThread;
+  if (place === null || place.worldSize === 1 || childOfRank) return null;
+  process.env[RANK_PID_VARIABLE] = String(process.pid);
+  // Alike on all ranks, and another in the next job.
+  const { PMIX_NAMESPACE, SLURM_JOB_ID, SLURM_STEP_ID } = process.env;
+  const job = `${PMIX_NAMESPACE} ${SLURM_JOB_ID} ${SLURM_STEP_ID}`;
+  const environment: RunEnvironment = {
+    version: packageVersion,
+    ...place,
+    memory: null,
+    hangTimeoutMs: DEFAULT_HANG_TIMEOUT_MS,
+    deepspeedConfig: null,
+    cores: null,
+    threads: Math.max(1, Math.floor(availableParallelism() / place.localSize)),
+    seed: createHash('sha256').update(job).digest().readUInt32LE(0),
+  };
+  storeRunEnvironment(environment);
   return environment;
 }
 

@@ -12,7 +12,9 @@ import type { RankEnd, RankProcess } from './rank-process.ts';
 export type StopReason =
   | { kind: 'failure' }
   | { kind: 'signal'; signal: NodeJS.Signals }
-  | { kind: 'hang'; rank: number; seconds: number };
+  | { kind: 'hang'; rank: number; seconds: number }
+  // Of several machines: what no rank can say itself.
+  | { kind: 'fault'; message: string };
 
 export interface RunOutcome {
   stopped: StopReason | null;

@@ -2,3 +2,4 @@
 export type * from './contract.ts';
 export { isNativeError, type NativeError } from './native-error.ts';
 export { loadAddon } from './load.ts';
+export { requireMpiModule } from './mpi-module.ts';

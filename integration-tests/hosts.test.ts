@@ -1,0 +1,80 @@
+/** Runs over several machines, which are network namespaces: start, numbers, faults, restarts. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fixture, startLauncher, until } from './launcher.run.ts';
+import { noMpi } from './mpi.ts';
+import { Machines, noNamespaces } from './namespaces.ts';
+
+const script = fixture('on-hosts.ts');
+
+describe.skipIf(noMpi !== null || noNamespaces !== null)(
+  'several machines',
+  { timeout: 120_000 },
+  () => {
+    let machines: Machines;
+    beforeAll(() => {
+      machines = new Machines(2);
+      writeFileSync(join(machines.folder, 'environment'), 'GREETING=good morning\n');
+    });
+    afterAll(() => machines?.dispose());
+
+    const env = () => ({
+      ...machines.environment,
+      DS_ENV_FILE: join(machines.folder, 'environment'),
+    });
+    const launch = (hostfile: string, ...words: string[]) =>
+      startLauncher(['--hostfile', hostfile, ...words], { env: env() });
+
+    it('train together: two ranks on the first, one on the second, and .deepspeed_env on all', async () => {
+      const { status, stdout, stderr } = await launch(machines.hostfile(2, 1), script, 'ok')
+        .finished;
+      expect(stderr).toContain('[rank 1] sum 3 true of 3, local 1/2, host 0/2, 1 good morning');
+      expect(stderr).toContain('[rank 2] sum 3 true of 3, local 0/1, host 1/2, 0 good morning');
+      expect(stdout).toContain('sum 3 true of 3, local 0/2, host 0/2, 0 good morning');
+      expect(stdout).toContain('done, restart 0');
+      expect(status).toBe(0);
+    });
+
+    it('end with the error of the rank that failed, told once', async () => {
+      const words = [script, 'throw', '1'];
+      const { status, stderr } = await launch(machines.hostfile(1, 1), ...words).finished;
+      expect(stderr).toMatch(/deepspeed: rank 1 \(pid \d+\) failed with exit code 1/);
+      expect(stderr).toContain('Error: the cause of it all');
+      expect(stderr).not.toContain('COMM_ABORTED');
+      expect(status).toBe(1);
+    });
+
+    it('name a rank that was killed, and go on after a restart', async () => {
+      const words = ['--max_restarts', '1', '--exclude', `${machines.addresses[0]}:1`];
+      const { status, stdout, stderr } = await launch(
+        machines.hostfile(2, 1),
+        ...words,
+        script,
+        'kill',
+        '1',
+      ).finished;
+      expect(stderr).toContain(`host ${machines.addresses[1]} (rank 1) has died`);
+      expect(stderr).toContain(`deepspeed: restart 1 of 1 without ${machines.addresses[1]}`);
+      expect(stdout).toContain('done, restart 1');
+      expect(status).toBe(0);
+    });
+
+    it('name a machine that is cut off; its ranks end, too', async () => {
+      const run = launch(machines.hostfile(1, 1), '--link_timeout', '3', script, 'wait');
+      let seen = '';
+      run.child.stdout!.on('data', (text: string) => {
+        seen += text;
+      });
+      await until(() => seen.includes('waiting'));
+      expect(machines.commands(1)).toContain('node');
+      machines.cut(1);
+      const { status, stderr } = await run.finished;
+      expect(stderr).toContain(
+        `host ${machines.addresses[1]} (rank 1) is cut off: nothing was heard for 3 s`,
+      );
+      expect(status).toBe(1);
+      await until(() => !machines.commands(1).includes('node'));
+    });
+  },
+);

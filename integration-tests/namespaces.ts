@@ -1,0 +1,133 @@
+/**
+ * Machines for tests: network namespaces with addresses and host names of their own, joined by a bridge. A small
+ * agent in the place of ssh starts commands in them.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+function whyNoNamespaces(): string | null {
+  if (process.platform !== 'linux') return 'network namespaces are Linux only';
+  const name = `dsjs-probe-${process.pid}`;
+  const made = spawnSync('ip', ['netns', 'add', name], { encoding: 'utf8' });
+  if (made.status !== 0)
+    return `network namespaces cannot be made: ${made.error?.message ?? made.stderr.trim()}`;
+  spawnSync('ip', ['netns', 'delete', name]);
+  return spawnSync('unshare', ['--uts', 'true']).status === 0
+    ? null
+    : 'unshare --uts is not allowed';
+}
+
+/** Why tests with machines of this kind cannot run here, or null. */
+export const noNamespaces: string | null = whyNoNamespaces();
+if (noNamespaces !== null) console.log(`tests of several machines are skipped: ${noNamespaces}`);
+
+export class Machines {
+  /** Their addresses, which are their names in a hostfile. */
+  readonly addresses: string[] = [];
+  /** A folder that holds the agent, and may hold what a test needs. */
+  readonly folder = mkdtempSync(join(tmpdir(), 'dsjs-machines-'));
+  readonly #tag = `dsjs${randomInt(0x10000).toString(16)}`;
+  readonly #names: string[] = [];
+
+  constructor(count: number) {
+    const subnet = `10.${randomInt(64, 128)}.${randomInt(256)}`;
+    ip('link', 'add', this.#tag, 'type', 'bridge');
+    ip('address', 'add', `${subnet}.1/24`, 'dev', this.#tag);
+    ip('link', 'set', this.#tag, 'up');
+    for (let index = 0; index < count; index++) {
+      const name = `${this.#tag}-${index}`;
+      const address = `${subnet}.${index + 2}`;
+      ip('netns', 'add', name);
+      this.#names.push(name);
+      this.addresses.push(address);
+      ip('link', 'add', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', name);
+      ip('link', 'set', name, 'master', this.#tag, 'up');
+      ip('-n', name, 'address', 'add', `${address}/24`, 'dev', 'eth0');
+      ip('-n', name, 'link', 'set', 'eth0', 'up');
+      ip('-n', name, 'link', 'set', 'lo', 'up');
+    }
+    // $1: the address; the rest: what ssh would hand to a shell there.
+    const agent = `#!/bin/sh
+name=${this.#tag}-$(( \${1##*.} - 2 ))
+shift
+exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"' "$name" "$@"
+`;
+    writeFileSync(this.agent, agent);
+    chmodSync(this.agent, 0o755);
+  }
+
+  get agent(): string {
+    return join(this.folder, 'agent');
+  }
+
+  /** For a launcher: to start ranks through the agent, over the bridge. */
+  get environment(): NodeJS.ProcessEnv {
+    return {
+      OMPI_MCA_plm_rsh_agent: this.agent,
+      OMPI_MCA_btl: 'tcp,self',
+      OMPI_ALLOW_RUN_AS_ROOT: '1',
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
+    };
+  }
+
+  /** A hostfile with so many slots each. */
+  hostfile(...slots: number[]): string {
+    const path = join(this.folder, `hosts-${slots.join('-')}`);
+    writeFileSync(
+      path,
+      slots.map((count, index) => `${this.addresses[index]} slots=${count}\n`).join(''),
+    );
+    return path;
+  }
+
+  /** Pulls the machine's cable. */
+  cut(index: number): void {
+    ip('link', 'set', this.#names[index]!, 'down');
+  }
+
+  /** Lets so much through, as tc writes it: 100mbit. In both directions. */
+  shape(index: number, rate: string): void {
+    const shaped = ['root', 'tbf', 'rate', rate, 'burst', '64kb', 'latency', '100ms'];
+    execFileSync('tc', ['qdisc', 'replace', 'dev', this.#names[index]!, ...shaped]);
+    execFileSync('tc', ['-n', this.#names[index]!, 'qdisc', 'replace', 'dev', 'eth0', ...shaped]);
+  }
+
+  /** Processes of the machine. */
+  processes(index: number): number[] {
+    const list = execFileSync('ip', ['netns', 'pids', this.#names[index]!], { encoding: 'utf8' });
+    return list.split('\n').filter(Boolean).map(Number);
+  }
+
+  /** Their names. */
+  commands(index: number): string[] {
+    return this.processes(index).map((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
+      } catch {
+        return ''; // gone meanwhile
+      }
+    });
+  }
+
+  /** Ends all of its processes at once, as a power cut does. */
+  kill(index: number): void {
+    for (const pid of this.processes(index)) process.kill(pid, 'SIGKILL');
+  }
+
+  dispose(): void {
+    for (const index of this.#names.keys()) this.kill(index);
+    for (const name of this.#names) {
+      spawnSync('ip', ['link', 'delete', name]);
+      spawnSync('ip', ['netns', 'delete', name]);
+    }
+    spawnSync('ip', ['link', 'delete', this.#tag]);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function ip(...words: string[]): void {
+  execFileSync('ip', words, { stdio: ['ignore', 'ignore', 'pipe'] });
+}

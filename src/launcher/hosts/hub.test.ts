@@ -1,0 +1,150 @@
+/** The hub against ranks that are plain connections. */
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { RankEnd } from '../rank-process.ts';
+import { type Fault, Hub } from './hub.ts';
+
+const hostOf = ['a', 'a', 'b', 'b'];
+let hub: Hub;
+let sockets: Socket[] = [];
+let faults: Fault[] = [];
+let ends: RankEnd[] = [];
+let changed: () => void = () => {};
+
+afterEach(() => {
+  for (const socket of sockets) socket.destroy();
+  hub.close();
+  [sockets, faults, ends] = [[], [], []];
+});
+
+async function open(linkTimeoutMs = 60_000): Promise<number> {
+  hub = new Hub({
+    hostOf,
+    version: '1.0.0',
+    linkTimeoutMs,
+    onFault: (fault) => {
+      faults.push(fault);
+      changed();
+    },
+    onEnd: (end) => {
+      ends.push(end);
+      changed();
+    },
+  });
+  return hub.listen(0);
+}
+
+/** A rank that has said hello; `said` is what it has heard so far. */
+async function join(port: number, rank: number, fields: object = {}) {
+  const socket = connect(port, '127.0.0.1').setEncoding('utf8');
+  sockets.push(socket);
+  const heard = { text: '' };
+  socket.on('error', () => {});
+  socket.on('data', (text) => {
+    heard.text += text;
+    changed();
+  });
+  await once(socket, 'connect');
+  const hello = { token: hub.token, rank, pid: 100 + rank, host: hostOf[rank], version: '1.0.0' };
+  socket.write(`${JSON.stringify({ ...hello, ...fields })}\n`);
+  return { socket, heard };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition())
+    await new Promise<void>((resolve) => {
+      changed = resolve;
+      setTimeout(resolve, 20);
+    });
+}
+
+const beatOf = ({ socket }: { socket: Socket }) => setInterval(() => socket.write('\n'), 50);
+
+describe('the hub', () => {
+  it('hears of a rank that ends well or by its own error, and calls neither a loss', async () => {
+    const port = await open();
+    const [well, badly] = [await join(port, 0), await join(port, 1)];
+    well.socket.end('{"bye":0}\n');
+    const error = { code: null, message: 'no data', text: 'Error: no data' };
+    badly.socket.end(`${JSON.stringify({ error })}\n{"bye":3}\n`);
+    await until(() => ends.length === 2);
+    expect(ends.sort((x, y) => x.rank - y.rank)).toMatchObject([
+      { rank: 0, pid: 100, exitCode: 0, error: null, lost: null },
+      { rank: 1, pid: 101, exitCode: 3, error, lost: null },
+    ]);
+    expect(faults).toEqual([]);
+  });
+
+  it('names a rank that died, or the machine when all of its ranks did', async () => {
+    const port = await open();
+    const ranks = [
+      await join(port, 0),
+      await join(port, 1),
+      await join(port, 2),
+      await join(port, 3),
+    ];
+    await until(() => hub.joined.length === 4);
+    ranks[1]!.socket.destroy();
+    await until(() => faults.length === 1);
+    expect(faults[0]).toEqual({
+      kind: 'died',
+      ranks: [1],
+      lostHosts: [],
+      message: 'rank 1 on a (process 101) has died: its connection ended without a word',
+    });
+    ranks[2]!.socket.destroy();
+    ranks[3]!.socket.destroy();
+    await until(() => faults.length === 2);
+    expect(faults[1]).toMatchObject({
+      lostHosts: ['b'],
+      message: expect.stringMatching(/^host b \(ranks 2-3\) has died/),
+    });
+  });
+
+  it('names a machine that falls silent', async () => {
+    const port = await open(400);
+    const beats = [beatOf(await join(port, 0)), beatOf(await join(port, 1))];
+    await join(port, 2);
+    await join(port, 3);
+    await until(() => faults.length === 1);
+    for (const beat of beats) clearInterval(beat);
+    expect(faults[0]).toMatchObject({ kind: 'cut off', ranks: [2, 3], lostHosts: ['b'] });
+    expect(ends.map(({ rank }) => rank)).toEqual([2, 3]);
+  });
+
+  it('tells all ranks the first abort, also those that come later', async () => {
+    const port = await open();
+    const early = await join(port, 0);
+    await until(() => hub.joined.length === 1);
+    hub.abort(3, 'rank 3 failed:\n  no data');
+    hub.abort(2, 'another');
+    const late = await join(port, 1);
+    for (const { heard } of [early, late]) {
+      await until(() => heard.text.includes('abort'));
+      expect(heard.text.trim()).toBe('abort 3 rank 3 failed: no data');
+    }
+  });
+
+  it('names another version, and both processes of a rank that was started twice', async () => {
+    const port = await open();
+    await join(port, 0);
+    await join(port, 1, { version: '0.9.0' });
+    await until(() => faults.length === 1);
+    expect(faults[0]!.message).toBe(
+      'rank 1 on a (process 101) has deepspeed-js 0.9.0, the launcher is deepspeed-js 1.0.0',
+    );
+    await join(port, 0, { pid: 7, host: 'c' });
+    await until(() => faults.length === 2);
+    expect(faults[1]!.message).toBe(
+      'rank 0 was started twice: as process 100 on a and as process 7 on c',
+    );
+  });
+
+  it('turns strangers away', async () => {
+    const port = await open();
+    const { socket } = await join(port, 0, { token: 'guess' });
+    await once(socket, 'close');
+    expect(hub.joined).toEqual([]);
+  });
+});

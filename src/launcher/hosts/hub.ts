@@ -1,0 +1,236 @@
+/**
+ * The launcher's side of the control channel of a run over several machines: one TCP connection to each rank.
+ * A rank says who it is, gives a sign of life twice a second from a thread of its own, tells the error that
+ * ends it and its exit status; the launcher answers with signs of life and, once, with an abort.
+ *
+ * It finds who has died (the connection ended without a word), who is cut off (nothing is heard although nothing
+ * ended), who is of another version and who was started twice. MPI tells none of these.
+ */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { RankError } from '../channel.ts';
+import { nameRanks } from '../failure.ts';
+import type { RankEnd } from '../rank-process.ts';
+
+/** The first line of a rank. */
+export interface Hello {
+  token: string;
+  rank: number;
+  pid: number;
+  host: string;
+  version: string;
+}
+
+/** Why a run cannot go on, before any rank has said so itself. */
+export interface Fault {
+  kind: 'died' | 'cut off' | 'version' | 'twice';
+  /** Those to blame, ascending. */
+  ranks: number[];
+  /** The names of machines that nothing was left of. */
+  lostHosts: string[];
+  message: string;
+}
+
+export interface HubOptions {
+  /** The machine of every rank, by the name that the user gave it. */
+  hostOf: readonly string[];
+  version: string;
+  /** Silence after which a rank counts as cut off. */
+  linkTimeoutMs: number;
+  onFault: (fault: Fault) => void;
+  onEnd: (end: RankEnd) => void;
+}
+
+interface Member {
+  hello: Hello;
+  socket: Socket;
+  heard: number;
+  error: RankError | null;
+  exitCode: number | null;
+  /** Its connection is gone, or was given up; `onEnd` has heard of it, or is about to. */
+  over: boolean;
+}
+
+const BEAT_MS = 500;
+/** After a connection ended without a word, how long to wait for others of its machine: they fell together. */
+const GATHER_MS = 300;
+
+export class Hub {
+  readonly token = randomBytes(16).toString('hex');
+  readonly #options: HubOptions;
+  readonly #server: Server;
+  readonly #members = new Map<number, Member>();
+  readonly #sockets = new Set<Socket>();
+  #beat: NodeJS.Timeout | null = null;
+  #gathering: NodeJS.Timeout | null = null;
+  /** Whose connections ended without a word, for the same fault. */
+  #fallen: Member[] = [];
+  #closed = false;
+  #aborted: string | null = null;
+
+  constructor(options: HubOptions) {
+    this.#options = options;
+    this.#server = createServer((socket) => this.#accept(socket));
+  }
+
+  /** @returns the port; 0 asks for a free one. */
+  async listen(port: number): Promise<number> {
+    this.#server.listen(port);
+    await once(this.#server, 'listening');
+    this.#beat = setInterval(() => this.#turn(), BEAT_MS);
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** Ranks that have come so far. */
+  get joined(): number[] {
+    return [...this.#members.keys()].sort((a, b) => a - b);
+  }
+
+  /** Ends every wait of every rank with this message; the first one counts, also for ranks that come later. */
+  abort(rank: number, message: string): void {
+    if (this.#aborted !== null) return;
+    this.#aborted = `abort ${rank} ${message.replace(/\s*\n\s*/g, ' ')}\n`;
+    for (const { socket } of this.#members.values()) socket.write(this.#aborted);
+  }
+
+  close(): void {
+    this.#closed = true;
+    if (this.#beat) clearInterval(this.#beat);
+    if (this.#gathering) clearTimeout(this.#gathering);
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #accept(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.setNoDelay(true).setEncoding('utf8');
+    let member: Member | null = null;
+    let received = '';
+    socket.on('error', () => socket.destroy());
+    socket.on('data', (text: string) => {
+      received += text;
+      for (let end = received.indexOf('\n'); end >= 0; end = received.indexOf('\n')) {
+        const line = received.slice(0, end);
+        received = received.slice(end + 1);
+        if (member === null) {
+          member = this.#join(line, socket);
+          if (member === null) return void socket.destroy();
+        } else this.#read(member, line);
+      }
+    });
+    socket.on('close', () => {
+      this.#sockets.delete(socket);
+      if (member !== null) this.#leave(member);
+    });
+  }
+
+  /** Null for a stranger, and for a rank that is here already. */
+  #join(line: string, socket: Socket): Member | null {
+    const hello = parse<Hello>(line);
+    const { hostOf, version } = this.#options;
+    if (hello?.token !== this.token || hostOf[hello.rank] === undefined) return null;
+    const { rank, pid, host } = hello;
+    const before = this.#members.get(rank);
+    if (before !== undefined) {
+      const first = `process ${before.hello.pid} on ${before.hello.host}`;
+      const message = `rank ${rank} was started twice: as ${first} and as process ${pid} on ${host}`;
+      this.#options.onFault({ kind: 'twice', ranks: [rank], lostHosts: [], message });
+      socket.write(this.#aborted ?? `abort ${rank} ${message}\n`);
+      return null;
+    }
+    const member: Member = {
+      hello,
+      socket,
+      heard: Date.now(),
+      error: null,
+      exitCode: null,
+      over: false,
+    };
+    this.#members.set(rank, member);
+    if (this.#aborted !== null) socket.write(this.#aborted);
+    else if (hello.version !== version)
+      this.#options.onFault({
+        kind: 'version',
+        ranks: [rank],
+        lostHosts: [],
+        message: `${this.#place(rank)} has deepspeed-js ${hello.version}, the launcher is deepspeed-js ${version}`,
+      });
+    return member;
+  }
+
+  #read(member: Member, line: string): void {
+    member.heard = Date.now();
+    if (line === '') return;
+    const said = parse<{ bye?: number; error?: RankError }>(line);
+    if (said?.error) member.error ??= said.error;
+    if (typeof said?.bye === 'number') member.exitCode = said.bye;
+  }
+
+  #leave(member: Member): void {
+    if (member.over || this.#closed) return;
+    member.over = true;
+    if (member.exitCode !== null || member.error !== null) {
+      this.#options.onEnd(this.#endOf(member, null));
+      return;
+    }
+    this.#fallen.push(member);
+    this.#gathering ??= setTimeout(() => {
+      this.#gathering = null;
+      this.#lose(this.#fallen.splice(0), 'died', 'its connection ended without a word');
+    }, GATHER_MS);
+  }
+
+  #turn(): void {
+    for (const { socket, over } of this.#members.values()) if (!over) socket.write('\n');
+    const { linkTimeoutMs } = this.#options;
+    const now = Date.now();
+    const silent = [...this.#members.values()].filter(
+      ({ over, heard }) => !over && now - heard > linkTimeoutMs,
+    );
+    if (silent.length === 0) return;
+    for (const member of silent) {
+      member.over = true;
+      member.socket.destroy();
+    }
+    this.#lose(silent, 'cut off', `nothing was heard for ${Math.round(linkTimeoutMs / 1000)} s`);
+  }
+
+  /** One fault for all of them, and the end of each. */
+  #lose(members: readonly Member[], kind: 'died' | 'cut off', how: string): void {
+    const ranks = members.map(({ hello }) => hello.rank).sort((a, b) => a - b);
+    const { hostOf } = this.#options;
+    const lostHosts = [...new Set(ranks.map((rank) => hostOf[rank]!))].filter((host) =>
+      hostOf.every((other, rank) => other !== host || ranks.includes(rank)),
+    );
+    const whole = lostHosts.length > 0 && ranks.every((rank) => lostHosts.includes(hostOf[rank]!));
+    const plural = whole ? lostHosts.length > 1 : ranks.length > 1;
+    const who = whole
+      ? `${lostHosts.length > 1 ? 'hosts' : 'host'} ${lostHosts.join(', ')} (${nameRanks(ranks)})`
+      : ranks.map((rank) => this.#place(rank)).join(', ');
+    const verb =
+      kind === 'died' ? (plural ? 'have died' : 'has died') : plural ? 'are cut off' : 'is cut off';
+    const message = `${who} ${verb}: ${how}`;
+    this.#options.onFault({ kind, ranks, lostHosts, message });
+    for (const member of members) this.#options.onEnd(this.#endOf(member, message));
+  }
+
+  #endOf({ hello, error, exitCode }: Member, lost: string | null): RankEnd {
+    const { rank, pid } = hello;
+    return { rank, pid, exitCode: exitCode ?? 1, signal: null, error, tail: [], lost };
+  }
+
+  /** `rank 3 on worker-1 (process 4711)` */
+  #place(rank: number): string {
+    const pid = this.#members.get(rank)?.hello.pid;
+    return `rank ${rank} on ${this.#options.hostOf[rank]}${pid === undefined ? '' : ` (process ${pid})`}`;
+  }
+}
+
+function parse<T>(line: string): T | null {
+  try {
+    return JSON.parse(line) as T;
+  } catch {
+    return null;
+  }
+}
