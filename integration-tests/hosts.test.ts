@@ -1,12 +1,16 @@
 /** Runs over several machines, which are network namespaces: start, numbers, faults, restarts. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fixture, startLauncher, until } from './launcher.run.ts';
 import { noMpi } from './mpi.ts';
 import { Machines, noNamespaces } from './namespaces.ts';
+import { mustRun } from './run-command.ts';
 
 const script = fixture('on-hosts.ts');
+const root = fileURLToPath(new URL('..', import.meta.url));
+const tsx = join(root, 'node_modules', 'tsx', 'dist', 'loader.mjs');
 
 describe.skipIf(noMpi !== null || noNamespaces !== null)(
   'several machines',
@@ -58,6 +62,24 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       expect(stderr).toContain(`deepspeed: restart 1 of 1 without ${machines.addresses[1]}`);
       expect(stdout).toContain('done, restart 1');
       expect(status).toBe(0);
+    });
+
+    it('say both what they have when they differ', async () => {
+      const { status, stderr } = await launch(machines.hostfile(1, 1), script, 'differ').finished;
+      expect(stderr).toMatch(
+        /the hosts differ: \S+-0 \(rank 0\) has the config of rank 0; \S+-1 \(rank 1\) has the config of rank 1/,
+      );
+      expect(stderr).toContain('ranks 0-1 failed');
+      expect(status).toBe(1);
+    });
+
+    it('train together when mpirun starts the script itself', async () => {
+      const hosts = `${machines.addresses[0]}:2,${machines.addresses[1]}:1`;
+      const words = ['--host', hosts, '-n', '3', process.execPath, '--import', tsx, script, 'ok'];
+      const output = await mustRun('mpirun', words, { cwd: root, env: env() });
+      for (const place of ['0/2', '1/2', '0/1'])
+        expect(output).toContain(`sum 3 true of 3, local ${place}`);
+      expect(output).toContain('done, restart 0');
     });
 
     it('name a machine that is cut off; its ranks end, too', async () => {

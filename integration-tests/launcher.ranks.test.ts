@@ -133,7 +133,7 @@ it('refuses before any rank starts what cannot work', async () => {
     [[bad], 1, 'SCRIPT_NOT_RUNNABLE'],
     [['--deepspeed', join(folder, 'missing.json'), script], 1, 'CONFIG_NOT_FOUND'],
     [['--deepspeed', bad, script], 1, 'train_batch_size'],
-    [['--hostfile', 'hosts', script], 1, 'NOT_AVAILABLE_YET'],
+    [['--hostfile', 'hosts', script], 1, 'HOSTFILE_INVALID'],
     [['--enable_each_rank_log', bad, script], 1, 'RANK_LOG_NOT_WRITABLE'],
     [['--num_procs', '1', '--bind_cores_to_rank', '--bind_core_list', '9999', script], 2, '9999'],
   ];

@@ -1,0 +1,31 @@
+/**
+ * mpi-allreduce.ts LANES SIZES...: as peers/mpi_allreduce.cc, through the engine and in shared memory, as gradients
+ * are. LANES ranks of each machine send; 0: all of them.
+ */
+import { loadAddon, requireMpiModule } from '../../src/native/index.ts';
+import { timed } from '../lib.ts';
+
+const [lanes, ...sizes] = process.argv.slice(2).map(Number);
+const communicator = loadAddon().createCommunicator({
+  backend: 'mpi',
+  module: requireMpiModule(),
+  identity: 'bench',
+  ...(lanes! > 0 && { lanes: lanes! }),
+});
+const engine = loadAddon().createEngine({ communicator, threads: 1 });
+for (const bytes of sizes) {
+  const buffer = engine.allocate(bytes, { category: 'gradients', shared: true });
+  const region = { buffer, byteOffset: 0, count: bytes / 4, dtype: 'float32' } as const;
+  const once = () => engine.waitSync(engine.allReduce(region));
+  const calls = Math.max(2, Math.min(200, Math.floor((64 << 20) / bytes)));
+  once();
+  once();
+  communicator.barrier();
+  const seconds = await timed(() => {
+    for (let call = 0; call < calls; call += 1) once();
+  });
+  if (communicator.rank === 0) console.log(seconds / calls);
+  buffer.dispose();
+}
+engine.dispose();
+communicator.dispose();
