@@ -20,6 +20,7 @@ import { reportLines, runStatus } from './report.ts';
 import { PRIVATE_VARIABLE } from './run-environment.ts';
 import { resolveScript, type Script, typescriptFlags } from './script.ts';
 import { rankCount } from './hosts/commands.ts';
+import { HOSTS_VARIABLE } from './hosts/hosts-environment.ts';
 import { type HostsPlan, requireTools, runOnHosts } from './hosts/launch-on-hosts.ts';
 import { RESTART_VARIABLE } from './run-environment.ts';
 import { type RunOutcome, supervise } from './supervise.ts';
@@ -229,7 +230,7 @@ function rankFlags(script: Script): string[] {
   const rank = [load('./preload'), load('../hosts/tfjs/preload')].join(';');
   const entry = [
     "import{isMainThread}from'node:worker_threads'",
-    `if(isMainThread&&process.env.${PRIVATE_VARIABLE}){${rank}}`,
+    `if(isMainThread&&(process.env.${PRIVATE_VARIABLE}||process.env.${HOSTS_VARIABLE})){${rank}}`,
     `else if(isMainThread||${!fromSources}){${load('../hosts/tfjs/bystander')}}`,
   ].join('\n');
   return [
