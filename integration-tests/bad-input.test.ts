@@ -68,9 +68,9 @@ const badInputs: BadInput[] = [
   },
   {
     what: 'a feature of DeepSpeed that is not there yet',
-    ...config({ zero_optimization: { stage: 3, offload_param: { device: 'nvme' } } }),
+    ...config({ zero_optimization: { stage: 3, zero_quantized_weights: true } }),
     code: 'NOT_AVAILABLE_YET',
-    says: [/zero_optimization\.offload_param\.device/],
+    says: [/zero_optimization\.zero_quantized_weights/],
   },
   {
     what: 'an unknown strategy',

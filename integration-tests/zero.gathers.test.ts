@@ -139,7 +139,8 @@ it.each([2, 3])(
     const [wholeFolder, folder] = [temporaryFolder(), temporaryFolder()];
     const whole = await play(0, wholeFolder);
     const gathered = await play(3, folder);
-    expect(gathered).toEqual(whole);
+    const results = (ranks: typeof whole) => ranks.map(({ memory: _, ...result }) => result);
+    expect(results(gathered)).toEqual(results(whole));
     expect(Object.keys(Object.assign({}, ...gathered.map((one) => one.predictions)))).toHaveLength(
       7,
     );

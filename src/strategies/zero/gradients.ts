@@ -276,6 +276,7 @@ export class ShardedGradient implements GradientReducer {
     const { engine, layout, rank } = this.#options;
     for (const bucket of skippedBuckets(this.#options, event)) {
       const own = bucketShards(bucket, layout)[rank]!;
+      if (own.count === 0) continue;
       this.#put(bucket, own, event.plan, false, ({ region, after }) =>
         engine.fill(region, 0, after),
       );
