@@ -28,7 +28,7 @@ describe('the native engine', () => {
   });
 
   // The suite of group_test over MPI, every rank a machine of its own. With two ranks a machine (a last
-  // word of 2) about one run in five ends by a signal or with COMM_HANG: a known fault, not yet found, which
+  // word of 2) two runs of nine ended by a signal or with COMM_HANG: a known fault, not yet found, which
   // docs/launcher.md tells users of.
   it.skipIf(noMpi !== null)('mpi_conformance', async () => {
     const words = ['--oversubscribe', '-n', '4', join(folder, 'mpi_conformance')];

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { initialize, type InitializeOptions } from './initialize.ts';
 
@@ -75,8 +78,7 @@ describe('initialize', () => {
   });
 
   it('loads what it saved', async () => {
-    const { mkdtempSync, rmSync } = await import('node:fs');
-    const folder = mkdtempSync('/tmp/deepspeed-js-loop-');
+    const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-loop-'));
     const w = Float32Array.of(1, -2, 3);
     const parameters = { w, b: Float32Array.of(4) };
     const engine = await open({ parameters });
