@@ -1,15 +1,13 @@
 /** A user's own model.onnx: gradients against PyTorch's, any number of ranks, and the file it becomes. */
-import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
 import * as ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fromNumbers, GraphBuilder, loadModel, saveModel, toNumbers } from '../src/graph/index.ts';
 import { randomNumbers } from '../src/graph/testing.ts';
+import { runRanks } from '../src/trainer/testing/run-ranks.ts';
 import type { OnnxModelOptions, TensorSample } from '../src/transformers.ts';
 import { type Result, type Task, trainOwnModel } from './fixtures/own-onnx/train.ts';
 
@@ -74,21 +72,9 @@ function samplesOf(count: number): TensorSample[] {
   });
 }
 
-async function trainRanks(task: Task, worldSize: number): Promise<Result[]> {
-  const key = randomUUID();
-  return Promise.all(
-    Array.from({ length: worldSize }, async (_, rank) => {
-      const worker = new Worker(new URL('fixtures/own-onnx/rank-worker.mjs', import.meta.url), {
-        workerData: { task, world: { key, rank, worldSize } },
-      });
-      try {
-        return ((await once(worker, 'message')) as [Result])[0];
-      } finally {
-        await worker.terminate();
-      }
-    }),
-  );
-}
+const fixture = new URL('fixtures/own-onnx/train.ts', import.meta.url);
+const trainRanks = (task: Task, worldSize: number) =>
+  runRanks<Task, Result>(fixture, worldSize, task);
 
 /** ‖a − b‖ / ‖b‖ */
 function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {

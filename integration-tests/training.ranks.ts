@@ -1,58 +1,22 @@
-/** Ranks as worker threads of the test's own process, kept between runs since starting one is slow. */
-import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
+/** What integration tests train: scenarios, played by ranks that are threads. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Worker } from 'node:worker_threads';
 import { afterAll } from 'vitest';
+import { attemptRanks, type RankError, runRanks } from '../src/trainer/testing/run-ranks.ts';
 import type { Sample } from '../src/transformers.ts';
 import type { Outcome, Scenario } from './fixtures/training/scenario.ts';
 
-export interface RankError {
-  code?: string;
-  message: string;
-}
-
-const workers: Worker[] = [];
-afterAll(async () => {
-  await Promise.all(workers.splice(0).map((worker) => worker.terminate()));
-});
-
-function workerOf(rank: number): Worker {
-  workers[rank] ??= new Worker(new URL('fixtures/training/rank-worker.mjs', import.meta.url));
-  return workers[rank];
-}
-
-async function playAll(
-  worldSize: number,
-  scenario: Scenario,
-): Promise<{ outcome?: Outcome; error?: RankError }[]> {
-  const key = randomUUID();
-  return Promise.all(
-    Array.from({ length: worldSize }, async (_, rank) => {
-      const worker = workerOf(rank);
-      const reply = once(worker, 'message');
-      worker.postMessage({
-        scenario,
-        world: { key, rank, worldSize },
-      });
-      return (await reply)[0] as { outcome?: Outcome; error?: RankError };
-    }),
-  );
-}
+const fixture = new URL('fixtures/training/scenario.ts', import.meta.url);
 
 /** Every rank's outcome; throws what any of them threw. */
-export async function playRanks(worldSize: number, scenario: Scenario): Promise<Outcome[]> {
-  const replies = await playAll(worldSize, scenario);
-  const errors = replies.flatMap(({ error }) => (error ? [`${error.code}: ${error.message}`] : []));
-  if (errors.length > 0) throw new Error(errors.join('\n'));
-  return replies.map(({ outcome }) => outcome!);
+export function playRanks(worldSize: number, scenario: Scenario): Promise<Outcome[]> {
+  return runRanks(fixture, worldSize, scenario);
 }
 
 /** Every rank's error; throws when one has none. */
 export async function failRanks(worldSize: number, scenario: Scenario): Promise<RankError[]> {
-  const replies = await playAll(worldSize, scenario);
+  const replies = await attemptRanks(fixture, worldSize, scenario);
   return replies.map(({ error }, rank) => {
     if (!error) throw new Error(`rank ${rank} did not fail`);
     return error;

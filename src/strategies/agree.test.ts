@@ -1,11 +1,11 @@
 import { expect, it } from 'vitest';
-import { runRanks } from '../trainer/testing/run-ranks.ts';
-import type { AgreeResult, AgreeTask } from './testing/agree.fixture.ts';
+import { attemptRanks } from '../trainer/testing/run-ranks.ts';
+import type { AgreeTask } from './testing/agree.fixture.ts';
 
 const fixture = new URL('./testing/agree.fixture.ts', import.meta.url);
 
 const play = (scenario: AgreeTask['scenario'], worldSize: number, hangTimeoutMs = 60_000) =>
-  runRanks<AgreeTask, AgreeResult>(fixture, worldSize, {
+  attemptRanks<AgreeTask, unknown>(fixture, worldSize, {
     scenario,
     hangTimeoutMs,
     signal: new SharedArrayBuffer(4),

@@ -15,8 +15,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { Capability } from '../hooks/index.ts';
-import { runRanks } from '../trainer/testing/run-ranks.ts';
-import type { Place, StrategyResult, StrategyTask } from './testing/conformance.fixture.ts';
+import { attemptRanks, runRanks } from '../trainer/testing/run-ranks.ts';
+import type { Place, StrategyTask } from './testing/conformance.fixture.ts';
 
 export interface StrategyCase {
   readonly name: string;
@@ -47,25 +47,15 @@ interface Trained {
 export function strategyConformance(strategy: StrategyCase): void {
   const { config = {}, misspelt = [], needs = [] } = strategy;
 
-  const attempt = (
-    scenario: StrategyTask['scenario'],
-    worldSize: number,
-    rest: Partial<StrategyTask> = {},
-  ) =>
-    runRanks<StrategyTask, StrategyResult>(fixture, worldSize, {
-      module: strategy.module.href,
-      scenario,
-      config,
-      ...rest,
-    });
-
-  async function play<T>(...args: Parameters<typeof attempt>): Promise<T[]> {
-    const results = await attempt(...args);
-    return results.map(({ value, error }) => {
-      if (error) throw new Error(`${error.code}: ${error.message}`);
-      return value as T;
-    });
-  }
+  type Run = [scenario: StrategyTask['scenario'], worldSize: number, rest?: Partial<StrategyTask>];
+  const taskOf = ([scenario, , rest = {}]: Run): StrategyTask => ({
+    module: strategy.module.href,
+    scenario,
+    config,
+    ...rest,
+  });
+  const play = <T>(...run: Run) => runRanks<StrategyTask, T>(fixture, run[1], taskOf(run));
+  const attempt = (...run: Run) => attemptRanks(fixture, run[1], taskOf(run));
 
   describe(`strategy ${strategy.name}`, () => {
     it('claims and taps in `apply` and never again, under names that say whose they are', async () => {

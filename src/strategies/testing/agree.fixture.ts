@@ -1,7 +1,6 @@
-/** One rank of agree.test.ts: a worker thread. */
-import { parentPort, workerData } from 'node:worker_threads';
-import { openRuntime } from '../../runtime.ts';
-import type { RankThread } from '../../trainer/testing/run-ranks.ts';
+/** One rank of agree.test.ts. */
+import { openRuntime, type Runtime } from '../../runtime.ts';
+import type { World } from '../../trainer/testing/run-ranks.ts';
 import { agree, fromRankZero, gatherJson, gatherJsonSync } from '../agree.ts';
 
 export interface AgreeTask {
@@ -11,16 +10,10 @@ export interface AgreeTask {
   signal: SharedArrayBuffer;
 }
 
-export interface AgreeResult {
-  value?: unknown;
-  error?: { code: string; message: string; fix?: string };
-}
-
-const { task, world } = workerData as RankThread<AgreeTask>;
-const { rank } = world;
-const { hangTimeoutMs } = task;
-const runtime = openRuntime({ world: { ...world, hangTimeoutMs }, threads: 1 });
-const signal = new Int32Array(task.signal);
+/** Of the run under way: a thread plays one at a time. */
+let rank: number;
+let runtime: Runtime;
+let signal: Int32Array;
 
 /** Blocks this rank until another one has signalled. */
 const awaitSignal = () => Atomics.wait(signal, 0, 0);
@@ -64,11 +57,13 @@ const scenarios = {
   },
 };
 
-const result: AgreeResult = {};
-try {
-  result.value = await scenarios[task.scenario]();
-} catch (thrown) {
-  const { code, message, fix } = thrown as { code: string; message: string; fix?: string };
-  result.error = { code, message, ...(fix && { fix }) };
+export async function run(task: AgreeTask, world: World): Promise<unknown> {
+  rank = world.rank;
+  signal = new Int32Array(task.signal);
+  runtime = openRuntime({ world: { ...world, hangTimeoutMs: task.hangTimeoutMs }, threads: 1 });
+  try {
+    return await scenarios[task.scenario]();
+  } finally {
+    runtime.close();
+  }
 }
-parentPort!.postMessage(result);

@@ -1,10 +1,9 @@
-/** One rank of the strategy conformance suite: a worker thread. */
-import { parentPort, workerData } from 'node:worker_threads';
+/** One rank of the strategy conformance suite. */
 import { readConfig, resolveConfig } from '../../config/index.ts';
 import type { Capability } from '../../hooks/index.ts';
-import { openRuntime } from '../../runtime.ts';
+import { openRuntime, type Runtime } from '../../runtime.ts';
 import { composeSession, type Session } from '../../session.ts';
-import type { RankThread } from '../../trainer/testing/run-ranks.ts';
+import type { World } from '../../trainer/testing/run-ranks.ts';
 import { registerStrategy } from '../registry.ts';
 import type { StrategyContext, StrategyPlugin } from '../plugin.ts';
 import { precisionOf } from '../precision/precision.ts';
@@ -36,19 +35,21 @@ export interface Place {
   bytes: number;
 }
 
-export interface StrategyResult {
-  value?: unknown;
-  error?: { code: string; message: string };
+/** Of the run under way: a thread plays one at a time. */
+let task: StrategyTask;
+let runtime: Runtime;
+
+const known = new Set<string>();
+/** As for a user: the name and the section become known together. */
+async function load(module: string): Promise<StrategyModule['strategy']> {
+  const { strategy } = (await import(module)) as StrategyModule;
+  if (!known.has(module)) registerStrategy(`tested ${module}`, strategy);
+  known.add(module);
+  return strategy;
 }
 
-const { task, world } = workerData as RankThread<StrategyTask>;
-const runtime = openRuntime({ world, threads: 1 });
-
 async function open(watch?: (plugin: StrategyPlugin, context: StrategyContext) => void) {
-  const { strategy } = (await import(task.module)) as StrategyModule;
-  const made = strategy();
-  // As for a user: the name and the section become known together.
-  registerStrategy(`tested ${made.name}`, () => made);
+  const made = (await load(task.module))();
   const config = resolveConfig(
     readConfig({
       train_micro_batch_size_per_gpu: 1,
@@ -175,13 +176,14 @@ const scenarios = {
   },
 };
 
-const result: StrategyResult = {};
-try {
-  const value: unknown = await scenarios[task.scenario]();
-  if (task.scenario !== 'open' && task.scenario !== 'applyTwice') result.value = value;
-} catch (thrown) {
-  const { code, message } = thrown as { code: string; message: string };
-  result.error = { code, message };
+export async function run(given: StrategyTask, world: World): Promise<unknown> {
+  task = given;
+  runtime = openRuntime({ world, threads: 1 });
+  try {
+    const value: unknown = await scenarios[task.scenario]();
+    // A session cannot be sent.
+    return task.scenario === 'open' || task.scenario === 'applyTwice' ? null : value;
+  } finally {
+    runtime.close();
+  }
 }
-parentPort!.postMessage(result);
-runtime.close();

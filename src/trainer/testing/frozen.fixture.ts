@@ -1,8 +1,7 @@
 /** One rank of frozen.test.ts: a GPT-2 whose layers are frozen, each rank with weights of its own. */
-import { parentPort, workerData } from 'node:worker_threads';
 import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
 import { Trainer } from '../trainer.ts';
-import type { RankThread } from './run-ranks.ts';
+import type { World } from './run-ranks.ts';
 
 export interface FrozenTask {
   outputDir: string;
@@ -21,54 +20,51 @@ export interface FrozenResult {
   parameters: Record<string, Float32Array>;
   /** What this rank began with by itself. */
   initial: Record<string, Float32Array>;
-  error?: { code: string; message: string };
 }
 
-const { task, world } = workerData as RankThread<FrozenTask>;
-console.log = () => {};
-
-const model = AutoModelForCausalLM.fromConfig(
-  {
-    model_type: 'gpt2',
-    vocab_size: 31,
-    n_positions: 8,
-    n_embd: 8,
-    n_layer: 2,
-    n_head: 1,
-  },
-  { seed: task.seed + world.rank },
-).freeze((name) => name.startsWith(task.freeze));
-
-const trainer = new Trainer({
-  model,
-  trainDataset: Array.from({ length: 16 }, (_, row) => ({
-    input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
-  })),
-  args: {
-    outputDir: task.outputDir,
-    maxSteps: task.steps,
-    perDeviceTrainBatchSize: 2,
-    lrSchedulerType: 'constant',
-    learningRate: 0.01,
-    excludeFrozenParameters: task.exclude ?? false,
-    deepspeed: {
-      zero_optimization: { stage: task.stage ?? 2, stage3_param_persistence_threshold: 0 },
+export async function run(task: FrozenTask, world: World): Promise<FrozenResult> {
+  const model = AutoModelForCausalLM.fromConfig(
+    {
+      model_type: 'gpt2',
+      vocab_size: 31,
+      n_positions: 8,
+      n_embd: 8,
+      n_layer: 2,
+      n_head: 1,
     },
-    reportTo: [],
-    disableTqdm: true,
-  },
-  runtime: { world, threads: 1 },
-});
-const result: FrozenResult = { parameters: {}, initial: {} };
-for (const { name } of model.parameters) result.initial[name] = model.initial(name).read().slice();
-try {
-  await trainer.train({ resumeFromCheckpoint: task.resume ?? false });
+    { seed: task.seed + world.rank },
+  ).freeze((name) => name.startsWith(task.freeze));
+  const trainer = new Trainer({
+    model,
+    trainDataset: Array.from({ length: 16 }, (_, row) => ({
+      input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
+    })),
+    args: {
+      outputDir: task.outputDir,
+      maxSteps: task.steps,
+      perDeviceTrainBatchSize: 2,
+      lrSchedulerType: 'constant',
+      learningRate: 0.01,
+      excludeFrozenParameters: task.exclude ?? false,
+      deepspeed: {
+        zero_optimization: { stage: task.stage ?? 2, stage3_param_persistence_threshold: 0 },
+      },
+      reportTo: [],
+      disableTqdm: true,
+    },
+    runtime: { world, threads: 1 },
+  });
+  const result: FrozenResult = { parameters: {}, initial: {} };
   for (const { name } of model.parameters) {
-    result.parameters[name] = (await trainer.parameter(name)).slice();
+    result.initial[name] = model.initial(name).read().slice();
   }
-} catch (thrown) {
-  const { code, message } = thrown as { code: string; message: string };
-  result.error = { code, message };
+  try {
+    await trainer.train({ resumeFromCheckpoint: task.resume ?? false });
+    for (const { name } of model.parameters) {
+      result.parameters[name] = (await trainer.parameter(name)).slice();
+    }
+  } finally {
+    await trainer.close();
+  }
+  return result;
 }
-parentPort!.postMessage(result);
-await trainer.close();

@@ -1,13 +1,12 @@
-/** One rank of a scenario of train-loop.test.ts: a worker thread. */
+/** One rank of a scenario of train-loop.test.ts. */
 import { join } from 'node:path';
-import { parentPort, workerData } from 'node:worker_threads';
 import { fromNumbers, GraphBuilder, saveModel } from '../../graph/index.ts';
 import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
 import { OnnxModel } from '../../hosts/onnx/onnx-model.ts';
 import type { TrainingArguments } from '../arguments.ts';
 import type { CallbackContext, TrainerCallback, TrainerControl } from '../callbacks.ts';
 import { Trainer, type TrainerOptions } from '../trainer.ts';
-import type { RankThread } from './run-ranks.ts';
+import type { World } from './run-ranks.ts';
 
 export interface ScenarioTask {
   scenario: keyof typeof scenarios;
@@ -15,20 +14,17 @@ export interface ScenarioTask {
 }
 
 export interface ScenarioResult {
-  /** Steps at which this rank saw a log, an evaluation, a checkpoint. */
+  /** Steps at which this rank saw a log, an evaluation. */
   logged: number[];
   evaluated: number[];
-  saved: number[];
   step: number;
   parameters: Map<string, Float32Array>;
-  error?: { code: string; message: string };
 }
 
-const { task, world } = workerData as RankThread<ScenarioTask>;
-const { rank } = world;
-// The summaries of these runs would bury what the tests say.
-console.log = () => {};
-const seen = { logged: [] as number[], evaluated: [] as number[], saved: [] as number[] };
+/** Of the run under way: a thread plays one at a time. */
+let rank = 0;
+let outputDir = '';
+let seen: Pick<ScenarioResult, 'logged' | 'evaluated'>;
 
 const samples = Array.from({ length: 32 }, (_, row) => ({
   input_ids: Array.from({ length: 8 }, (_, i) => (row * 7 + i * 5) % 31),
@@ -55,7 +51,7 @@ async function modelWithSpareHead() {
   b.output(b.op('MatMul', [hidden, weight('used')], {}, { output: 'y' }), 'float32', ['batch', 16]);
   const spare = b.op('MatMul', [hidden, weight('spare')], {}, { output: 'aux' });
   b.output(spare, 'float32', ['batch', 16]);
-  const path = join(task.outputDir, `model-${rank}.onnx`);
+  const path = join(outputDir, `model-${rank}.onnx`);
   const opsets = new Map([['', 21]]);
   const file = { irVersion: 10, producerName: 'test', opsets, graph: b.build() };
   await saveModel({ ...file, metadata: new Map<string, string>() }, path);
@@ -74,19 +70,19 @@ const ask =
     control[wish] = true;
   };
 
-const plain: TrainingArguments = {
-  outputDir: task.outputDir,
+const plain = (): TrainingArguments => ({
+  outputDir,
   maxSteps: 6,
   perDeviceTrainBatchSize: 2,
   saveStrategy: 'no',
   reportTo: [],
   disableTqdm: true,
-};
+});
 
 const scenarios = {
   onlyRank0Listens: async () => ({
     model: languageModel(),
-    args: { ...plain, loggingSteps: 2 },
+    args: { ...plain(), loggingSteps: 2 },
     evalDataset: data,
     callbacks: onlyOn(0, {
       onLog({ state, control }) {
@@ -98,12 +94,12 @@ const scenarios = {
   }),
   onlyRank1Stops: async () => ({
     model: languageModel(),
-    args: { ...plain, saveStrategy: 'steps', saveSteps: 3 },
+    args: { ...plain(), saveStrategy: 'steps', saveSteps: 3 },
     callbacks: onlyOn(1, { onSave: ask('shouldTrainingStop') }),
   }),
   stoppedBeforeTheStart: async () => ({
     model: languageModel(),
-    args: plain,
+    args: plain(),
     callbacks: onlyOn(1, {
       onTrainBegin: ask('shouldTrainingStop'),
     }),
@@ -111,7 +107,7 @@ const scenarios = {
   bestIsNotSaved: async () => ({
     model: languageModel(),
     args: {
-      ...plain,
+      ...plain(),
       learningRate: 0.01,
       evalStrategy: 'steps',
       evalSteps: 1,
@@ -127,17 +123,17 @@ const scenarios = {
   }),
   differentArguments: async () => ({
     model: languageModel(),
-    args: { ...plain, outputDir: join(task.outputDir, String(rank)), learningRate: 0.1 },
+    args: { ...plain(), outputDir: join(outputDir, String(rank)), learningRate: 0.1 },
   }),
   differentDatasets: async () => ({
     model: languageModel(),
-    args: plain,
+    args: plain(),
     trainDataset: { ...data, length: 32 - 8 * rank },
   }),
   spareHead: async () => ({
     model: await modelWithSpareHead(),
     args: {
-      ...plain,
+      ...plain(),
       weightDecay: 0.1,
       learningRate: 0.01,
       deepspeed: { zero_optimization: { stage: 2, reduce_bucket_size: 1 } },
@@ -152,26 +148,28 @@ const scenarios = {
   }),
 } satisfies Record<string, () => Promise<Partial<TrainerOptions>>>;
 
-const given = (await scenarios[task.scenario]()) as Omit<TrainerOptions, 'args'> & {
-  args: TrainerOptions['args'];
-};
-const trainer = new Trainer({
-  trainDataset: data,
-  ...given,
-  runtime: { world, threads: 1 },
-});
-const parameters = new Map<string, Float32Array>();
-let error: ScenarioResult['error'];
-try {
-  await trainer.train();
-  for (const { name } of given.model.parameters) {
-    parameters.set(name, (await trainer.parameter(name)).slice());
+export async function run(task: ScenarioTask, world: World): Promise<ScenarioResult> {
+  ({ rank } = world);
+  ({ outputDir } = task);
+  seen = { logged: [], evaluated: [] };
+  const given = (await scenarios[task.scenario]()) as Omit<TrainerOptions, 'args'> & {
+    args: TrainerOptions['args'];
+  };
+  const trainer = new Trainer({
+    trainDataset: data,
+    ...given,
+    runtime: { world, threads: 1 },
+  });
+  const parameters = new Map<string, Float32Array>();
+  try {
+    await trainer.train();
+    for (const { name } of given.model.parameters) {
+      parameters.set(name, (await trainer.parameter(name)).slice());
+    }
+  } finally {
+    await trainer.close();
   }
-} catch (thrown) {
-  const { code, message } = thrown as { code?: string; message: string };
-  error = { code: code ?? 'none', message };
+  const { step, logHistory } = trainer.state;
+  seen.evaluated = logHistory.filter((entry) => 'eval_loss' in entry).map((entry) => entry.step);
+  return { ...seen, step, parameters };
 }
-const { step, logHistory } = trainer.state;
-seen.evaluated = logHistory.filter((entry) => 'eval_loss' in entry).map((entry) => entry.step);
-parentPort!.postMessage({ ...seen, step, parameters, ...(error && { error }) });
-await trainer.close();

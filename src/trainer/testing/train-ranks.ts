@@ -1,13 +1,12 @@
 /** For tests: a small GPT-2 trained by ranks that are threads of this process. */
-import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Worker } from 'node:worker_threads';
 import type { StepMetrics } from '../../hooks/index.ts';
 import type { CommStats, MemoryAccount, SwapStats } from '../../native/index.ts';
 import type { TrainingArguments } from '../arguments.ts';
 import type { TrainerState } from '../callbacks.ts';
+import { runRanks } from './run-ranks.ts';
 
 export interface RankTask {
   args: Omit<TrainingArguments, 'outputDir'> & { outputDir?: string };
@@ -39,10 +38,7 @@ export interface RankResult {
   error?: { code: string; message: string };
 }
 
-// Node 20 reads no TypeScript, and workers do not inherit vitest's own loader.
-const loadTypeScript = `import('tsx/esm/api').then(({ tsImport }) => tsImport(${JSON.stringify(
-  new URL('./rank.fixture.ts', import.meta.url).href,
-)}, ${JSON.stringify(import.meta.url)}))`;
+const fixture = new URL('./rank.fixture.ts', import.meta.url);
 
 const folders: string[] = [];
 
@@ -58,29 +54,9 @@ export function removeFolders(): void {
 }
 
 /** Trains and returns what every rank saw. A rank's error is in its result. */
-export async function trainRanks(task: RankTask): Promise<RankResult[]> {
-  const worldSize = task.worldSize ?? 1;
+export function trainRanks({ worldSize = 1, ...task }: RankTask): Promise<RankResult[]> {
   const outputDir = task.args.outputDir ?? temporaryFolder();
-  const key = randomUUID();
-  return Promise.all(
-    Array.from(
-      { length: worldSize },
-      (_, rank) =>
-        new Promise<RankResult>((resolve, reject) => {
-          const worker = new Worker(loadTypeScript, {
-            eval: true,
-            workerData: {
-              ...task,
-              args: { ...task.args, outputDir },
-              world: { key, rank, worldSize },
-            },
-          });
-          worker.once('message', resolve);
-          worker.once('error', reject);
-          worker.once('exit', () => reject(new Error(`rank ${rank} ended without a result`)));
-        }),
-    ),
-  );
+  return runRanks(fixture, worldSize, { ...task, args: { ...task.args, outputDir } });
 }
 
 /** The result of a run that must succeed, as rank 0 saw it. */
