@@ -1,6 +1,9 @@
 /** Runs TensorFlow.js scripts in one plain process and over ranks, and compares what they print. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Outcome, Run } from './fixtures/tfjs/rules.ts';
 import { type Finished, runLauncher } from './launcher.run.ts';
 import { mustRun } from './run-command.ts';
 
@@ -33,6 +36,52 @@ export async function overRanks(
   const all = ['-q', '--num_procs', String(ranks), ...flags, tfjsFixture(script), ...words];
   const finished = await runLauncher(all, { cwd: root, env });
   return { ...finished, results: () => resultsIn(finished.stdout + finished.stderr) };
+}
+
+/** Cases of rules.ts over one launch: starting ranks takes longer than most of them. */
+export class Cases {
+  readonly #runs: Record<string, Run>;
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #launches = new Map<number, { finished: Finished; outcomes: Outcome[][] }>();
+  /** Where the cases write. */
+  readonly folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-tfjs-'));
+
+  constructor(runs: Record<string, Run>, env: NodeJS.ProcessEnv = {}) {
+    this.#runs = runs;
+    this.#env = env;
+  }
+
+  async launch(ranks: number): Promise<Finished> {
+    const words = [JSON.stringify(Object.values(this.#runs)), this.folder];
+    const finished = await overRanks(ranks, 'rules.ts', words, { env: this.#env });
+    if (finished.status !== 0) throw new Error(finished.stderr);
+    const outcomes = Array.from({ length: ranks }, (_, rank) =>
+      JSON.parse(readFileSync(join(this.folder, `outcomes-${rank}`), 'utf8')),
+    );
+    this.#launches.set(ranks, { finished, outcomes });
+    return finished;
+  }
+
+  /** What the launch with so many ranks came to, by rank. */
+  outcomes(ranks: number, name: string): Outcome[] {
+    const at = Object.keys(this.#runs).indexOf(name);
+    if (at < 0) throw new Error(`no case ${name}`);
+    return this.#launches.get(ranks)!.outcomes.map((all) => all[at]!);
+  }
+
+  /** What every rank returned: the same, to the bit. */
+  value(ranks: number, name: string): unknown {
+    const [first, ...rest] = this.outcomes(ranks, name);
+    if (first!.error !== undefined) throw new Error(`${name}: ${first!.error}`);
+    for (const other of rest) {
+      if (difference(first, other) !== 0) throw new Error(`${name}: the ranks differ`);
+    }
+    return first!.value;
+  }
+
+  remove(): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
 }
 
 /**

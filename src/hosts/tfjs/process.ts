@@ -298,6 +298,8 @@ function requireHonoured(settings: Settings, adapter: unknown, optimizer: Optimi
     settings.maxNorm > 0 && 'gradient_clipping',
     config.scheduler !== null && 'scheduler',
     (config.fp16.enabled || config.bf16.enabled) && 'fp16 or bf16',
+    // Nobody counts the steps of such an optimizer.
+    (config.compression?.start_step ?? 0) > 0 && 'compression.start_step',
   ].filter((key) => key !== false);
   if (keys.length === 0) return;
   throw new DeepSpeedError(

@@ -104,18 +104,33 @@ function withBatch(raw: RawConfig): RawConfig {
   return { ...raw, values: open };
 }
 
+const compared = [
+  'kind',
+  'lr',
+  'beta1',
+  'beta2',
+  'eps',
+  'weightDecay',
+  'nesterov',
+  'biasCorrection',
+] as const;
+
 /** A config may repeat the compiled optimizer, as files from Python do; it does not replace it. */
 function requireSameOptimizer(
-  config: DeepSpeedConfig,
+  { optimizer }: DeepSpeedConfig,
   adapter: OptimizerAdapter | null,
   own: Optimizer,
 ): void {
-  const wanted = optimizerSettings(config.optimizer);
-  if (!wanted) return;
+  const wanted = optimizerSettings(optimizer);
+  if (!wanted || !optimizer) return;
+  refuseOneBit(optimizer.type, own);
   adapter?.prepare(adapter.learningRate());
-  const compiled = adapter && { kind: adapter.kind, ...adapter.hyper };
-  const differing = (['kind', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'nesterov'] as const)
-    .map((key) => ({ key, config: wanted[key], compiled: compiled?.[key] }))
+  const compiled = adapter && { kind: adapter.kind, ...adapter.hyper, ...correctionOf(adapter) };
+  // Without decay there is nothing to decouple: DeepSpeed's "Adam" is TensorFlow.js's adam.
+  const undecayed = wanted.kind === 'adamw' && wanted.weightDecay === 0;
+  const same = undecayed && compiled?.kind === 'adam' ? { ...wanted, kind: 'adam' } : wanted;
+  const differing = compared
+    .map((key) => ({ key, config: same[key], compiled: compiled?.[key] }))
     .filter(({ config: a, compiled: b }) =>
       typeof a === 'number' ? Math.fround(a) !== Math.fround(Number(b ?? 0)) : a !== (b ?? false),
     );
@@ -130,6 +145,23 @@ function requireSameOptimizer(
     `the config's optimizer is not the compiled one (${own.getClassName()}): ${what.join('; ')}`,
     {
       fix: 'Leave `optimizer` out of the config: the one that the model is compiled with is used.',
+    },
+  );
+}
+
+/** TensorFlow.js's adam always corrects its averages; the engine is given the factors. */
+function correctionOf({ kind }: OptimizerAdapter): { biasCorrection: boolean } {
+  return { biasCorrection: kind === 'adam' };
+}
+
+/** These are optimizers, and not ways of sending: after the freeze their steps are others than Adam's. */
+function refuseOneBit(type: string, own: Optimizer): void {
+  if (!['OneBitAdam', 'ZeroOneAdam', 'OneBitLamb'].includes(type)) return;
+  throw new DeepSpeedError(
+    'STRATEGY_CONFLICT',
+    `${type} is not the compiled optimizer (${own.getClassName()}): it freezes its second moments and sends one bit of each momentum, so that the script would learn other weights than in one process`,
+    {
+      fix: 'Leave `optimizer` out of the config. To send less with the compiled one: "compression": { "type": "int8" }, "topk" or "powersgd".',
     },
   );
 }

@@ -106,12 +106,14 @@ export class ModelTraining {
         for (const [at, value] of outputs.entries()) sums[at]! += weight * value;
       });
     }
+    // The check draws what no other number of ranks would: it must not move the stream that all share.
+    if (!settings.exactRandom) context.streams.shared.state = before;
     const totals = context.sum(sums);
     if (whole) {
       const names = model.metricsNames;
       const found = [
         ...differingNumbers(names, whole.numbers, totals),
-        ...differingGradients(context, session, whole),
+        ...differingGradients(context, session, whole, kept),
       ];
       requireNone(model.name, gatherJsonSync(context.runtime, found));
     }

@@ -1,6 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { intersect } from '../../layout.ts';
 import type { HostContext } from './context.ts';
+import type { NamedGradients } from './library.ts';
 import type { OptimizerSession } from './optimizer-session.ts';
 
 /** What the whole batch gives on one rank. */
@@ -35,44 +36,82 @@ export function differingNumbers(
   });
 }
 
+/** A part of a variable's gradient: elements from `start` on. */
+interface GradientPart {
+  readonly start: number;
+  readonly values: Float32Array;
+}
+
 /**
- * Compares the reduced gradient with that of the whole batch, in the elements that this rank owns, after
- * the last backward and before the optimizer.
+ * Compares the gradient of all ranks with that of the whole batch, after the last backward and before the
+ * optimizer: what the reduction left here, or, where it is compressed and hence another gradient on purpose,
+ * what goes into it.
+ *
+ * @param own this rank's gradients of its micro batches, as they went to the engine
  */
 export function differingGradients(
   context: HostContext,
   session: OptimizerSession,
   whole: WholeBatch,
+  own: readonly NamedGradients[],
 ): string[] {
-  const { engine, rank } = context.runtime;
-  const { gradients, session: inner } = session.arrays;
-  const { shard, after } = gradients.reduced();
-  for (const work of after) engine.waitSync(work);
-  const { buffer, byteOffset, count } = shard!;
-  const reduced = new Float32Array(buffer.view(), byteOffset, count);
-  const own = inner.layout.shards[rank]!;
-  const scale = gradients.lossScale;
+  const compressed = session.settings.config?.compression != null;
+  const partOf = compressed ? summed(context, own) : reduced(context, session);
+  const scale = session.arrays.gradients.lossScale;
   let largest = 0;
   for (const values of whole.gradients.values()) {
     if (values) largest = Math.max(largest, maximum(values));
   }
   const relative = tolerance + wireRounding[session.settings.precision.gradientType];
   const found: string[] = [];
-  for (const [name, values] of whole.gradients) {
-    const slot = inner.layout.byName.get(name)!;
-    const part = intersect(slot, own);
+  for (const { name, size } of session.variables) {
+    const values = whole.gradients.get(name);
+    const part = partOf(name, size);
     const allowed = relative * (values ? maximum(values) : 0) + noise * largest;
-    for (let index = 0; index < part.count; index += 1) {
-      const expected = values ? values[part.offset - slot.offset + index]! : 0;
-      const got = reduced[part.offset - own.offset + index]! / scale;
+    for (const [index, value] of part.values.entries()) {
+      const expected = values ? values[part.start + index]! : 0;
+      const got = value / scale;
       if (Math.abs(expected - got) <= allowed || Object.is(expected, got)) continue;
       found.push(
-        `the gradient of ${name} is ${expected} of the whole batch and ${got} of its parts, at element ${part.offset - slot.offset + index}`,
+        `the gradient of ${name} is ${expected} of the whole batch and ${got} of its parts, at element ${part.start + index}`,
       );
       break;
     }
   }
   return found;
+}
+
+/** The elements that this rank owns, from the reduction. */
+function reduced(context: HostContext, session: OptimizerSession): (name: string) => GradientPart {
+  const { engine, rank } = context.runtime;
+  const { gradients, session: inner } = session.arrays;
+  const { shard, after } = gradients.reduced();
+  for (const work of after) engine.waitSync(work);
+  const { buffer, byteOffset, count } = shard!;
+  const elements = new Float32Array(buffer.view(), byteOffset, count);
+  const shardOfRank = inner.layout.shards[rank]!;
+  return (name) => {
+    const slot = inner.layout.byName.get(name)!;
+    const { offset, count } = intersect(slot, shardOfRank);
+    const from = offset - shardOfRank.offset;
+    return { start: offset - slot.offset, values: elements.subarray(from, from + count) };
+  };
+}
+
+/** All elements, added up over micro batches and ranks. */
+function summed(
+  { runtime }: HostContext,
+  own: readonly NamedGradients[],
+): (name: string, size: number) => GradientPart {
+  return (name, size) => {
+    const sum = new Float32Array(size);
+    for (const gradients of own) {
+      const values = gradients[name]?.dataSync();
+      for (let index = 0; values && index < size; index += 1) sum[index]! += values[index]!;
+    }
+    runtime.communicator.allReduce(sum);
+    return { start: 0, values: sum };
+  };
 }
 
 function maximum(values: Float32Array): number {
