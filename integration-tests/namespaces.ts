@@ -90,9 +90,35 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
 
   /** Lets so much through, as tc writes it: 100mbit. In both directions. */
   shape(index: number, rate: string): void {
-    const shaped = ['root', 'tbf', 'rate', rate, 'burst', '64kb', 'latency', '100ms'];
-    execFileSync('tc', ['qdisc', 'replace', 'dev', this.#names[index]!, ...shaped]);
-    execFileSync('tc', ['-n', this.#names[index]!, 'qdisc', 'replace', 'dev', 'eth0', ...shaped]);
+    tc(null, this.#names[index]!, rate);
+    tc(this.#names[index]!, 'eth0', rate);
+  }
+
+  /** Joins two machines by a cable of their own, which lets so much through; what goes to others is not touched. */
+  shapeLink(a: number, b: number, rate: string): void {
+    const device = `to-${Math.min(a, b)}-${Math.max(a, b)}`;
+    const name = (index: number) => this.#names[index]!;
+    ip('link', 'add', device, 'netns', name(a), 'type', 'veth', 'peer', device, 'netns', name(b));
+    for (const [from, to] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      ip('-n', name(from), 'link', 'set', device, 'up');
+      const route = [`${this.addresses[to]}/32`, 'dev', device, 'src', this.addresses[from]!];
+      ip('-n', name(from), 'route', 'add', ...route);
+      tc(name(from), device, rate);
+    }
+  }
+
+  /** Takes that cable away. */
+  unshapeLink(a: number, b: number): void {
+    const device = `to-${Math.min(a, b)}-${Math.max(a, b)}`;
+    ip('-n', this.#names[a]!, 'link', 'delete', device);
+  }
+
+  /** Stops all of its processes, as a machine that stands still. */
+  stop(index: number): void {
+    for (const pid of this.processes(index)) process.kill(pid, 'SIGSTOP');
   }
 
   /** Processes of the machine. */
@@ -130,4 +156,11 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
 
 function ip(...words: string[]): void {
   execFileSync('ip', words, { stdio: ['ignore', 'ignore', 'pipe'] });
+}
+
+/** Shapes what a device of a namespace (null: our own) sends. */
+function tc(namespace: string | null, device: string, rate: string): void {
+  const where = namespace === null ? [] : ['-n', namespace];
+  const shaped = ['root', 'tbf', 'rate', rate, 'burst', '64kb', 'latency', '100ms'];
+  execFileSync('tc', [...where, 'qdisc', 'replace', 'dev', device, ...shaped]);
 }

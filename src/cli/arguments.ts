@@ -26,6 +26,7 @@ const helpText = `
 After the script, --deepspeed FILE and --deepspeed_config FILE are taken as well, as DeepSpeed's users
 write them; everything after -- goes to the script untouched.
 
+deepspeed-js check   measures machines and links, and finds those that are slow or lost
 deepspeed-js report   shows the environment and explains a config (the same as ds_report)
 deepspeed-js layout   shows and draws which blocks of attention a config computes
 deepspeed-js estimate   says what a rank would hold at each ZeRO stage, and draws it

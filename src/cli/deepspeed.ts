@@ -2,6 +2,7 @@
 /** `deepspeed` and `deepspeed-js`: launches a script on several ranks, or runs a subcommand. */
 import { launch } from '../launcher/index.ts';
 import { parseLine } from './arguments.ts';
+import { check } from './check.ts';
 import { runCommand } from './fail.ts';
 import { estimate } from './estimate.ts';
 import { layout } from './layout.ts';
@@ -10,6 +11,7 @@ import { zeroToFp32 } from './zero-to-fp32.ts';
 
 /** Words in the place of the script that are commands of their own. */
 const subcommands: Record<string, (argv: string[]) => Promise<number>> = {
+  check,
   estimate,
   layout,
   report,

@@ -2,42 +2,25 @@
  * A picture of a sparse attention layout: one panel for each different head, queries downwards, keys to
  * the right. What a causal model hides is pale; what the first panel does not have is of another colour.
  */
-import { px, svgDocument, text } from '../monitor/svg.ts';
 import type { BlockLayout } from '../strategies/sparse-attention/block-layout.ts';
-import { drawText, glyphAdvance } from './pixel-font.ts';
-import { encodePng } from './png.ts';
+import {
+  type Label,
+  lettersHeight,
+  type Look,
+  type Mark,
+  type Picture,
+  picturePng,
+  pictureSvg,
+  textWidth,
+} from './picture.ts';
 
 /** What a mark stands for; see `legend`. */
-type Role = 'shared' | 'sharedFuture' | 'own' | 'ownFuture' | 'frame' | 'ink';
-
-interface Mark {
-  role: Role;
-  x: number;
-  y: number;
-  width: number;
-  height: number;
-}
-
-interface Label {
-  text: string;
-  x: number;
-  /** Of the top of the letters. */
-  y: number;
-}
-
-interface Picture {
-  title: string;
-  width: number;
-  height: number;
-  marks: Mark[];
-  labels: Label[];
-}
+type Role = 'shared' | 'sharedFuture' | 'own' | 'ownFuture' | 'frame';
 
 const panelSize = 340;
 const largestCell = 20;
 const gap = 28;
 const labelHeight = 18;
-const lettersHeight = 10;
 const mostColumns = 4;
 
 const legend: [Role, string][] = [
@@ -46,67 +29,29 @@ const legend: [Role, string][] = [
   ['own', 'computed, not in the first panel'],
 ];
 
-export function layoutSvg(layout: BlockLayout, title: string): string {
-  const { width, height, marks, labels } = drawLayout(layout, title);
-  return svgDocument(width, height, title, [
-    ...marks.map(({ role, x, y, width: w, height: h }) => {
-      const box = `x="${px(x)}" y="${px(y)}" width="${px(w)}" height="${px(h)}"`;
-      return `<rect ${box} ${svgStyles[role]}/>`;
-    }),
-    ...labels.map((label) => text(label.x, label.y + lettersHeight, label.text)),
-  ]);
-}
-
-const svgStyles: Record<Role, string> = {
-  shared: 'class="first" style="stroke: none"',
-  sharedFuture: 'class="first" style="stroke: none; fill-opacity: 0.3"',
-  own: 'class="second" style="stroke: none"',
-  ownFuture: 'class="second" style="stroke: none; fill-opacity: 0.35"',
-  frame: 'class="grid" style="fill: none"',
-  ink: 'class="ink"',
+const looks: Record<Role, Look> = {
+  shared: { svg: 'class="first" style="stroke: none"', rgb: [37, 99, 201] },
+  sharedFuture: {
+    svg: 'class="first" style="stroke: none; fill-opacity: 0.3"',
+    rgb: [190, 208, 239],
+  },
+  own: { svg: 'class="second" style="stroke: none"', rgb: [194, 87, 12] },
+  ownFuture: {
+    svg: 'class="second" style="stroke: none; fill-opacity: 0.35"',
+    rgb: [234, 196, 170],
+  },
+  frame: { svg: 'class="grid" style="fill: none"', rgb: [216, 222, 228], isFrame: true },
 };
+
+export function layoutSvg(layout: BlockLayout, title: string): string {
+  return pictureSvg(drawLayout(layout, title), looks);
+}
 
 export function layoutPng(layout: BlockLayout, title: string): Buffer {
-  const { width, height, marks, labels } = drawLayout(layout, title);
-  const roles = Object.keys(colours) as (keyof typeof colours)[];
-  const pixels = new Uint8Array(width * height);
-  const fill = (role: Role, x: number, y: number, w: number, h: number) => {
-    for (let row = y; row < y + h; row++)
-      pixels.fill(roles.indexOf(role), row * width + x, row * width + x + w);
-  };
-  for (const { role, x, y, width: w, height: h } of marks) {
-    if (role !== 'frame') {
-      fill(role, x, y, w, h);
-      continue;
-    }
-    for (const [left, top, wide, high] of [
-      [x, y, w, 1],
-      [x, y + h - 1, w, 1],
-      [x, y, 1, h],
-      [x + w - 1, y, 1, h],
-    ] as const)
-      fill(role, left, top, wide, high);
-  }
-  for (const label of labels) {
-    drawText(label.text, label.x, label.y + 2, (x, y) => {
-      if (x < width && y < height) fill('ink', x, y, 1, 1);
-    });
-  }
-  return encodePng({ width, height, pixels, palette: roles.map((role) => colours[role]) });
+  return picturePng(drawLayout(layout, title), looks);
 }
 
-/** The light theme of the SVG; pale is the colour at the same opacity on white. */
-const colours: Record<'ground' | Role, [number, number, number]> = {
-  ground: [255, 255, 255],
-  shared: [37, 99, 201],
-  sharedFuture: [190, 208, 239],
-  own: [194, 87, 12],
-  ownFuture: [234, 196, 170],
-  frame: [216, 222, 228],
-  ink: [31, 35, 40],
-};
-
-function drawLayout(layout: BlockLayout, title: string): Picture {
+function drawLayout(layout: BlockLayout, title: string): Picture<Role> {
   const { bitmaps, indices } = layout.distinct();
   const cell = Math.max(1, Math.min(largestCell, Math.floor(panelSize / layout.blocks)));
   const side = cell * layout.blocks;
@@ -115,7 +60,7 @@ function drawLayout(layout: BlockLayout, title: string): Picture {
   const left = (panel: number) => gap + (panel % columns) * (side + gap);
   const top = (panel: number) =>
     gap + labelHeight + Math.floor(panel / columns) * (side + labelHeight + gap) + labelHeight;
-  const marks: Mark[] = [];
+  const marks: Mark<Role>[] = [];
   const labels: Label[] = [{ text: title, x: gap, y: gap - 10 }];
   for (const [panel, bitmap] of bitmaps.entries()) {
     const [x, y] = [left(panel), top(panel)];
@@ -139,8 +84,7 @@ function drawLayout(layout: BlockLayout, title: string): Picture {
     marks.push({ role, x: gap, y, width: lettersHeight, height: lettersHeight });
     labels.push({ text: meaning, x: gap + 18, y });
   }
-  // Letters of an SVG are about as wide as those of the pixel font.
-  const widest = Math.max(...labels.map((label) => label.x + label.text.length * glyphAdvance));
+  const widest = Math.max(...labels.map((label) => label.x + textWidth(label.text)));
   return {
     title,
     width: Math.max(gap + columns * (side + gap), widest + gap),

@@ -45,6 +45,7 @@ const glyphs: Readonly<Record<string, string>> = {
   ':': '0cc0cc0',
   '(': '2488842',
   ')': '8422248',
+  '/': '11248gg',
 };
 
 const glyphWidth = 5;

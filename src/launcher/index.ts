@@ -8,3 +8,4 @@ export { launcherKind } from './hosts/commands.ts';
 export { forwardedVariables } from './hosts/environment-file.ts';
 export { readHostfile } from './hosts/hostfile.ts';
 export { type HostsPlan, isThisMachine } from './hosts/launch-on-hosts.ts';
+export * from './check/index.ts';

@@ -243,7 +243,7 @@ async function show(
 }
 
 /** The address of this machine on the way to the first other one. */
-async function ownAddress(hosts: readonly ChosenHost[]): Promise<string> {
+export async function ownAddress(hosts: readonly ChosenHost[]): Promise<string> {
   const other = hosts.find(({ name }) => !isThisMachine(name));
   if (other === undefined) return '127.0.0.1';
   const socket = createSocket('udp4');

@@ -1,0 +1,145 @@
+/**
+ * `deepspeed-js check` on machines that are network namespaces, of which one is slow, stands still, is cut off or has a
+ * bad cable; and on ranks of this machine. All cables carry 100 Mbit/s, so that they and not the processors decide.
+ */
+import { spawn } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { CheckReport } from '../src/launcher/index.ts';
+import { until } from './launcher.run.ts';
+import { Machines, noNamespaces } from './namespaces.ts';
+import { runCommand } from './run-command.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+// The built one: seven machines start the agent, and none waits for a compiler.
+const program = join(root, 'dist', 'cli', 'deepspeed.js');
+const rate = '100mbit';
+const slowRate = '8mbit';
+
+async function check(words: readonly string[], env: NodeJS.ProcessEnv = {}) {
+  const { status, output } = await runCommand(
+    process.execPath,
+    [program, 'check', '--json', ...words],
+    {
+      cwd: root,
+      env,
+    },
+  );
+  return { status, report: JSON.parse(output.split('\n')[0]!) as CheckReport };
+}
+
+describe.skipIf(noNamespaces !== null).each([4, 7])(
+  'a group of %i machines',
+  { timeout: 120_000 },
+  (count) => {
+    let machines: Machines;
+    beforeAll(() => {
+      machines = new Machines(count);
+      for (let index = 0; index < count; index++) machines.shape(index, rate);
+    });
+    afterAll(() => machines?.dispose());
+    const hostfile = () => machines.hostfile(...Array<number>(count).fill(1));
+    const run = (...words: string[]) =>
+      check(['--hostfile', hostfile(), ...words], machines.environment);
+    const blamed = ({ members, links }: CheckReport) => ({
+      members: members.map(({ member }) => member),
+      links: links.map(({ a, b }) => [a, b]),
+    });
+
+    it('is healthy when every machine and link is', async () => {
+      const { status, report } = await run();
+      expect(report).toMatchObject({ healthy: true, lost: [], members: [], links: [] });
+      expect(report.pairs).toHaveLength((count * (count - 1)) / 2);
+      expect(report.sweep.readings.length).toBeGreaterThan(2);
+      expect(status).toBe(0);
+    });
+
+    it.runIf(count === 7)('has a slow machine, of which all links are slow', async () => {
+      machines.shape(1, slowRate);
+      const out = join(machines.folder, 'pairs.png');
+      const { status, report } = await run('--out', out);
+      machines.shape(1, rate);
+      expect(blamed(report)).toEqual({ members: [1], links: [] });
+      expect(report.members[0]!.slow).toHaveLength(count - 1);
+      expect(readFileSync(out).subarray(1, 4).toString()).toBe('PNG');
+      expect(status).toBe(1);
+    });
+
+    it('has one slow link, which halves of the group find when the bandwidth is given', async () => {
+      machines.shapeLink(0, count - 2, '4mbit');
+      const { status, report } = await run('--expect', '0.08');
+      machines.unshapeLink(0, count - 2);
+      expect(blamed(report)).toEqual({ members: [], links: [[0, count - 2]] });
+      expect(report.links[0]!.beside.length).toBeGreaterThan(0);
+      expect(status).toBe(1);
+    });
+
+    it('has a machine that stands still; the others are measured without it', async () => {
+      const words = ['--hostfile', hostfile(), '--link_timeout', '4', '--all_pairs'];
+      const child = spawn(process.execPath, [program, 'check', ...words], {
+        cwd: root,
+        env: { ...process.env, ...machines.environment },
+      });
+      let [printed, said] = ['', ''];
+      child.stdout.on('data', (text) => {
+        printed += text;
+      });
+      child.stderr.on('data', (text) => {
+        said += text;
+      });
+      const ended = new Promise((resolve) => child.on('close', resolve));
+      // All agents have come.
+      await until(() => said.includes('pairs of'));
+      machines.stop(2);
+      expect(await ended).toBe(1);
+      expect(printed).toMatch(
+        /^\S+ stands still: its agent \(process \d+\) has been silent for 4 s, and its machine answers\n/,
+      );
+      expect(printed).toContain(`${machines.addresses[2]} stands still`);
+      expect(printed).toContain(`all-reduce over ${count - 1}:`);
+      expect(printed).not.toContain('is slow');
+    });
+  },
+);
+
+describe.skipIf(noNamespaces !== null)('machines that are not there', { timeout: 60_000 }, () => {
+  let machines: Machines;
+  beforeAll(() => {
+    machines = new Machines(3);
+    // In the place of ssh: $1 is the machine that it does not reach, $2 what reaches the others.
+    const script = `#!/bin/sh
+unreachable=$1; agent=$2; shift 2
+[ "$1" = "$unreachable" ] && echo "connect to host $1: No route to host" >&2 && exit 255
+exec "$agent" "$@"
+`;
+    writeFileSync(`${machines.agent}-but`, script, { mode: 0o755 });
+  });
+  afterAll(() => machines?.dispose());
+
+  it('are told from the way to them: no login, and no network behind it', async () => {
+    machines.cut(1);
+    const { status, report } = await check(
+      ['--hostfile', machines.hostfile(1, 1, 1), '--probe_timeout', '3'],
+      {
+        ...machines.environment,
+        // The third cannot be logged in to.
+        OMPI_MCA_plm_rsh_agent: `${machines.agent}-but ${machines.addresses[2]} ${machines.agent}`,
+      },
+    );
+    expect(report.lost).toMatchObject([{ member: 2, kind: 'unreachable' }]);
+    expect(report.lost[0]!.evidence).toContain('No route to host');
+    expect(report.links).toMatchObject([{ a: 0, b: 1, bandwidth: 0 }]);
+    expect(report.links[0]!.error).toMatch(/connect/);
+    expect(status).toBe(1);
+  });
+});
+
+it('checks ranks of this machine, through shared memory', async () => {
+  const { status, report } = await check(['--num_procs', '2']);
+  expect(report).toMatchObject({ healthy: true, swept: [0, 1], expectedFrom: 'pairs' });
+  expect(report.pairs).toHaveLength(1);
+  expect(report.sweep.readings.at(-1)!.bytes).toBe(16 << 20);
+  expect(status).toBe(0);
+}, 60_000);

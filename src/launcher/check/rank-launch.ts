@@ -1,0 +1,30 @@
+/** `rank-launch.ts JOB`: one probe among ranks of this machine, by the launcher. */
+import { fileURLToPath } from 'node:url';
+import { launch } from '../launch.ts';
+import type { ProbePlan } from './probes.ts';
+
+export interface RankJob {
+  ranks: number;
+  /** To share out among them, or null. */
+  cores: number[] | null;
+  plan: ProbePlan;
+}
+
+const { ranks, cores, plan } = JSON.parse(process.argv[2]!) as RankJob;
+const script = new URL(`rank-probe${import.meta.url.slice(-3)}`, import.meta.url);
+process.exitCode = await launch({
+  script: fileURLToPath(script),
+  module: false,
+  scriptArguments: [JSON.stringify(plan)],
+  numProcs: ranks,
+  hosts: null,
+  maxRestarts: 0,
+  deepspeedConfig: null,
+  bindCoresToRank: cores !== null,
+  bindCoreList: cores?.join(',') ?? null,
+  rankLogFolder: null,
+  masterPort: null,
+  hangTimeoutMs: 60_000,
+  gracePeriodMs: 0,
+  quiet: true,
+});
