@@ -1,5 +1,5 @@
 import { DeepSpeedError } from './errors.ts';
-import { elementCount, type HostParameter } from './hooks/index.ts';
+import { elementCount, type HostParameter, type TensorPart } from './hooks/index.ts';
 import type { NativeBuffer } from './native/index.ts';
 
 /**
@@ -15,6 +15,7 @@ export interface Slot {
   readonly offset: number;
   readonly count: number;
   readonly group: number;
+  readonly part?: TensorPart;
 }
 
 export interface Shard {
@@ -26,6 +27,8 @@ export interface Shard {
 export interface FlatLayout {
   readonly slots: readonly Slot[];
   readonly byName: ReadonlyMap<string, Slot>;
+  /** The slots of each tensor by its name, in the order of its elements: several for one in tiles. */
+  readonly tensors: ReadonlyMap<string, readonly Slot[]>;
   /** Elements of the flat buffer: padded so that all shards are equal. */
   readonly total: number;
   /** Elements of parameters alone. */
@@ -41,7 +44,7 @@ export function alignUp(value: number, alignment: number): number {
 }
 
 /** What the layout needs to know of a tensor. */
-export type LaidOut = Pick<HostParameter, 'name' | 'shape' | 'group'>;
+export type LaidOut = Pick<HostParameter, 'name' | 'shape' | 'group' | 'part'>;
 
 /** Parameters that training does not change: equal on every rank, fp32, by a layout of their own. */
 export interface FrozenParameters {
@@ -63,12 +66,12 @@ export function flatLayout(
   const byName = new Map<string, Slot>();
   let offset = 0;
   let parameterCount = 0;
-  for (const { name, shape, group } of parameters) {
+  for (const { name, shape, group, part } of parameters) {
     const count = elementCount(shape);
     if (byName.has(name)) {
       throw new DeepSpeedError('INTERNAL', `internal: parameter ${name} is in the layout twice`);
     }
-    const slot = { name, shape, offset, count, group };
+    const slot = { name, shape, offset, count, group, ...(part && { part }) };
     slots.push(slot);
     byName.set(name, slot);
     parameterCount += count;
@@ -77,7 +80,39 @@ export function flatLayout(
   const total = alignUp(offset, alignment * ranks);
   const size = total / ranks;
   const shards = Array.from({ length: ranks }, (_, rank) => ({ offset: rank * size, count: size }));
-  return { slots, byName, total, parameterCount, shards };
+  return { slots, byName, tensors: tensorsOf(slots), total, parameterCount, shards };
+}
+
+/** The tensor that a slot is of, or a part of. */
+export function tensorOf({ name, shape, part }: Pick<Slot, 'name' | 'shape' | 'part'>): {
+  name: string;
+  shape: readonly number[];
+  /** Its element where the slot begins. */
+  start: number;
+} {
+  return part ? { ...part, name: part.of } : { name, shape, start: 0 };
+}
+
+/** The elements of a tensor from those of its slots. */
+export function joined(
+  slots: readonly Slot[],
+  read: (slot: Slot) => Float32Array,
+): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(slots.reduce((sum, { count }) => sum + count, 0));
+  for (const slot of slots) values.set(read(slot), tensorOf(slot).start);
+  return values;
+}
+
+function tensorsOf(slots: readonly Slot[]): Map<string, Slot[]> {
+  const tensors = new Map<string, Slot[]>();
+  for (const slot of slots) {
+    const { name } = tensorOf(slot);
+    tensors.set(name, [...(tensors.get(name) ?? []), slot]);
+  }
+  for (const parts of tensors.values()) {
+    parts.sort((a, b) => tensorOf(a).start - tensorOf(b).start);
+  }
+  return tensors;
 }
 
 /** The part of [offset, offset + count) inside `shard`; count 0 when they do not meet. */

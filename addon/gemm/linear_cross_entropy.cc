@@ -111,6 +111,7 @@ struct Scratch {
   double* lse;  // of the classes so far
   int64_t* no_labels;
   float* no_loss;
+  float* weights;   // of exp(score − lse) in a slope; shares no_loss's memory
   float* part_lse;  // of the chunk
   float* gemm;
 };
@@ -133,6 +134,7 @@ Scratch scratch_of(const LinearCrossEntropy& problem, float* memory) {
   return {memory,
           reinterpret_cast<double*>(rows),
           reinterpret_cast<int64_t*>(rows + each),
+          rows + 2 * each,
           rows + 2 * each,
           rows + 3 * each,
           memory + scratch_floats(problem)};
@@ -179,9 +181,11 @@ void linear_cross_entropy(const LinearCrossEntropy& problem, float* loss, float*
   });
 }
 
-void linear_cross_entropy_grad(const LinearCrossEntropy& problem, const float* dloss,
-                               const float* lse, float* dx, float* dw, bool add_dw,
-                               Parallel& parallel, float* memory, Isa isa) {
+void linear_cross_entropy_grad(const LinearCrossEntropy& problem,
+                               const LinearCrossEntropyGradients& gradients, const float* lse,
+                               float* dx, float* dw, bool add_dw, Parallel& parallel, float* memory,
+                               Isa isa) {
+  const auto [dloss, dlse] = gradients;
   const Scratch scratch = scratch_of(problem, memory);
   const SoftmaxKernels& kernels = softmax_kernels(isa);
   for_each_chunk(problem, [&](const Chunk& chunk) {
@@ -189,15 +193,20 @@ void linear_cross_entropy_grad(const LinearCrossEntropy& problem, const float* d
     const size_t first = chunk.classes.begin, C = chunk.classes.count;
     const size_t row = chunk.rows.begin;
     share_rows(parallel, chunk.rows.count, [&](size_t begin, size_t end) {
-      kernels.scaled_softmax(dloss + row, scratch.scores, lse + row, scratch.scores, C, begin, end);
+      for (size_t r = begin; r < end; ++r) {
+        const bool ignored = problem.labels[row + r] == problem.ignore_index;
+        scratch.weights[r] = (ignored ? 0 : dloss[row + r]) + (dlse ? dlse[row + r] : 0);
+      }
+      kernels.scaled_softmax(scratch.weights, scratch.scores, lse + row, scratch.scores, C, begin,
+                             end);
       for (size_t r = begin; r < end; ++r) {
         const int64_t label = problem.labels[row + r];
+        const bool ignored = label == problem.ignore_index;
         float* const slopes = scratch.scores + r * C;
         const size_t at = static_cast<size_t>(label) - first;
-        if (label == problem.ignore_index)
-          std::fill(slopes, slopes + C, 0.0f);
-        else if (at < C)
-          slopes[at] -= dloss[row + r];
+        // What counts for nothing is 0 even where the scores are infinite.
+        if (ignored && !dlse) std::fill(slopes, slopes + C, 0.0f);
+        if (!ignored && at < C) slopes[at] -= dloss[row + r];
       }
     });
     gemm(chunk.input_gradient(scratch.scores, dx, first > 0), parallel, scratch.gemm, isa);

@@ -26,10 +26,18 @@ size_t linear_cross_entropy_scratch(const LinearCrossEntropy& problem, size_t th
 void linear_cross_entropy(const LinearCrossEntropy& problem, float* loss, float* lse,
                           Parallel& parallel, float* scratch, Isa isa = active_isa());
 
+// What the gradients of both results are, [T] each.
+struct LinearCrossEntropyGradients {
+  const float* dloss;
+  const float* dlse = nullptr;  // null: nothing depends on lse
+};
+
 // dx = Σ g·w and dw (as w; may be null) = or += Σ g·x over the slope g of each score, dloss ·
-// (exp(score − lse) − onehot(label)); 0 where the label is ignored. The scores are computed again.
-void linear_cross_entropy_grad(const LinearCrossEntropy& problem, const float* dloss,
-                               const float* lse, float* dx, float* dw, bool add_dw,
-                               Parallel& parallel, float* scratch, Isa isa = active_isa());
+// (exp(score − lse) − onehot(label)) + dlse · exp(score − lse); dloss counts as 0 where the label
+// is ignored. The scores are computed again.
+void linear_cross_entropy_grad(const LinearCrossEntropy& problem,
+                               const LinearCrossEntropyGradients& gradients, const float* lse,
+                               float* dx, float* dw, bool add_dw, Parallel& parallel,
+                               float* scratch, Isa isa = active_isa());
 
 }  // namespace dsjs

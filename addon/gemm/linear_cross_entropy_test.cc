@@ -92,14 +92,14 @@ void test(const Case& c) {
       std::vector<float> got_dx(c.T * c.D, 9), got_dw = old, want_dw(w.size());
       for (size_t i = 0; i < dw.size(); ++i)
         want_dw[i] = static_cast<float>(dw[i] + (add ? old[i] : 0));
-      linear_cross_entropy_grad(problem, dloss.data(), want_lse.data(), got_dx.data(),
+      linear_cross_entropy_grad(problem, {dloss.data()}, want_lse.data(), got_dx.data(),
                                 got_dw.data(), add, alone, scratch, isa);
       if (c.D == 0) continue;
       close(name + "dx", got_dx, want_dx, [&](size_t i) { return dx_size[i] + 1e-30; });
       close(name + "dw", got_dw, want_dw,
             [&](size_t i) { return dw_size[i] + 2 * kEpsilon * std::fabs(want_dw[i]) + 1e-30; });
       std::vector<float> no_dw(c.T * c.D);
-      linear_cross_entropy_grad(problem, dloss.data(), want_lse.data(), no_dw.data(), nullptr,
+      linear_cross_entropy_grad(problem, {dloss.data()}, want_lse.data(), no_dw.data(), nullptr,
                                 false, alone, scratch, isa);
       CHECK_MESSAGE(no_dw == got_dx, name);
     }
@@ -113,9 +113,50 @@ void test_no_rows() {
   for_each_isa([&](Isa isa, const std::string& name) {
     Serial alone;
     std::vector<float> memory(linear_cross_entropy_scratch(problem, 1, isa) + 16), dw(12, 5);
-    linear_cross_entropy_grad(problem, nullptr, nullptr, nullptr, dw.data(), false, alone,
+    linear_cross_entropy_grad(problem, {nullptr}, nullptr, nullptr, dw.data(), false, alone,
                               memory.data(), isa);
     CHECK_MESSAGE(dw == std::vector<float>(12, 0), name);
+  });
+}
+
+// A gradient through lse as well: with dlse = −dloss where labels count, softmax drops out of the
+// slopes, and what remains is −dloss at the label; elsewhere dlse alone scales the softmax.
+void test_through_lse(bool transposed) {
+  const size_t T = 37, D = 6, V = 50;
+  Random random(7);
+  const std::vector<float> x = random.vector(T * D, -2, 2), w = random.vector(V * D, -2, 2);
+  const std::vector<float> dloss = random.vector(T);
+  std::vector<int64_t> labels(T), all(T);
+  std::vector<float> dlse(T);
+  for (size_t t = 0; t < T; ++t) {
+    all[t] = static_cast<int64_t>(random.bits() % V);
+    labels[t] = t % 3 == 1 ? kIgnore : all[t];
+    dlse[t] = t % 3 == 1 ? dloss[t] : -dloss[t];
+  }
+  const LinearCrossEntropy problem{T, D, V, x.data(), w.data(), transposed, labels.data(), kIgnore};
+  const auto w_at = [&](size_t v, size_t d) { return transposed ? d * V + v : v * D + d; };
+  for_each_isa([&](Isa isa, const std::string& name) {
+    Serial alone;
+    std::vector<float> memory(linear_cross_entropy_scratch(problem, 1, isa) + 16);
+    auto* scratch =
+        reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+    std::vector<float> loss(T), lse(T), dx(T * D), plain(T * D);
+    linear_cross_entropy(problem, loss.data(), lse.data(), alone, scratch, isa);
+    linear_cross_entropy_grad(problem, {dloss.data(), dlse.data()}, lse.data(), dx.data(), nullptr,
+                              false, alone, scratch, isa);
+    // The softmax of ignored rows: the plain gradient of a label, and that label's part taken off.
+    const LinearCrossEntropy counted{T, D, V, x.data(), w.data(), transposed, all.data(), kIgnore};
+    linear_cross_entropy_grad(counted, {dloss.data()}, lse.data(), plain.data(), nullptr, false,
+                              alone, scratch, isa);
+    std::vector<float> want(T * D);
+    for (size_t t = 0; t < T; ++t)
+      for (size_t d = 0; d < D; ++d) {
+        const float hit = dloss[t] * w[w_at(static_cast<size_t>(all[t]), d)];
+        want[t * D + d] = t % 3 == 1 ? plain[t * D + d] + hit : -hit;
+      }
+    // V slopes of at most |dloss| times weights up to 2, each with a few roundings.
+    close(name + "dx through lse", dx, want,
+          [&](size_t i) { return 4.0 * V * kUnit * 2 * std::fabs(dloss[i / D]) + 1e-30; });
   });
 }
 
@@ -123,6 +164,8 @@ void test_no_rows() {
 
 int main() {
   for (const Case& c : kCases) test(c);
+  test_through_lse(false);
+  test_through_lse(true);
   test_no_rows();
   return summary();
 }

@@ -247,7 +247,7 @@ void cross_entropy(Call& call, const CrossEntropyOf& attributes) {
 }
 
 void cross_entropy_grad(Call& call, const CrossEntropyOf& attributes) {
-  enum Input { kDLoss, kX, kW, kLabels, kLse, kBuffer, kFirst };
+  enum Input { kDLoss, kX, kW, kLabels, kLse, kBuffer, kFirst, kDLse };
   const LinearCrossEntropy problem = attributes.problem(call, kX);
   require_same("dLoss", call.shape(kDLoss), "labels", call.shape(kLabels));
   require_same("lse", call.shape(kLse), "labels", call.shape(kLabels));
@@ -256,10 +256,13 @@ void cross_entropy_grad(Call& call, const CrossEntropyOf& attributes) {
     require_same("buffer", call.shape(kBuffer), "W", call.shape(kW));
     require(element_count(call.shape(kFirst)) == 1, "first must have one element");
   }
+  if (call.has(kDLse)) require_same("dLse", call.shape(kDLse), "labels", call.shape(kLabels));
+  const LinearCrossEntropyGradients gradients{call.input<float>(kDLoss),
+                                              call.has(kDLse) ? call.input<float>(kDLse) : nullptr};
   const bool add = call.has(kFirst) && *call.input<int32_t>(kFirst) == 0;
   auto* dx = call.output<float>(0);
   auto* scratch = call.scratch<float>(linear_cross_entropy_scratch(problem, call.pool().threads()));
-  linear_cross_entropy_grad(problem, call.input<float>(kDLoss), call.input<float>(kLse), dx,
+  linear_cross_entropy_grad(problem, gradients, call.input<float>(kLse), dx,
                             call.in_place<float>(kBuffer), add, call.pool(), scratch);
   *call.output<int32_t>(1) = 0;
 }
@@ -321,7 +324,8 @@ void add_gemm_operators(Operators& operators) {
                         {"labels", DType::kInt64},
                         {"lse", kFloat},
                         {"buffer", kFloat, true},
-                        {"first", DType::kInt32, true}},
+                        {"first", DType::kInt32, true},
+                        {"dLse", kFloat, true}},
       std::vector<Port>{{"dX", kFloat}, kToken}, Reuse::kNone,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
         return {in[1], kTokenShape};

@@ -17,13 +17,13 @@ import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { DataType, Graph } from './ir.ts';
 import { makeConcrete } from './passes/concrete.ts';
 import { fuse } from './passes/fuse/index.ts';
-import type { TypedGraph } from './passes/rewrite.ts';
 import {
   type AttentionBlocks,
   type SelfAttention,
   type SparseAttention,
   sparsifyAttention,
 } from './passes/sparse-attention.ts';
+import { type Tile, type TileRows, tileTables } from './passes/tile-tables.ts';
 import { Planner } from './planner.ts';
 import { separateRandomness } from './randomness.ts';
 import { divide } from './segments.ts';
@@ -49,8 +49,10 @@ export interface PlanOptions {
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   /** What backward computes again instead of having it saved. Default: cheap arithmetic. */
   recompute?: RecomputePolicy | undefined;
-  /** Logits of more bytes are computed by chunks, and once more in backward. Default 512 MiB. */
+  /** Logits of more bytes are computed by chunks, and once more in backward. Default 512 MiB; 0 for a tiled head. */
   maxLogitsBytes?: number | undefined;
+  /** Trainable tables that are cut into tiles of rows, each a parameter and a segment. Default: none. */
+  tileRows?: TileRows | undefined;
 }
 
 export type ValueKind =
@@ -119,6 +121,8 @@ export interface TrainingPlan {
   }[];
   /** One line for each fusion: what was replaced by what, and how often. */
   replaced: string[];
+  /** Parameters that stand for rows of a table of the graph. */
+  tiles: readonly Tile[];
   /** What `attentionBlocks` was asked for, and what stays dense; null without it. */
   sparseAttention: SparseAttention | null;
 }
@@ -140,17 +144,28 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
       : fuse(concrete, trainable);
   const sparse =
     options.attentionBlocks && sparsifyAttention(fused, options.attentionBlocks, fused.refused);
-  const { graph: whole, types } = sparse ?? fused;
-  const typed: TypedGraph = { graph: whole, types };
-  const active = activeValues(typed.graph, typed.types, [...trainable], [loss]);
+  const { tiles, ...typed } = tileTables(
+    sparse ?? fused,
+    trainable,
+    (options.fuse !== false && options.tileRows) || (() => null),
+  );
+  const withTiles = (names: ReadonlySet<string>) =>
+    new Set([...names].flatMap((name) => tiles.get(name)?.map((tile) => tile.name) ?? [name]));
+  const parameters = withTiles(concrete.parameters);
+  const trained = withTiles(trainable);
+  const active = activeValues(typed.graph, typed.types, [...trained], [loss]);
   if (!active.has(loss)) throw nothingToTrain(loss);
-  requireGradientRules(typed.graph, active, [...trainable]);
+  requireGradientRules(typed.graph, active, [...trained]);
 
   const emit = new Emitter(typed.types, 'plan/');
-  const division = separateRandomness(divide(typed, concrete.parameters, loss), emit);
+  const division = separateRandomness(divide(typed, parameters, loss), emit);
   const constants = new Map([...typed.graph.initializers, ...emit.constants]);
-  const planner = new Planner(typed, concrete.parameters, trainable, active, division, constants);
-  const segments = planner.segments(loss, options);
+  const planner = new Planner(typed, parameters, trained, active, division, constants);
+  const segments = planner.segments(loss, {
+    ...options,
+    // Tiles of a head are for memory: so is a loss by chunks.
+    ...(tiles.size > 0 && { maxLogitsBytes: options.maxLogitsBytes ?? 0 }),
+  });
   const prologue = planner.prologue(segments);
   const used = new Set(
     [...segments.flatMap(({ forward, inference }) => [...forward.inputs, ...inference.inputs])]
@@ -162,7 +177,7 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const inputs = [
     ...typed.graph.inputs.map(({ name }) => planner.info(name)),
     ...masks.map(({ actual, dtype, shape }) => ({ name: actual, dtype, shape })),
-  ].filter(({ name }) => used.has(name) && !concrete.parameters.has(name));
+  ].filter(({ name }) => used.has(name) && !parameters.has(name));
   return {
     key: graphKey(prologue?.graph ?? typed.graph, segments),
     ...(prologue && { prologue }),
@@ -171,7 +186,11 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
     inputs,
     seeds: [gradientName(loss)],
     parameters: planner.parameters(segments),
-    replaced: fused.replaced,
+    replaced: [
+      ...fused.replaced,
+      ...[...tiles].map(([name, { length }]) => `${name}: ${length} tiles of rows`),
+    ],
+    tiles: [...tiles.values()].flat(),
     sparseAttention: sparse?.attention ?? null,
   };
 }

@@ -72,16 +72,27 @@ export class Planner {
     const written = new Set<string>();
     const kept = new Set(options.keepOutputs ?? []);
     const segments: PlannedSegment[] = [];
-    for (const piece of pieces.toReversed()) {
-      const leaving = valuesLeaving(piece, pieces, new Set([loss]));
+    // What leads to kept outputs alone, training does not hand on.
+    const forLoss = new Set(
+      neededNodes(
+        pieces.flatMap(({ nodes }) => nodes),
+        new Set([loss]),
+      ),
+    );
+    const trained = pieces.map((piece) => ({
+      ...piece,
+      nodes: piece.nodes.filter((node) => forLoss.has(node)),
+    }));
+    for (const [index, piece] of [...pieces.entries()].toReversed()) {
+      const leaving = valuesLeaving(trained[index]!, trained, new Set([loss]));
       const fanIn = new Map<string, number>();
       for (const value of leaving) {
         const count = (senders.get(value)?.length ?? 0) + (value === loss ? 1 : 0);
         if (count > 0) fanIn.set(value, count);
       }
-      const onlyKept = piece.nodes
-        .flatMap(writesOf)
-        .filter((value) => kept.has(value) && !leaving.includes(value));
+      const onlyKept = valuesLeaving(piece, pieces, kept).filter(
+        (value) => !leaving.includes(value),
+      );
       const compiled = compiler.compile(piece, { always: leaving, kept: onlyKept, fanIn });
       const names = new ActualNames(compiled, senders, loss);
       segments.unshift(this.bind(compiled, names, new Set([loss, ...kept]), written));

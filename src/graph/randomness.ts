@@ -8,6 +8,7 @@ import { attentionDims } from './attention-dims.ts';
 import type { Emitter } from './emitter.ts';
 import type { Node, ValueType } from './ir.ts';
 import { operatorKey } from './operator-key.ts';
+import { isTile } from './passes/tile-tables.ts';
 import type { Division, Piece } from './segments.ts';
 
 /** Operators with counter-based dropout → index of their input `rng`; `training` follows it. */
@@ -44,12 +45,15 @@ export function randomValueOf(
 /** The division with dropout numbered per segment; the prologue computes `rng.<segment>`. */
 export function separateRandomness(division: Division, emit: Emitter): Division {
   const prologue = [...division.prologue];
+  let tiles = 0;
   const pieces = division.pieces.map((piece, index): Piece => {
+    if (isTile(piece.name)) tiles += 1;
     const random = piece.nodes.find((node) => rngIndex(node) !== undefined);
     if (random === undefined) return piece;
     const source = random.inputs[rngIndex(random)!]!;
     const length = emit.shape(source)[0]!;
-    const offset = emit.constant('int64', [length], segmentOffset(index, length));
+    // Tiles draw nothing, and others draw the same with and without them.
+    const offset = emit.constant('int64', [length], segmentOffset(index - tiles, length));
     const own = `rng.${piece.name}`;
     emit.declare(own, { dtype: 'int64', shape: [length] });
     prologue.push({

@@ -31,6 +31,17 @@ export interface HostParameter {
   readonly readBackward?: readonly number[];
   /** Index into the session's optimizer groups. */
   readonly group: number;
+  /** For a tile of a tensor that is moved by parts: users and checkpoints know the tensor. */
+  readonly part?: TensorPart;
+}
+
+/** Where the elements of a tile are in its tensor. */
+export interface TensorPart {
+  readonly of: string;
+  /** Of the tensor. */
+  readonly shape: readonly number[];
+  /** First element, row-major. */
+  readonly start: number;
 }
 
 /** An attention of queries to keys of the same sequence, in the host's model. */

@@ -9,6 +9,7 @@ import {
 } from '../hosts/onnx/outline.ts';
 import { flatLayout } from '../layout.ts';
 import { layoutAlignment } from '../strategies/offload/settings.ts';
+import { tilingThreshold } from '../strategies/offload/tiling.ts';
 import { type Footprint, footprint, totalBytes } from '../strategies/zero/footprint.ts';
 import { zeroOptions } from '../strategies/zero/options.ts';
 import { trainingArgumentsSchema } from './arguments.ts';
@@ -72,12 +73,26 @@ export function estimateMemory(request: EstimateRequest): Estimate {
   const { microBatchSize, precision, optimizer } = first as Recipe;
   const row = { input_ids: new Int32Array(sequenceLength) };
   const batch = model.collate([row], [0], { rows: microBatchSize, padToMultipleOf: 1 });
-  const plan = planModel(model, batch);
-  const outlines = [false, true].map((every) => outlineModel(model, plan, () => Number(every)));
+  const outlines = new Map<number, ModelOutline[]>();
+  // Where parameters come from disk, large tables are in tiles.
+  const outlinesOf = (recipe: Recipe | Error): ModelOutline[] => {
+    const tileAbove = tilingThreshold(recipe instanceof Error ? null : recipe.config);
+    const plan = outlines.has(tileAbove) ? null : planModel(model, batch, { tileAbove });
+    if (plan) {
+      const every = [0, 1];
+      outlines.set(
+        tileAbove,
+        every.map((k) => outlineModel(model, plan, () => k)),
+      );
+    }
+    return outlines.get(tileAbove)!;
+  };
   return {
-    parameters: flatLayout(outlines[0]!.parameters, 1).parameterCount,
-    rows: outlines.flatMap((outline, index) =>
-      recipes.map((recipe, stage) => rowOf(recipe, stage, index === 1, outline, worldSize)),
+    parameters: flatLayout(outlinesOf(first)[0]!.parameters, 1).parameterCount,
+    rows: [false, true].flatMap((checkpoints) =>
+      recipes.map((recipe, stage) =>
+        rowOf(recipe, stage, checkpoints, outlinesOf(recipe)[Number(checkpoints)]!, worldSize),
+      ),
     ),
     microBatchSize,
     sequenceLength,

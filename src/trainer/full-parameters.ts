@@ -6,7 +6,7 @@ import type { Training } from './setup.ts';
 /** The fp32 value of a parameter, whole on every rank: in 16-bit training the optimizer's, not the rounded one. */
 export async function fullParameter(training: Training, name: string): Promise<Float32Array> {
   const { host, session } = training;
-  if (session.layout.byName.has(name)) return requireOwner(session, 'weights').read(name);
+  if (session.layout.tensors.has(name)) return requireOwner(session, 'weights').read(name);
   return host.parameter(name).slice();
 }
 
@@ -19,7 +19,7 @@ export async function setFullParameter(
 ): Promise<void> {
   const { host, session, runtime } = training;
   await training.saving?.read;
-  if (session.layout.byName.has(name)) {
+  if (session.layout.tensors.has(name)) {
     await requireOwner(session, 'weights').write(name, values, from);
     return;
   }

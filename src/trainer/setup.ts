@@ -14,6 +14,7 @@ import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
 import { requireSingleGroups } from '../hosts/onnx/recomputation.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
+import { tilingThreshold } from '../strategies/offload/tiling.ts';
 import { dropsLast, makeRecipe, type Recipe } from './recipe.ts';
 import { DistributedSampler } from './sampler.ts';
 import { ScalarSum } from './scalars.ts';
@@ -81,6 +82,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
     const first = await firstBatch(source, model);
     const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize), {
       checkpointEvery: checkpointInterval(args, recipe.config),
+      tileAbove: tilingThreshold(recipe.config),
     });
     const dropsLayers = recipe.config?.progressive_layer_drop.enabled ?? false;
     requireSingleGroups(host.checkpointEvery, dropsLayers);

@@ -204,15 +204,16 @@ export class TrainLoop {
   }
 
   async #log(): Promise<void> {
-    if (this.#lossSinceLog.steps === 0) return;
+    // A run that was resumed at its end has taken no step to tell of.
+    if (!this.#latest || this.#lossSinceLog.steps === 0) return;
     const logs: LogEntry = {
       step: this.state.step,
       epoch: this.state.epoch,
       loss: this.#lossSinceLog.sum / this.#lossSinceLog.steps,
-      learning_rate: this.#latest!.learningRate,
+      learning_rate: this.#latest.learningRate,
       // JSON has no NaN: a skipped step logs no norm.
-      ...(!this.#latest!.skipped && { grad_norm: this.#latest!.gradientNorm }),
-      ...(this.#training.session.precision.lossScale && { loss_scale: this.#latest!.lossScale }),
+      ...(!this.#latest.skipped && { grad_norm: this.#latest.gradientNorm }),
+      ...(this.#training.session.precision.lossScale && { loss_scale: this.#latest.lossScale }),
     };
     this.#lossSinceLog = { sum: 0, steps: 0 };
     this.state.logHistory.push(logs);

@@ -54,15 +54,24 @@ function classAxis(c: RuleContext, value: string): string {
   return c.emit.reshape(value, [batch!, 1, ...rest]);
 }
 
+/** The gradient of a row's loss; zeros where nothing depends on it. */
+function lossGradient(c: RuleContext, labels: string): string {
+  return c.gradient(0) ?? c.emit.zeros(c.emit.dtype(c.input(0)), c.emit.shape(labels));
+}
+
 /** The fused form: loss and lse per row of logits [.., V]. */
 export const fusedSoftmaxCrossEntropy: GradientRule = (c) => {
   const { emit, node } = c;
-  const logits = c.input(0);
-  const inputs = [c.dY, logits, c.input(1), c.output(1)];
+  const [logits, labels, lse] = [c.input(0), c.input(1), c.output(1)];
+  const inputs = [lossGradient(c, labels), logits, labels, lse];
   const ignore_index = intAttribute(node, 'ignore_index', -100);
-  return [
-    emit.one('SoftmaxCrossEntropyGrad', inputs, emit.type(logits), { ignore_index }, 'deepspeed'),
-  ];
+  const type = emit.type(logits);
+  const slopes = emit.one('SoftmaxCrossEntropyGrad', inputs, type, { ignore_index }, 'deepspeed');
+  const dLse = c.gradient(1);
+  if (dLse === undefined) return [slopes];
+  const column = [...emit.shape(labels), 1];
+  const probabilities = emit.unary('Exp', emit.sub(logits, emit.reshape(lse, column)));
+  return [emit.add(slopes, emit.mul(probabilities, emit.reshape(dLse, column)))];
 };
 
 /** Logits that never exist as a whole: a parameter's gradient is accumulated chunk by chunk. */
@@ -71,13 +80,16 @@ export const linearCrossEntropy: GradientRule = (c) => {
   const [x, w] = [c.input(0), c.input(1)];
   const place = c.place(1);
   if (place === undefined && c.needs(1)) throw c.refuse('a weight that is no parameter');
-  const inputs = [c.dY, x, w, c.input(2), c.output(1), place?.buffer, place?.first];
+  const labels = c.input(2);
+  const given = [lossGradient(c, labels), x, w, labels, c.output(1)];
+  const optional = [place?.buffer, place?.first, c.gradient(1)];
+  const last = optional.findLastIndex((input) => input !== undefined);
+  const inputs = [...given, ...optional.slice(0, last + 1)];
   const attributes = {
     ignore_index: intAttribute(node, 'ignore_index', -100),
     transposed: intAttribute(node, 'transposed', 0),
   };
   const types = [emit.type(x), { dtype: 'int32', shape: [1] } as const];
-  const given = place === undefined ? inputs.slice(0, 5) : inputs;
-  const [dX, token] = emit.node('LinearCrossEntropyGrad', given, types, attributes, 'deepspeed');
+  const [dX, token] = emit.node('LinearCrossEntropyGrad', inputs, types, attributes, 'deepspeed');
   return [dX, place && { token: token! }];
 };

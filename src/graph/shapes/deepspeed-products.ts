@@ -56,9 +56,10 @@ export const linearCrossEntropy: ShapeRule = (node) => {
   return [rows, rows];
 };
 
-/** dLoss [T], X, W, labels, lse, buffer?, first? → dX, token */
+/** dLoss [T], X, W, labels, lse, buffer?, first?, dLse [T]? → dX, token */
 export const linearCrossEntropyGrad: ShapeRule = (node) => {
   linearRows(node, 1, 2, 3);
+  requireShape(node, 7, node.shape(3), 'dLse');
   requireShape(node, 5, node.shape(2), 'the buffer');
   return [like(node, 1), token];
 };

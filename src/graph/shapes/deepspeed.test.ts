@@ -149,6 +149,12 @@ describe('LinearCrossEntropy', () => {
     expect(outputs('LinearCrossEntropy', turned, { transposed: 1 }, 2)).toEqual([[6], [6]]);
     const backward = [f(6), f(6, 4), f(9, 4), int64(6), f(6), f(9, 4), first];
     expect(outputs('LinearCrossEntropyGrad', backward, {}, 2)).toEqual([[6, 4], [1]]);
+    const throughLse =
+      (...shape: number[]) =>
+      () =>
+        outputs('LinearCrossEntropyGrad', [...backward, f(...shape)], {}, 2);
+    expect(throughLse(6)()).toEqual([[6, 4], [1]]);
+    expect(throughLse(5)).toThrow(/dLse/);
   });
 
   it('refuses widths and labels that do not fit', () => {

@@ -12,6 +12,7 @@ import {
   type StepPlan,
 } from '../../hooks/index.ts';
 import type { NativeBuffer, Work } from '../../native/index.ts';
+import { joined, tensorOf } from '../../layout.ts';
 import type { Runtime } from '../../runtime.ts';
 import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
@@ -32,6 +33,8 @@ export interface OnnxHostOptions {
    * a function of how many segments the model has.
    */
   checkpointEvery?: (segments: number) => number;
+  /** Embeddings and heads of more elements are moved and computed in tiles of rows. Default: none. */
+  tileAbove?: number;
 }
 
 /** A graph output in engine memory, row-major. */
@@ -76,7 +79,13 @@ export class OnnxHost implements Host {
     this.#runtime = runtime;
     this.#model = model;
     this.#first = first;
-    this.#options = { fuse: true, programs: 8, checkpointEvery: () => 0, ...options };
+    this.#options = {
+      fuse: true,
+      programs: 8,
+      checkpointEvery: () => 0,
+      tileAbove: Infinity,
+      ...options,
+    };
     this.#sessions = new SessionCache(runtime.engine);
     this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
     const outline = outlineModel(model, this.#plan(first), this.#options.checkpointEvery);
@@ -105,9 +114,13 @@ export class OnnxHost implements Host {
   /** Connects to a session's memory and writes the model's initial values into it. */
   async bind(session: Session, gradients: GradientOwner): Promise<void> {
     this.#bound = { session, gradients };
-    const initial = (name: string) => (start: number, count: number) =>
-      this.#model.initial(name).read(start, count);
-    for (const { name } of this.parameters) session.parameters.write(name, initial(name));
+    for (const parameter of this.parameters) {
+      const { name, start: first } = tensorOf(parameter);
+      const initial = this.#model.initial(name);
+      session.parameters.write(parameter.name, (start, count) =>
+        initial.read(first + start, count),
+      );
+    }
     for (const { name } of this.frozen) this.parameter(name).set(this.#model.initial(name).read());
     await shareParameters(session);
     await session.lifecycle.run('parametersWritten', {});
@@ -116,7 +129,9 @@ export class OnnxHost implements Host {
   /** A parameter's value, fp32: `ParameterOwner.read` says when it is a copy that all ranks must ask for. */
   parameter(name: string): Float32Array {
     const { layout, parameters, frozen } = this.#required().session;
-    if (layout.byName.has(name)) return parameters.read(name);
+    const slots = layout.tensors.get(name);
+    if (slots?.length === 1) return parameters.read(slots[0]!.name);
+    if (slots) return joined(slots, (slot) => parameters.read(slot.name));
     const { offset, count } = frozen!.layout.byName.get(name)!;
     return new Float32Array(frozen!.buffer.view(), offset * 4, count);
   }
@@ -244,8 +259,9 @@ export class OnnxHost implements Host {
     const key = shapeKey(batch);
     let plan = this.#plans.get(key);
     if (!plan) {
-      const { fuse } = this.#options;
-      plan = planModel(this.#model, batch, { fuse, attentionBlocks: this.#attentionBlocks });
+      const { fuse, tileAbove } = this.#options;
+      const attentionBlocks = this.#attentionBlocks;
+      plan = planModel(this.#model, batch, { fuse, attentionBlocks, tileAbove });
       this.#plans.set(key, plan);
     }
     return plan;

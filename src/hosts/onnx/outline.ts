@@ -38,13 +38,15 @@ export interface ModelOutline {
 export interface PlanModelOptions {
   fuse?: boolean;
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
+  /** Embeddings and heads of more elements are cut into tiles of rows that have at most half as many. */
+  tileAbove?: number | undefined;
 }
 
 /** Differentiates and cuts the model's graph for the shapes of a batch. */
 export function planModel(
   model: TrainableModel,
   batch: Batch,
-  { fuse = true, attentionBlocks: blocksOf }: PlanModelOptions = {},
+  { fuse = true, attentionBlocks: blocksOf, tileAbove = Infinity }: PlanModelOptions = {},
 ): TrainingPlan {
   const graph = model.graph(batch);
   const { longest } = batch;
@@ -63,6 +65,25 @@ export function planModel(
     fuse,
     attentionBlocks:
       blocksOf && ((attention) => blocksOf({ ...attention, ...(longest && { longest }) })),
+    tileRows: (_, [rows, width]) =>
+      rows! * width! > tileAbove ? Math.max(1, Math.floor(tileAbove / 2 / width!)) : null,
+  });
+}
+
+/** The model's parameters, with tiles in the place of the tables that a plan has cut. */
+function planned(
+  { parameters }: TrainableModel,
+  { tiles }: TrainingPlan,
+): Pick<HostParameter, 'name' | 'shape' | 'part'>[] {
+  return parameters.flatMap((parameter) => {
+    const own = tiles.filter(({ of }) => of === parameter.name);
+    if (own.length === 0) return [parameter];
+    const width = parameter.shape[1]!;
+    return own.map(({ name, of, row, rows }) => ({
+      name,
+      shape: [rows, width],
+      part: { of, shape: parameter.shape, start: row * width },
+    }));
   });
 }
 
@@ -79,7 +100,7 @@ export function outlineModel(
     segments: plan.segments.map((segment) => segment.name),
     parameters,
     skippable: [...residualStreams(plan).keys()],
-    frozen: model.parameters.filter(({ name }) => !trained.has(name)),
+    frozen: planned(model, plan).filter(({ name }) => !trained.has(name)),
     activationBytes: new Timeline(plan, 'training', recomputation).arena().bytes,
     recomputation,
   };
@@ -118,11 +139,12 @@ function orderParameters(
         .map(({ parameter }) => parameter!),
     ),
   );
-  return model.parameters
+  return planned(model, plan)
     .filter(({ name }) => written.has(name))
-    .map(({ name, shape }) => ({
+    .map(({ name, shape, part }) => ({
       name,
       shape,
+      ...(part && { part }),
       segments: users.get(name)!,
       readBackward: readBackward(name),
       group: shape.length < 2 ? noDecayGroup : decayGroup,

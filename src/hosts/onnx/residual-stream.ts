@@ -1,5 +1,6 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { numel } from '../../graph/index.ts';
+import { isTile } from '../../graph/passes/tile-tables.ts';
 import type { PlannedSegment, PlannedValue, TrainingPlan } from '../../graph/plan.ts';
 import type { NativeEngine, Region, Work } from '../../native/index.ts';
 import type { Program } from './program.ts';
@@ -26,6 +27,7 @@ export function residualStreams(plan: TrainingPlan): ReadonlyMap<number, Residua
   );
   return new Map(
     plan.segments.flatMap((segment, index) => {
+      if (isTile(segment.name)) return [];
       // A shared parameter has a gradient from elsewhere: that of this segment cannot just be absent.
       if (segment.parameters.some((name) => shared.has(name))) return [];
       const stream = residualStream(segment);

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import { intersect } from '../../layout.ts';
+import { intersect, type Shard } from '../../layout.ts';
 import type { NativeAddon } from '../../native/contract.ts';
 import { locate, tagFolder } from './folder.ts';
 import { checkShard, readManifest } from './load.ts';
@@ -48,18 +48,21 @@ export async function storedParameters(
   const frozen = manifest.shards.flatMap(({ file, frozen: stretch }) =>
     stretch ? [{ ...stretch, file, tensor: 'frozen' }] : [],
   );
-  const collect = (slots: Manifest['layout'], stretches: typeof frozen) =>
-    slots.map((slot) => ({
-      name: slot.name,
-      shape: slot.shape,
-      parts: stretches.flatMap(({ file, tensor, offset, count }) => {
-        const part = intersect(slot, { offset, count });
-        if (part.count === 0) return [];
-        return [
-          { file: join(folder, file), tensor, start: part.offset - offset, count: part.count },
-        ];
-      }),
-    }));
+  const partsOf = (slot: Shard, stretches: typeof frozen) =>
+    stretches.flatMap(({ file, tensor, offset, count }) => {
+      const part = intersect(slot, { offset, count });
+      if (part.count === 0) return [];
+      return [{ file: join(folder, file), tensor, start: part.offset - offset, count: part.count }];
+    });
+  const collect = (slots: Manifest['layout'], stretches: typeof frozen) => {
+    const tensors = new Map<string, StoredParameter>();
+    for (const slot of slots.toSorted((a, b) => (a.start ?? 0) - (b.start ?? 0))) {
+      const { name, shape } = slot;
+      const parts = [...(tensors.get(name)?.parts ?? []), ...partsOf(slot, stretches)];
+      tensors.set(name, { name, shape, parts });
+    }
+    return [...tensors.values()];
+  };
   const parameters = [
     ...collect(manifest.layout, trained),
     ...collect(manifest.frozen ?? [], frozen),

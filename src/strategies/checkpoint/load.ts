@@ -3,7 +3,14 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
-import { type FlatLayout, type FrozenParameters, intersect, type Slot } from '../../layout.ts';
+import {
+  type FlatLayout,
+  type FrozenParameters,
+  intersect,
+  type Shard,
+  type Slot,
+  tensorOf,
+} from '../../layout.ts';
 import { inMemory, placesOf, type HeldPart } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
@@ -117,16 +124,17 @@ function slotDifferences(
 ): string[] {
   const differences: string[] = [];
   const stored = new Map(storedSlots.map((slot) => [slot.name, slot]));
-  for (const slot of slots) {
-    const other = stored.get(slot.name);
+  const tensors = new Map(slots.map(tensorOf).map((tensor) => [tensor.name, tensor]));
+  for (const { name, shape } of tensors.values()) {
+    const other = stored.get(name);
     if (!other) {
-      differences.push(`${slot.name} ${shapeText(slot.shape)}: not in the checkpoint${where}`);
-    } else if (shapeText(other.shape) !== shapeText(slot.shape)) {
+      differences.push(`${name} ${shapeText(shape)}: not in the checkpoint${where}`);
+    } else if (shapeText(other.shape) !== shapeText(shape)) {
       differences.push(
-        `${slot.name}: the model has ${shapeText(slot.shape)}, the checkpoint ${shapeText(other.shape)}`,
+        `${name}: the model has ${shapeText(shape)}, the checkpoint ${shapeText(other.shape)}`,
       );
     }
-    stored.delete(slot.name);
+    stored.delete(name);
   }
   for (const { name, shape } of stored.values()) {
     differences.push(`${name} ${shapeText(shape)}: not in the model${where}`);
@@ -159,13 +167,11 @@ export async function readFlat(
   layout: FlatLayout,
   targets: readonly LoadTarget[],
 ): Promise<void> {
-  const stored = new Map(manifest.layout.map((slot) => [slot.name, slot]));
+  const stretches = layout.slots.flatMap((slot) => commonStretches(slot, manifest.layout));
   for (const { tensor, parts } of targets) {
-    for (const slot of layout.slots) {
-      // From elements of this layout to those of the one that was written.
-      const moved = stored.get(slot.name)!.offset - slot.offset;
+    for (const { stretch, moved } of stretches) {
       for (const shard of manifest.shards) {
-        const piece = intersect(slot, { offset: shard.offset - moved, count: shard.count });
+        const piece = intersect(stretch, { offset: shard.offset - moved, count: shard.count });
         for (const { range, place } of placesOf(parts, piece)) {
           const tensorStart = shard.tensors[tensor];
           if (tensorStart === undefined) {
@@ -178,6 +184,29 @@ export async function readFlat(
       }
     }
   }
+}
+
+/**
+ * Where the elements of a slot are among those that were written: as one stretch, or several where either side
+ * has the tensor in tiles.
+ *
+ * @returns stretches of this layout, and how far away from them the written ones are
+ */
+function commonStretches(
+  slot: Slot,
+  stored: Manifest['layout'],
+): { stretch: Shard; moved: number }[] {
+  const { name, start } = tensorOf(slot);
+  return stored
+    .filter((other) => other.name === name)
+    .flatMap(({ offset, count, start: first = 0 }) => {
+      const own = { offset: start, count: slot.count };
+      const common = intersect(own, { offset: first, count });
+      if (common.count === 0) return [];
+      const begin = slot.offset + common.offset - start;
+      const moved = offset + common.offset - first - begin;
+      return [{ stretch: { offset: begin, count: common.count }, moved }];
+    });
 }
 
 function corrupt(message: string, path: string): DeepSpeedError {

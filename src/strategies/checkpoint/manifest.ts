@@ -24,7 +24,15 @@ const shardSchema = z.strictObject({
 });
 
 const slotsSchema = z.array(
-  z.strictObject({ name: z.string(), shape: z.array(count), offset: count, count }),
+  z.strictObject({
+    /** Name and shape of the whole tensor. */
+    name: z.string(),
+    shape: z.array(count),
+    offset: count,
+    count,
+    /** Of a tensor that is moved by tiles: its element where this stretch begins; each tile has an entry. */
+    start: count.optional(),
+  }),
 );
 
 const manifestSchema = z.strictObject({

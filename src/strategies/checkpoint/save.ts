@@ -6,7 +6,7 @@ import { DeepSpeedError } from '../../errors.ts';
 import type { PendingCheckpoint } from '../../hooks/index.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
-import type { FlatLayout } from '../../layout.ts';
+import { type FlatLayout, tensorOf } from '../../layout.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
 import { type Manifest, manifestVersion } from './manifest.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';
@@ -134,12 +134,11 @@ function manifest(
 }
 
 function slotsOf({ slots }: FlatLayout): Manifest['layout'] {
-  return slots.map(({ name, shape, offset, count }) => ({
-    name,
-    shape: [...shape],
-    offset,
-    count,
-  }));
+  return slots.map((slot) => {
+    const { name, shape, start } = tensorOf(slot);
+    const { offset, count, part } = slot;
+    return { name, shape: [...shape], offset, count, ...(part && { start }) };
+  });
 }
 
 /** Proves that a checkpoint directory can be written before hours of training depend on it. */

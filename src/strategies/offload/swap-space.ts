@@ -70,6 +70,8 @@ export class SwapSpace {
     const { addon, key, rank, aio } = this.#options;
     const files = await agree(peers, async () => {
       const folder = this.#folder();
+      // Everything may fit into what memory keeps.
+      if (this.#bytes === 0) return { direct: true };
       const name = `deepspeed-js-${randomBytes(6).toString('hex')}-rank${rank}.swap`;
       try {
         this.#file = addon.createSwapFile(join(folder, name), this.#bytes, aio);

@@ -1,5 +1,5 @@
 import type { WeightOwner } from '../../hooks/index.ts';
-import type { FlatLayout, Shard, Slot } from '../../layout.ts';
+import { type FlatLayout, joined, type Shard, type Slot, tensorOf } from '../../layout.ts';
 import type { Peers } from '../agree.ts';
 import { bucketShards } from '../buckets.ts';
 import { placesOf, readPlace, writePlace } from '../held.ts';
@@ -20,26 +20,33 @@ export class FullWeights implements WeightOwner {
   async read(parameter: string): Promise<Float32Array> {
     const { engine } = this.#peers;
     await engine.idle();
-    const slot = this.#layout.byName.get(parameter)!;
-    return this.#travelling(slot, (values, region) => {
-      for (const { range, place } of placesOf(this.#weights.stored, slot)) {
-        readPlace(place, part(values, range, slot));
-      }
-      if (this.#holdsAll) return null;
-      return engine.allGather(region, bucketShards(slot, this.#layout));
-    });
+    const slots = this.#layout.tensors.get(parameter)!;
+    const parts: Float32Array[] = [];
+    for (const slot of slots) {
+      const values = await this.#travelling(slot, (window, region) => {
+        for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+          readPlace(place, part(window, range, slot));
+        }
+        if (this.#holdsAll) return null;
+        return engine.allGather(region, bucketShards(slot, this.#layout));
+      });
+      parts.push(values);
+    }
+    return slots.length === 1 ? parts[0]! : joined(slots, (slot) => parts[slots.indexOf(slot)]!);
   }
 
   async write(parameter: string, given: Float32Array, from: number): Promise<void> {
     const { engine } = this.#peers;
     await engine.idle();
-    const slot = this.#layout.byName.get(parameter)!;
-    const agreed = await this.#travelling(slot, (values, region) => {
-      values.set(given);
-      return engine.broadcast(region, from);
-    });
-    for (const { range, place } of placesOf(this.#weights.stored, slot)) {
-      writePlace(place, part(agreed, range, slot));
+    for (const slot of this.#layout.tensors.get(parameter)!) {
+      const { start } = tensorOf(slot);
+      const agreed = await this.#travelling(slot, (values, region) => {
+        values.set(given.subarray(start, start + slot.count));
+        return engine.broadcast(region, from);
+      });
+      for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+        writePlace(place, part(agreed, range, slot));
+      }
     }
     const restored = this.#weights.restore();
     if (restored !== null) await engine.wait(restored);

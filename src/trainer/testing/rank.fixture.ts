@@ -104,7 +104,7 @@ export async function run(
       applyDeepSpeed(given);
       given.lifecycle.tap('metrics', 'observe', 'test.gradientPeak', () => {
         gradientPeaks.push(
-          Math.max(...model.parameters.map(({ name }) => gradientPeak(given, name))),
+          Math.max(...given.layout.slots.map(({ name }) => gradientPeak(given, name))),
         );
       });
     },

@@ -111,7 +111,13 @@ export function lowerLinearCrossEntropyGrad(c: NodeContext): { dX: string; dW: s
   const { emit, node } = c;
   const [x, w] = [c.input(1), c.input(2)];
   const rows = rowsOf(c, linearLogits(c, x, w), c.input(3));
-  const dLogits = logitsGradient(emit, rows, c.input(0), c.input(4));
+  const lse = c.input(4);
+  let dLogits = logitsGradient(emit, rows, c.input(0), lse);
+  if (c.has(7)) {
+    const column = [...emit.shape(lse), 1];
+    const probabilities = emit.unary('Exp', emit.sub(rows.logits, emit.reshape(lse, column)));
+    dLogits = emit.add(dLogits, emit.mul(probabilities, emit.reshape(c.input(7), column)));
+  }
   if (intAttribute(node, 'transposed', 0)) {
     const dX = emit.product(dLogits, transposed(emit, w));
     return { dX, dW: emit.product(transposed(emit, x), dLogits) };

@@ -1,0 +1,61 @@
+/**
+ * checkpoint.ts SHAPE FOLDER: `save` is answered with the seconds of a checkpoint that is waited for, `load` with those
+ * of loading it, `step` with those of a step, `beside` with those of a step and a checkpoint written while it computes,
+ * `bytes` with the checkpoint's bytes.
+ */
+import { statSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { CheckpointEvent } from '../../src/hooks/index.ts';
+import { trainStep } from '../../src/trainer/step.ts';
+import { timed } from '../lib.ts';
+import { type ModelShape, globalBatches, setUpModel } from './model.ts';
+import { serve } from './serve.ts';
+
+const shape = JSON.parse(process.argv[2]!) as ModelShape;
+const directory = process.argv[3]!;
+const training = await setUpModel(shape, {
+  strategy: 'deepspeed',
+  deepspeed: { train_micro_batch_size_per_gpu: shape.rows, zero_optimization: { stage: 2 } },
+});
+const { lifecycle } = training.session;
+const { value: parts } = await globalBatches(training).next();
+const tag = 'bench';
+
+async function begin(background: boolean) {
+  const event: CheckpointEvent = { directory, tag, state: { step: 1 }, background };
+  await lifecycle.run('saveCheckpoint', event);
+  return event.pending!;
+}
+
+await serve(training.runtime.communicator, async (request) => {
+  switch (request) {
+    case 'save':
+      return String(await timed(() => begin(false)));
+    case 'load':
+      return String(
+        await timed(() => lifecycle.run('loadCheckpoint', { directory, tag, state: {} })),
+      );
+    case 'step':
+      return String(await timed(() => trainStep(training, 0, parts!)));
+    case 'beside':
+      return String(
+        await timed(async () => {
+          const pending = await begin(true);
+          training.saving = {
+            folder: directory,
+            read: pending.read,
+            publish: async () => void (await pending.publish()),
+          };
+          await trainStep(training, 0, parts!);
+          training.saving = null;
+        }),
+      );
+    default: {
+      const files = readdirSync(join(directory, tag));
+      return String(
+        files.reduce((sum, file) => sum + statSync(join(directory, tag, file)).size, 0),
+      );
+    }
+  }
+});
+training.runtime.close();

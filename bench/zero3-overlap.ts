@@ -1,0 +1,76 @@
+/**
+ * What ZeRO 3's gathers cost. Two ranks of one thread, width 768.
+ * - 128 tokens a micro batch, the comm queue throttled so that gathers need about 30% of the compute time: the share
+ *   of them that runs beside compute, 1 − (prefetched − compute) / (waited − compute). Compute is stage 0, which gathers
+ *   nothing; gathers are waited for with a prefetch bucket of 0.
+ * - 2,048 tokens, not throttled: an optimizer step at stage 3 over one at stage 0.
+ */
+import { type Bench, type BenchOptions, measure, median, type Report, rankPeer } from './lib.ts';
+import type { ModelShape } from './ranks/model.ts';
+
+const short: ModelShape = { width: 768, layers: 6, vocabulary: 4096, length: 128, rows: 1 };
+const long: ModelShape = { width: 768, layers: 2, vocabulary: 4096, length: 1024, rows: 2 };
+/** Elements: a layer of width 768, and its biases. */
+const layer = 12 * 768 ** 2 + 16 * 768;
+const communicationShare = 0.3;
+
+async function run(options: BenchOptions): Promise<Report> {
+  const figures: Report['figures'] = {};
+  const start = (name: string, shape: ModelShape, stage: number, prefetch: number) => {
+    const args = [JSON.stringify(shape), String(stage), String(prefetch)];
+    return rankPeer(name, 'zero3-overlap.ts', { worldSize: 2, args }, options);
+  };
+  const times = async (
+    peers: Awaited<ReturnType<typeof start>>[],
+    request: string,
+    rounds: number,
+  ) => {
+    const measured = await measure(
+      peers.map((peer) => ({ name: peer.name, run: () => peer.run(request) })),
+      { warmup: 1, rounds },
+    );
+    for (const [name, { median: seconds, spread }] of measured) {
+      figures[`${name}: ${request} ms`] = seconds * 1e3;
+      figures[`${name}: ${request} spread`] = spread;
+    }
+    return peers.map(({ name }) => measured.get(name)!.median) as [number, number, number];
+  };
+
+  let hidden: number | null = null;
+  if ('128 tokens'.includes(options.only)) {
+    const compute = await start('128 tokens, stage 0', short, 0, 0);
+    const ahead = await start('128 tokens, gathered ahead', short, 3, layer);
+    const waited = await start('128 tokens, waited for', short, 3, 0);
+    const alone: number[] = [];
+    for (let round = 0; round < 4; round += 1) alone.push(await compute.run('micro'));
+    const bytes = Number(await ahead.ask('gathered'));
+    const bandwidth = Math.round(bytes / (communicationShare * median(alone)));
+    for (const peer of [ahead, waited]) await peer.ask(`throttle ${bandwidth}`);
+    const [base, beside, serial] = await times([compute, ahead, waited], 'micro', 11);
+    await Promise.all([compute, ahead, waited].map((peer) => peer.stop()));
+    figures['gathered bytes a micro batch'] = bytes;
+    figures['communication over compute'] = (serial - base) / base;
+    hidden = 1 - (beside - base) / (serial - base);
+  }
+
+  let ratio: number | null = null;
+  if ('2048 tokens'.includes(options.only)) {
+    const whole = await start('2048 tokens, stage 0', long, 0, 0);
+    const gathered = await start('2048 tokens, stage 3', long, 3, layer);
+    const [plain, sharded] = await times([whole, gathered], 'step', 5);
+    await Promise.all([whole, gathered].map((peer) => peer.stop()));
+    ratio = sharded / plain;
+  }
+  return {
+    figures,
+    aims: [
+      { name: 'share of gathers hidden', value: hidden, op: '>=', aim: 0.7 },
+      { name: 'stage 3 over stage 0, 2,048 tokens', value: ratio, op: '<=', aim: 1.05 },
+    ],
+  };
+}
+
+export default {
+  about: "ZeRO 3: share of gathers that run beside compute, and a step's time over stage 0",
+  run,
+} satisfies Bench;
