@@ -40,22 +40,29 @@ size_t forward_parts(const Attention& a, size_t threads) {
   return std::max<size_t>(1, std::min(wanted, units / kLeastBlocks));
 }
 
-// How many parts the blocks of keys of a head are cut into. Each part sums up its own dQ, which
-// costs memory: there is more than one only where heads alone leave a fifth of the threads idle.
+// What a part of a backward pass has some of: see BackwardTask.
+size_t split_blocks(const Attention& a) { return a.layout ? query_blocks(a) : key_blocks(a); }
+
+// How many parts these blocks are cut into. Each part sums up gradients of its own, which costs
+// memory: there is more than one only where heads alone leave a fifth of the threads idle.
 size_t backward_parts(const Attention& a, size_t threads) {
-  for (size_t parts = 1; parts < threads; ++parts) {
+  const size_t most = std::max<size_t>(1, std::min(threads, split_blocks(a)));
+  for (size_t parts = 1; parts < most; ++parts) {
     const size_t tasks = a.B * a.Hkv * parts;
-    if (5 * tasks >= 4 * threads * parts_of(tasks, threads)) return std::min(parts, key_blocks(a));
+    if (5 * tasks >= 4 * threads * parts_of(tasks, threads)) return parts;
   }
-  return std::max<size_t>(1, std::min(threads, key_blocks(a)));
+  return most;
 }
 
 // The bounds of parts of about equal work: bounds[p] to bounds[p + 1].
 size_t part_begin(const Attention& a, size_t kv_head, size_t part, size_t parts) {
-  const size_t blocks = key_blocks(a), group = a.H / a.Hkv;
+  const size_t blocks = split_blocks(a), group = a.H / a.Hkv;
   const auto work = [&](size_t block) {
     size_t tiles = 1;
-    for (size_t i = 0; i < group; ++i) tiles += queries_of(a, kv_head * group + i, block).count;
+    for (size_t i = 0; i < group; ++i) {
+      const size_t head = kv_head * group + i;
+      tiles += (a.layout ? keys_of(a, head, block) : queries_of(a, head, block)).count;
+    }
     return tiles;
   };
   size_t total = 0;
@@ -66,10 +73,6 @@ size_t part_begin(const Attention& a, size_t kv_head, size_t part, size_t parts)
 }
 
 bool empty(const Attention& a) { return a.B == 0 || a.H == 0 || a.Sq == 0; }
-
-size_t dq_part(const Attention& a, Isa isa) {
-  return a.B * a.H * a.Sq * attention_kernels(isa).row_size(a.D);
-}
 
 }  // namespace
 
@@ -92,9 +95,10 @@ size_t attention_scratch(const Attention& a, size_t threads, Isa isa) {
 }
 
 size_t attention_grad_scratch(const Attention& a, size_t threads, Isa isa) {
+  const AttentionKernels& kernels = attention_kernels(isa);
   const size_t parts = backward_parts(a, threads);
-  return threads * attention_kernels(isa).backward_scratch(a) +
-         (parts > 1 ? parts * dq_part(a, isa) : 0);
+  return threads * kernels.backward_scratch(a) +
+         (parts > 1 ? parts * a.B * a.Hkv * kernels.sums_size(a) : 0);
 }
 
 void attention(const Attention& a, const AttentionResult& result, Parallel& parallel,
@@ -117,23 +121,23 @@ void attention_grad(const Attention& a, const AttentionGradient& gradient, Paral
                     float* scratch, Isa isa) {
   if (a.B == 0 || a.H == 0) return;
   const AttentionKernels& kernels = attention_kernels(isa);
-  const size_t heads = a.B * a.Hkv, group = a.H / a.Hkv, Dp = kernels.row_size(a.D);
-  const size_t parts = backward_parts(a, parallel.threads());
-  const size_t each = kernels.backward_scratch(a), part_size = dq_part(a, isa);
+  const size_t heads = a.B * a.Hkv, parts = backward_parts(a, parallel.threads());
+  const size_t each = kernels.backward_scratch(a), sums_size = kernels.sums_size(a);
   float* sums = parts > 1 ? scratch + parallel.threads() * each : nullptr;
   run_tasks(parallel, heads * parts, each, scratch, [&](size_t i, float* memory) {
     const size_t part = i / heads, head = i % heads;
     const BackwardTask task{head / a.Hkv, head % a.Hkv, part_begin(a, head % a.Hkv, part, parts),
                             part_begin(a, head % a.Hkv, part + 1, parts),
-                            sums ? sums + part * part_size + head * group * a.Sq * Dp : nullptr};
+                            sums ? sums + i * sums_size : nullptr};
     kernels.backward(a, gradient, task, memory);
   });
   if (!sums) return;
-  const size_t blocks = query_blocks(a);
-  parallel.run(a.B * a.H * blocks, [&](size_t i) {
+  const size_t blocks = a.layout ? key_blocks(a) : a.H / a.Hkv * query_blocks(a);
+  parallel.run(heads * blocks, [&](size_t i) {
     const size_t head = i / blocks;
-    kernels.finish_queries(a, gradient, head / a.H, head % a.H, query_range(a, i % blocks),
-                           sums + head * a.Sq * Dp, parts, part_size);
+    kernels.add_up(a, gradient,
+                   {head / a.Hkv, head % a.Hkv, i % blocks, sums + head * sums_size, parts,
+                    heads * sums_size});
   });
 }
 

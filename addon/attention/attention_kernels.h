@@ -85,18 +85,28 @@ struct ForwardTask {
   size_t begin, end;
 };
 
-// The gradients of one key head, as far as they come from blocks of keys [begin, end): those of
-// these keys, and where `dq` is null those of all queries. Otherwise the queries' sums over these
-// keys go to dq[H/Hkv, Sq, Dp], not yet rotated back nor scaled.
+// A share of the gradients of one key head: without a layout what comes from blocks of keys [begin,
+// end), with one what comes from blocks of queries. Gradients that other tasks add to, if there are
+// any, are left in `sums`: without a layout dQ[H/Hkv, Sq, Dp], neither rotated back nor scaled,
+// with one dK and dV, [2, Sk, Dp], not rotated back.
 struct BackwardTask {
   size_t sample, kv_head;
   size_t begin, end;
-  float* dq;
+  float* sums;
+};
+
+// Some rows of `sums`: those of a block of one key head. Blocks of queries are numbered as in
+// ForwardTask.
+struct SumTask {
+  size_t sample, kv_head, block;
+  // Of the first of the tasks; the next one's lie `stride` floats on. The first ones are used up.
+  float* sums;
+  size_t parts, stride;
 };
 
 struct AttentionKernels {
-  // D rounded up to whole vectors.
-  size_t (*row_size)(size_t D);
+  // Floats of `sums`.
+  size_t (*sums_size)(const Attention& attention);
   // Floats of scratch memory for a task.
   size_t (*forward_scratch)(const Attention& attention);
   size_t (*backward_scratch)(const Attention& attention);
@@ -104,11 +114,9 @@ struct AttentionKernels {
                   const ForwardTask& task, float* scratch);
   void (*backward)(const Attention& attention, const AttentionGradient& gradient,
                    const BackwardTask& task, float* scratch);
-  // dQ of rows of one head from the sums of `parts` tasks, `part_stride` floats apart; the first
-  // one is used up.
-  void (*finish_queries)(const Attention& attention, const AttentionGradient& gradient,
-                         size_t sample, size_t head, BlockRange rows, float* sums, size_t parts,
-                         size_t part_stride);
+  // The gradients that `sums` are for.
+  void (*add_up)(const Attention& attention, const AttentionGradient& gradient,
+                 const SumTask& task);
 };
 
 const AttentionKernels& attention_kernels(Isa isa);

@@ -1,5 +1,6 @@
-// Gradients of queries, keys and values from blocks of keys, for attention_simd.cc. With P the
-// probabilities, Z what dropout multiplies them by, and ∘ element by element:
+// Gradients of queries, keys and values from blocks of keys, without a layout, for
+// attention_simd.cc. With P the probabilities, Z what dropout multiplies them by, and ∘ element by
+// element:
 //   dV = (P∘Z)ᵀ·dY,  dS = P∘(Z∘(dY·Vᵀ) − rowsum(dY∘Y)),  dQ = scale·dS·K,  dK = scale·dSᵀ·Q
 // (Dao et al. 2022, arXiv 2205.14135, appendix B.2).
 #pragma once
@@ -66,7 +67,7 @@ class Backward {
     const size_t group = a_.H / a_.Hkv;
     for (size_t i = 0; i < group; ++i) {
       const size_t head = task_.kv_head * group + i;
-      dq_ = task_.dq ? task_.dq + i * a_.Sq * Dp_ : m_.dq;
+      dq_ = task_.sums ? task_.sums + i * a_.Sq * Dp_ : m_.dq;
       for (size_t block = 0; block < query_blocks(a_); ++block) m_.is_begun[block] = 0;
       for (size_t block = task_.begin; block < task_.end; ++block)
         run_block(head, block, i == 0, i + 1 == group);
@@ -110,52 +111,45 @@ class Backward {
 
   // dQ of a block whose sums are whole, unless other tasks have parts of them.
   void finish_queries(size_t head, size_t block) {
-    if (task_.dq) return;
+    if (task_.sums) return;
     const auto [begin, end] = query_range(a_, block);
     unpack_rows(dq_ + begin * Dp_, end - begin, a_.D, Dp_, a_.scale, rotation_at(a_, begin),
                 row_of(g_.dq, task_.sample, head, begin), g_.dq.row);
   }
 
-  // An lse so large has lost digits of the sum's logarithm to the largest score: where a row has
-  // only scores near the lowest number, as a mask makes them, all. Such rows get both again. Says
-  // whether there were any.
+  // Rows of a large lse get its two parts again. Says whether there were any.
   bool restore_sums(size_t head, size_t block, const float* lse) {
-    constexpr float kLarge = 8192;
-    const BlockRange queries = query_range(a_, block);
-    bool restored = false;
-    for (size_t query = queries.begin; query < queries.end; query += kTileQueries) {
-      const size_t left = queries.end - query, rows = left < kTileQueries ? left : kTileQueries;
-      bool large = false;
-      for (size_t r = query; r < query + rows; ++r)
-        large = large || (__builtin_fabsf(lse[r]) >= kLarge && lse[r] != -kInfinity);
-      if (!large) continue;
-      restored = true;
-      RunningSoftmax softmax;
-      begin_softmax(softmax);
-      const Blocks blocks = keys_of(a_, head, block);
-      for (size_t i = 0; i < blocks.count; ++i) {
-        const auto [begin, end] = key_range(a_, block_at(blocks, i));
-        pack_keys(begin, end);
-        const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, begin, end - begin);
-        score(t);
-        uint32_t widths[kTileQueries];
-        for (size_t r = 0; r < rows; ++r) widths[r] = static_cast<uint32_t>(strip_width(t, r));
-        advance_softmax(softmax, rows, widths, m_.p);
-      }
-      for (size_t r = 0; r < rows; ++r) {
-        const float total = sum(load(softmax.sums + r * kLanes));
-        if (total == 0) continue;
-        m_.shift[query + r] = softmax.top[r];
-        m_.weight[query + r] = 1.0f / total;
-      }
+    const auto [query, query_end] = query_range(a_, block);
+    const size_t rows = query_end - query;
+    bool is_large = false;
+    for (size_t r = query; r < query_end; ++r)
+      is_large = is_large || (__builtin_fabsf(lse[r]) >= kLargeLse && lse[r] != -kInfinity);
+    if (!is_large) return false;
+    RunningSoftmax softmax;
+    begin_softmax(softmax);
+    const Blocks blocks = keys_of(a_, head, block);
+    for (size_t i = 0; i < blocks.count; ++i) {
+      const auto [begin, end] = key_range(a_, block_at(blocks, i));
+      pack_keys(begin, end);
+      const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, begin, end - begin);
+      score(t);
+      uint32_t widths[kTileQueries];
+      for (size_t r = 0; r < rows; ++r) widths[r] = static_cast<uint32_t>(strip_width(t, r));
+      advance_softmax(softmax, rows, widths, m_.p);
     }
-    return restored;
+    for (size_t r = 0; r < rows; ++r) {
+      const float total = sum(load(softmax.sums + r * kLanes));
+      if (total == 0) continue;
+      m_.shift[query + r] = softmax.top[r];
+      m_.weight[query + r] = 1.0f / total;
+    }
+    return true;
   }
 
   void pack_keys(size_t begin, size_t end) {
     pack_rows(row_of(a_.k, task_.sample, task_.kv_head, begin), a_.k.row, end - begin, a_.D, Dp_,
               1.0f, rotation_at(a_, begin), m_.keys);
-    transpose_rows(m_.keys, end - begin, Dp_, m_.key_panels);
+    transpose_rows(m_.keys, Dp_, end - begin, Dp_, m_.key_panels);
   }
 
   // p = the scores of a tile whose keys are packed.
@@ -185,43 +179,32 @@ class Backward {
       pack_keys(begin, end);
       pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation,
                 m_.values);
-      transpose_rows(m_.values, count, Dp_, m_.value_panels);
+      transpose_rows(m_.values, Dp_, count, Dp_, m_.value_panels);
     }
-    for (size_t i = 0, next; i < blocks.count; i = next) {
-      next = end_of_tile(blocks, i);
-      if (next < blocks.count)
-        fetch_queries(head, blocks, next);
+    for (size_t i = 0; i < blocks.count; ++i) {
+      const size_t at = block_at(blocks, i);
+      if (i + 1 < blocks.count)
+        fetch_queries(head, block_at(blocks, i + 1));
       else
         fetch_keys(head, block + 1);
-      for (size_t at = i; at < next; ++at)
-        if (m_.is_begun[block_at(blocks, at)] == 0 && begin_queries(head, block_at(blocks, at)))
-          pack_keys(begin, end);
-      const size_t start = query_range(a_, block_at(blocks, i)).begin;
-      const size_t stop = query_range(a_, block_at(blocks, next - 1)).end;
-      for (size_t query = start; query < stop; query += kTileQueries) {
-        const size_t rows = stop - query < kTileQueries ? stop - query : kTileQueries;
-        run_tile(score_tile(a_, b, head, query, rows, begin, count));
-      }
-      for (size_t at = i; at < next; ++at) {
-        const Blocks keys = keys_of(a_, head, block_at(blocks, at));
-        if (block_at(keys, keys.count - 1) == block) finish_queries(head, block_at(blocks, at));
-      }
+      if (m_.is_begun[at] == 0 && begin_queries(head, at)) pack_keys(begin, end);
+      const BlockRange queries = query_range(a_, at);
+      run_tile(score_tile(a_, b, head, queries.begin, queries.end - queries.begin, begin, count));
+      if (keys_of(a_, head, at).count == block + 1) finish_queries(head, at);
     }
     unpack_rows(m_.dk, count, a_.D, Dp_, 1.0f, last ? rotation_at(a_, begin) : kNoRotation, dk_rows,
                 g_.dk.row);
     unpack_rows(m_.dv, count, a_.D, Dp_, 1.0f, kNoRotation, dv_rows, g_.dv.row);
   }
 
-  // What the tile that begins with a block of the list will read first of all.
-  void fetch_queries(size_t head, const Blocks& blocks, size_t first) const {
-    const size_t b = task_.sample, end = end_of_tile(blocks, first);
-    for (size_t i = first; i < end; ++i) {
-      if (m_.is_begun[block_at(blocks, i)] != 0) continue;
-      const auto [begin, stop] = query_range(a_, block_at(blocks, i));
-      fetch_rows(row_of(a_.q, b, head, begin), a_.q.row, stop - begin, a_.D);
-      fetch_rows(row_of(g_.dy, b, head, begin), g_.dy.row, stop - begin, a_.D);
-      fetch_rows(row_of(g_.y, b, head, begin), g_.y.row, stop - begin, a_.D);
-    }
+  // What the first tile of a block of queries will read first of all.
+  void fetch_queries(size_t head, size_t block) const {
+    if (m_.is_begun[block] != 0) return;
+    const size_t b = task_.sample;
+    const auto [begin, end] = query_range(a_, block);
+    fetch_rows(row_of(a_.q, b, head, begin), a_.q.row, end - begin, a_.D);
+    fetch_rows(row_of(g_.dy, b, head, begin), g_.dy.row, end - begin, a_.D);
+    fetch_rows(row_of(g_.y, b, head, begin), g_.y.row, end - begin, a_.D);
   }
 
   // What a block of keys and its first tile will read.
@@ -232,16 +215,7 @@ class Backward {
     fetch_rows(row_of(a_.k, b, kv, begin), a_.k.row, end - begin, a_.D);
     fetch_rows(row_of(a_.v, b, kv, begin), a_.v.row, end - begin, a_.D);
     const Blocks blocks = queries_of(a_, head, block);
-    if (blocks.count > 0) fetch_queries(head, blocks, 0);
-  }
-
-  // Adjacent blocks of queries share a tile as long as they fit: where the one after the last is.
-  size_t end_of_tile(const Blocks& blocks, size_t first) const {
-    size_t end = first + 1;
-    while (end < blocks.count && block_at(blocks, end) == block_at(blocks, end - 1) + 1 &&
-           (end + 1 - first) * query_block(a_) <= kTileQueries)
-      ++end;
-    return end;
+    if (blocks.count > 0) fetch_queries(head, block_at(blocks, 0));
   }
 
   void run_tile(const ScoreTile& t) {

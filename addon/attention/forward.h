@@ -1,4 +1,4 @@
-// Blocks of queries from their scores to their values, for attention_simd.cc.
+// Blocks of queries from their scores to their values, without a layout, for attention_simd.cc.
 #pragma once
 #include "attention/attention_kernels.h"
 #include "attention/tile_scores.h"
@@ -32,11 +32,6 @@ inline ForwardMemory forward_memory(const Attention& a, float* base) {
   return m;
 }
 
-// Part of a tile: adjacent keys, from `column` of the tile on.
-struct Segment {
-  size_t key, count, column;
-};
-
 class Forward {
  public:
   Forward(const Attention& a, const AttentionResult& result, const ForwardTask& task,
@@ -52,13 +47,12 @@ class Forward {
       const size_t block = unit % blocks;
       const auto [begin, end] = query_range(a_, block);
       if (block + 1 < blocks && unit + 1 < task_.end) fetch(head, block + 1);
-      for (size_t query = begin; query < end; query += kTileQueries)
-        attend(head, block, query, end - query < kTileQueries ? end - query : kTileQueries);
+      attend(head, block, begin, end - begin);
     }
   }
 
  private:
-  // Y and lse of `rows` queries of one block.
+  // Y and lse of a block, `rows` queries.
   void attend(size_t head, size_t block, size_t query, size_t rows) {
     pack_rows(row_of(a_.q, task_.sample, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
               rotation_at(a_, query), m_.queries);
@@ -66,23 +60,11 @@ class Forward {
     started_ = false;
 
     const Blocks blocks = keys_of(a_, head, block);
-    Segment segments[kTileKeys / 16];
-    size_t count = 0, columns = 0;
     for (size_t i = 0; i < blocks.count; ++i) {
-      const size_t at = block_at(blocks, i);
-      pack_keys(at);
-      if (columns + key_block(a_) > kTileKeys) {
-        advance(head, query, rows, segments, count);
-        count = columns = 0;
-      }
-      const auto [begin, end] = key_range(a_, at);
-      if (count > 0 && segments[count - 1].key + segments[count - 1].count == begin)
-        segments[count - 1].count += end - begin;
-      else
-        segments[count++] = {begin, end - begin, columns};
-      columns += padded(end - begin);
+      pack_keys(block_at(blocks, i));
+      const auto [begin, end] = key_range(a_, block_at(blocks, i));
+      advance(score_tile(a_, task_.sample, head, query, rows, begin, end - begin));
     }
-    if (count > 0) advance(head, query, rows, segments, count);
     finish(head, query, rows);
   }
 
@@ -112,34 +94,21 @@ class Forward {
       const size_t count = end - key < kLanes ? end - key : kLanes;
       pack_rows(row_of(a_.k, task_.sample, task_.kv_head, key), a_.k.row, count, a_.D, Dp_, 1.0f,
                 rotation_at(a_, key), m_.packed_row);
-      transpose_rows(m_.packed_row, count, Dp_, m_.keys + key * Dp_);
+      transpose_rows(m_.packed_row, Dp_, count, Dp_, m_.keys + key * Dp_);
     }
   }
 
   // One more tile of scores goes into the sums.
-  void advance(size_t head, size_t query, size_t rows, const Segment* segments, size_t count) {
-    uint32_t widths[kTileQueries] = {};
-    for (size_t i = 0; i < count; ++i) {
-      const Segment& s = segments[i];
-      const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
-      float* scores = m_.scores + s.column;
-      multiply_keys(t, m_.queries, m_.keys + s.key * Dp_, a_.D, Dp_, scores);
-      add_bias(t, a_.bias, scores);
-      hide(t, a_, scores);
-      for (size_t r = 0; r < rows; ++r) {
-        const size_t width = strip_width(t, r);
-        if (width > 0) widths[r] = static_cast<uint32_t>(s.column + width);
-      }
-    }
-    advance_softmax(softmax_, rows, widths, m_.scores);
-    for (size_t i = 0; i < count; ++i) {
-      const Segment& s = segments[i];
-      const ScoreTile t = score_tile(a_, task_.sample, head, query, rows, s.key, s.count);
-      float* scores = m_.scores + s.column;
-      if (a_.dropout.rng) drop(t, a_, scores);
-      const Start start = i > 0 ? Start::kAdd : started_ ? Start::kScale : Start::kZero;
-      add_values(t, scores, m_.values + s.key * Dp_, Dp_, m_.out, start, softmax_.factor);
-    }
+  void advance(const ScoreTile& t) {
+    multiply_keys(t, m_.queries, m_.keys + t.key * Dp_, a_.D, Dp_, m_.scores);
+    add_bias(t, a_.bias, m_.scores);
+    hide(t, a_, m_.scores);
+    uint32_t widths[kTileQueries];
+    for (size_t r = 0; r < t.rows; ++r) widths[r] = static_cast<uint32_t>(strip_width(t, r));
+    advance_softmax(softmax_, t.rows, widths, m_.scores);
+    if (a_.dropout.rng) drop(t, a_, m_.scores);
+    add_values(t, m_.scores, m_.values + t.key * Dp_, Dp_, m_.out,
+               started_ ? Start::kScale : Start::kZero, softmax_.factor);
     started_ = true;
   }
 

@@ -96,15 +96,16 @@ inline void unpack_rows(const float* packed, size_t count, size_t D, size_t Dp, 
   }
 }
 
-// Panels of kLanes rows, each element by element: panels[p][d][lane] = packed[p·kLanes + lane][d].
-// Rows past the last are zeros.
-inline void transpose_rows(const float* packed, size_t count, size_t Dp, float* panels) {
+// Panels of kLanes rows, each element by element: panels[p][d][lane] = rows[p·kLanes + lane][d], d
+// < Dp. Rows past the last are zeros.
+inline void transpose_rows(const float* rows, size_t row_stride, size_t count, size_t Dp,
+                           float* panels) {
   for (size_t row = 0; row < count; row += kLanes, panels += kLanes * Dp) {
     const size_t lanes = count - row < kLanes ? count - row : kLanes;
     for (size_t d = 0; d < Dp; d += kLanes) {
       F32 square[kLanes];
       for (size_t i = 0; i < kLanes; ++i)
-        square[i] = i < lanes ? load(packed + (row + i) * Dp + d) : F32{};
+        square[i] = i < lanes ? load(rows + (row + i) * row_stride + d) : F32{};
       transpose(square);
       for (size_t i = 0; i < kLanes; ++i) store(panels + (d + i) * kLanes, square[i]);
     }

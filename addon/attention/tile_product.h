@@ -5,6 +5,12 @@
 namespace dsjs::DSJS_ISA {
 namespace {
 
+// Terms of B that lie apart from those before them.
+struct TermRun {
+  const float* b;
+  size_t terms;
+};
+
 // C = or += A·B. Columns come in whole vectors: vector v of term k of B is at b + k·b_term +
 // v·b_vector.
 struct TileProduct {
@@ -16,6 +22,9 @@ struct TileProduct {
   float* c;
   size_t c_row;
   size_t rows, vectors, terms;
+  // What follows the first `terms`.
+  const TermRun* runs = nullptr;
+  size_t run_count = 0;
 };
 
 enum class Start {
@@ -63,16 +72,22 @@ void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
     }
   }
 
-  for (size_t k = 0; k < p.terms; ++k, b += p.b_term, a += kTransposedA ? p.a_stride : 1) {
-    F32 term[kVectors];
+  size_t terms = p.terms;
+  for (size_t run = 0;; ++run) {
+    for (size_t k = 0; k < terms; ++k, b += p.b_term, a += kTransposedA ? p.a_stride : 1) {
+      F32 term[kVectors];
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v) term[v] = load(b + v * p.b_vector);
+      for (size_t v = 0; v < kVectors; ++v) term[v] = load(b + v * p.b_vector);
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
-      const F32 element = splat(a[kTransposedA ? r : r * p.a_stride]);
+      for (size_t r = 0; r < kRows; ++r) {
+        const F32 element = splat(a[kTransposedA ? r : r * p.a_stride]);
 #pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = fma(element, term[v], sum[r][v]);
+        for (size_t v = 0; v < kVectors; ++v) sum[r][v] = fma(element, term[v], sum[r][v]);
+      }
     }
+    if (run == p.run_count) break;
+    b = p.runs[run].b + vector * p.b_vector;
+    terms = p.runs[run].terms;
   }
 
 #pragma GCC unroll 16
@@ -81,33 +96,46 @@ void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
     for (size_t v = 0; v < kVectors; ++v) store(c + r * p.c_row + v * kLanes, sum[r][v]);
 }
 
-template <size_t kVectors, bool kTransposedA>
-void multiply_rows(const TileProduct& p, size_t vector, Start start, const float* factors) {
+struct Nothing {
+  void operator()() const {}
+};
+
+// `between` is called after each register tile.
+template <size_t kVectors, bool kTransposedA, class Between>
+void multiply_rows(const TileProduct& p, size_t vector, Start start, const float* factors,
+                   const Between& between) {
   constexpr size_t kRows = register_rows(kVectors);
   size_t row = 0;
-  for (; row + kRows <= p.rows; row += kRows)
+  for (; row + kRows <= p.rows; row += kRows) {
     register_tile<kRows, kVectors, kTransposedA>(p, row, vector, start, factors);
+    between();
+  }
   if constexpr (kRows > 8)
-    for (; row + 8 <= p.rows; row += 8)
+    for (; row + 8 <= p.rows; row += 8) {
       register_tile<8, kVectors, kTransposedA>(p, row, vector, start, factors);
-  for (; row + 4 <= p.rows; row += 4)
+      between();
+    }
+  for (; row + 4 <= p.rows; row += 4) {
     register_tile<4, kVectors, kTransposedA>(p, row, vector, start, factors);
+    between();
+  }
   for (; row + 2 <= p.rows; row += 2)
     register_tile<2, kVectors, kTransposedA>(p, row, vector, start, factors);
   if (row < p.rows) register_tile<1, kVectors, kTransposedA>(p, row, vector, start, factors);
 }
 
-template <bool kTransposedA>
-void multiply(const TileProduct& p, Start start, const float* factors = nullptr) {
+template <bool kTransposedA, class Between = Nothing>
+void multiply(const TileProduct& p, Start start, const float* factors = nullptr,
+              const Between& between = {}) {
   size_t vector = 0;
   for (; vector + kMaxVectors <= p.vectors; vector += kMaxVectors)
-    multiply_rows<kMaxVectors, kTransposedA>(p, vector, start, factors);
+    multiply_rows<kMaxVectors, kTransposedA>(p, vector, start, factors, between);
   const size_t rest = p.vectors - vector;
   if constexpr (kMaxVectors > 2) {
-    if (rest == 3) return multiply_rows<3, kTransposedA>(p, vector, start, factors);
-    if (rest == 2) return multiply_rows<2, kTransposedA>(p, vector, start, factors);
+    if (rest == 3) return multiply_rows<3, kTransposedA>(p, vector, start, factors, between);
+    if (rest == 2) return multiply_rows<2, kTransposedA>(p, vector, start, factors, between);
   }
-  if (rest == 1) multiply_rows<1, kTransposedA>(p, vector, start, factors);
+  if (rest == 1) multiply_rows<1, kTransposedA>(p, vector, start, factors, between);
 }
 
 }  // namespace

@@ -193,6 +193,10 @@ inline float largest_lane(F32 v) {
 #endif
 }
 
+// An lse so large has lost digits of the sum's logarithm to the largest score: where a row has only
+// scores near the lowest number, as a mask makes them, all. Backward computes both again.
+constexpr float kLargeLse = 8192;
+
 // A softmax in progress: of each row the largest score so far, the sum of exponentials relative to
 // it in kLanes parts, and what earlier sums and values are multiplied by when a tile comes.
 struct RunningSoftmax {
