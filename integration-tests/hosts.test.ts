@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fixture, startLauncher, until } from './launcher.run.ts';
-import { noMpi } from './mpi.ts';
+import { mpiEnvironment, noMpi } from './mpi.ts';
 import { Machines, noNamespaces } from './namespaces.ts';
 import { mustRun } from './run-command.ts';
 
@@ -80,6 +80,18 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       for (const place of ['0/2', '1/2', '0/1'])
         expect(output).toContain(`sum 3 true of 3, local ${place}`);
       expect(output).toContain('done, restart 0');
+    });
+
+    it('are one, joined by MPI all the same, where comm_backend of the config says so', async () => {
+      const config = join(machines.folder, 'mpi.json');
+      writeFileSync(config, JSON.stringify({ comm_backend: 'mpi' }));
+      const words = ['--num_procs', '2', '--deepspeed', config, script, 'ok'];
+      const { status, stdout, stderr } = await startLauncher(words, {
+        env: { ...env(), ...mpiEnvironment },
+      }).finished;
+      expect(stderr).toContain('[rank 1] sum 1 true of 2, local 1/2, host 0/1');
+      expect(stdout).toContain('done, restart 0');
+      expect(status).toBe(0);
     });
 
     it('name a machine that is cut off; its ranks end, too', async () => {

@@ -12,10 +12,14 @@ function whyNoMpi(): string | null {
 export const noMpi: string | null = whyNoMpi();
 if (noMpi !== null) console.log(`tests with MPI are skipped: ${noMpi}`);
 
-/** Open MPI turns root away unless told; and messages go over TCP, as between machines. */
+/**
+ * Open MPI turns root away unless told. Messages go over TCP, as between machines; and inside this one, since it would
+ * otherwise use every interface that it finds, also those of other tests, which go away while it does.
+ */
 export const mpiEnvironment: NodeJS.ProcessEnv = {
   ...process.env,
   OMPI_ALLOW_RUN_AS_ROOT: '1',
   OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
   OMPI_MCA_btl: 'tcp,self',
+  OMPI_MCA_btl_tcp_if_include: 'lo',
 };

@@ -195,6 +195,10 @@ export const errorCodes = {
     title: 'Several machines need MPI, and the engine was built without it',
     fix: 'Run: apt-get install libopenmpi-dev openmpi-bin   (Fedora: dnf install openmpi-devel), then npm explore deepspeed-js -- npm run build:addon -- --force; on every machine.',
   },
+  COMM_BACKEND_CONFLICT: {
+    title: 'The ranks were joined by something else than the config asks for',
+    fix: 'Leave comm_backend out, or start the ranks as it says.',
+  },
   LAUNCHER_TOOL_MISSING: {
     title: 'A program that starts ranks on other machines is not installed',
     fix: 'Install it: apt-get install openmpi-bin openssh-client, or name another with --launcher.',

@@ -1,5 +1,12 @@
-import { expect, it } from 'vitest';
-import { openRuntime, type Runtime, requireMemory } from './runtime.ts';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { openRuntime, type Runtime, requireCommBackend, requireMemory } from './runtime.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'dsjs-runtime-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+afterEach(() => vi.unstubAllEnvs());
 
 const gib = 2 ** 30;
 
@@ -36,4 +43,36 @@ it('a process outside the launcher stands alone, and can be closed', () => {
   expect(allocate().bytes).toBe(64);
   runtime.close();
   expect(allocate).toThrow(expect.objectContaining({ code: 'DISPOSED' }));
+});
+
+describe('comm_backend', () => {
+  /** As many ranks on this machine as given, of four, with shared memory of the launcher or not. */
+  const started = (localSize: number, memory: object | null) =>
+    ({ run: { worldSize: 4, localSize, memory } }) as unknown as Runtime;
+  const byLauncher = started(4, { controlFd: 3, arenaFds: [] });
+  const alone = { run: null };
+
+  it('that is not there is told with the command that installs it, to one process, too', () => {
+    vi.stubEnv('DEEPSPEED_JS_ADDON', '/nowhere/deepspeed.node');
+    for (const runtime of [alone, started(2, null)])
+      expect(() => requireCommBackend(runtime, 'mpi')).toThrow(
+        expect.objectContaining({
+          code: 'MPI_NOT_BUILT',
+          fix: expect.stringContaining('apt-get install libopenmpi-dev openmpi-bin'),
+        }),
+      );
+    for (const asked of ['shm', null] as const) requireCommBackend(alone, asked);
+  });
+
+  it('is what the ranks were started with, or an error', () => {
+    // It is looked for, not loaded: that would start MPI.
+    writeFileSync(join(folder, 'deepspeed_mpi.so'), '');
+    vi.stubEnv('DEEPSPEED_JS_ADDON', join(folder, 'deepspeed.node'));
+    for (const runtime of [alone, started(2, null), started(4, null)])
+      requireCommBackend(runtime, 'mpi');
+    for (const runtime of [alone, byLauncher, started(4, null)]) requireCommBackend(runtime, 'shm');
+    const conflict = expect.objectContaining({ code: 'COMM_BACKEND_CONFLICT' });
+    expect(() => requireCommBackend(byLauncher, 'mpi')).toThrow(conflict);
+    expect(() => requireCommBackend(started(2, null), 'shm')).toThrow(conflict);
+  });
 });

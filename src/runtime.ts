@@ -78,6 +78,34 @@ function communicatorOf(run: RunEnvironment): CommOptions {
   };
 }
 
+/**
+ * Throws where the ranks were joined by something else than `comm_backend` of the config asks for.
+ *
+ * @throws DeepSpeedError MPI_NOT_BUILT, COMM_BACKEND_CONFLICT
+ */
+export function requireCommBackend(
+  { run }: Pick<Runtime, 'run'>,
+  asked: 'shm' | 'mpi' | null,
+): void {
+  // Also one process on its own learns here that its config needs more than is installed.
+  if (asked === 'mpi') requireMpiModule();
+  if (run === null || asked === null) return;
+  if (asked === 'mpi' && run.memory !== null)
+    throw new DeepSpeedError(
+      'COMM_BACKEND_CONFLICT',
+      'comm_backend is "mpi", and the launcher, which did not know, joined the ranks by shared memory',
+      {
+        fix: 'Give the config to the launcher (--deepspeed FILE), or say --force_multi; or start the script by mpirun.',
+      },
+    );
+  if (asked === 'shm' && run.localSize < run.worldSize)
+    throw new DeepSpeedError(
+      'COMM_BACKEND_CONFLICT',
+      'comm_backend is "shm", and the ranks are on several machines, which share no memory',
+      { fix: 'Leave comm_backend out: ranks of one machine share memory anyway.' },
+    );
+}
+
 /** What hosts that train together must have alike. */
 function identityOf({ version, deepspeedConfig }: RunEnvironment): string {
   const parts = [`deepspeed-js ${version}`, `Node ${process.versions.node.split('.')[0]}`];

@@ -10,7 +10,7 @@ import {
 } from './hooks/index.ts';
 import { packageVersion } from './launcher/package-version.ts';
 import type { NativeBuffer } from './native/index.ts';
-import { gibibytes, type Runtime, requireMemory } from './runtime.ts';
+import { gibibytes, type Runtime, requireCommBackend, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
 import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
 import { layoutAlignment, offloadSettings } from './strategies/offload/settings.ts';
@@ -54,6 +54,7 @@ export interface SessionParts {
 /** Composes a session: layout, memory, then the strategy's claims and taps, then `setup`. */
 export async function composeSession(parts: SessionParts): Promise<Session> {
   const { runtime, host, plugin, config, optimizer, precision } = parts;
+  requireCommBackend(runtime, config?.comm_backend ?? null);
   await requireSameModel(runtime, host);
   const alignment = layoutAlignment(offloadSettings(config));
   const layout = flatLayout(host.parameters, runtime.worldSize, alignment);

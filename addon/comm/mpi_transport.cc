@@ -109,6 +109,8 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     auto exchange = std::make_unique<MpiExchange>(shared_from_this(), tag, outgoing, incoming);
     std::lock_guard lock(mutex_);
     check_broken();
+    // One of no messages has ended: its owner may let it go before the thread would look at it.
+    if (exchange->left_.load() == 0) return exchange;
     starting_.push_back(exchange.get());
     changed_.notify_all();
     return exchange;
@@ -394,7 +396,10 @@ std::shared_ptr<Mpi>& opened() {
 }
 
 void finish_at_exit(int status, void*) {
-  if (status == 0) opened()->finish();
+  if (status == 0)
+    opened()->finish();
+  else  // MPI's own memory goes away from here on.
+    opened()->stop("COMM_TRANSPORT", "the process ends");
 }
 
 }  // namespace

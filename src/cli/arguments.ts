@@ -83,7 +83,13 @@ export function parseLine(argv: readonly string[]): ParsedLine | null {
     throw new DeepSpeedError('LAUNCHER_USAGE', '--bind_core_list needs --bind_cores_to_rank');
 
   const numProcs = oneOf('--num_procs', flags.num_procs, '--num_gpus', flags.num_gpus);
-  const { hosts, slotsHere } = chooseMachines({ ...flags, numProcs });
+  const deepspeedConfig = oneOf(
+    '--deepspeed before the script',
+    oneOf('--deepspeed', flags.deepspeed, '--deepspeed_config', flags.deepspeed_config),
+    '--deepspeed after it',
+    after.config,
+  );
+  const { hosts, slotsHere } = chooseMachines({ ...flags, numProcs, deepspeedConfig });
   return {
     notes,
     options: {
@@ -93,12 +99,7 @@ export function parseLine(argv: readonly string[]): ParsedLine | null {
       numProcs: slotsHere ?? numProcs,
       hosts,
       maxRestarts: flags.max_restarts,
-      deepspeedConfig: oneOf(
-        '--deepspeed before the script',
-        oneOf('--deepspeed', flags.deepspeed, '--deepspeed_config', flags.deepspeed_config),
-        '--deepspeed after it',
-        after.config,
-      ),
+      deepspeedConfig,
       bindCoresToRank: flags.bind_cores_to_rank ?? false,
       bindCoreList: flags.bind_core_list ?? null,
       rankLogFolder: flags.enable_each_rank_log ?? null,

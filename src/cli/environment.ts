@@ -1,11 +1,12 @@
 /** What `ds_report` says of the machine and of what is installed. */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DeepSpeedError, type ErrorCode } from '../errors.ts';
 import { packageVersion, typescriptFlags } from '../launcher/index.ts';
-import { type AddonInfo, loadAddon } from '../native/index.ts';
+import { type AddonInfo, loadAddon, requireMpiModule } from '../native/index.ts';
 
 /** A package that deepspeed-js uses where the user has it. */
 export interface PeerState {
@@ -16,11 +17,18 @@ export interface PeerState {
   supported: boolean;
 }
 
-/** An engine that does not load, as data. */
+/** An engine or a module of it that does not load, as data. */
 export interface EngineFault {
   code: ErrorCode;
   message: string;
   fix: string;
+}
+
+/** Whether ranks can be joined by MPI; its module is not loaded to find out, since that would start MPI. */
+export interface MpiState {
+  module: string;
+  /** What `mpirun --version` says first; null: not installed. */
+  mpirun: string | null;
 }
 
 export interface Environment {
@@ -33,6 +41,8 @@ export interface Environment {
   /** Bytes: of the machine, allowed here, still free of that. Without an engine only the first is known. */
   memory: { machine: number; limit: number | null; available: number | null };
   engine: AddonInfo | EngineFault;
+  /** For several machines. */
+  mpi: MpiState | EngineFault;
   peers: PeerState[];
   /** How TypeScript scripts run. */
   typescript: 'stripped by Node' | 'tsx' | 'not available';
@@ -46,7 +56,7 @@ interface Manifest {
 
 export function inspectEnvironment(): Environment {
   const own = readManifest(fileURLToPath(new URL('../..', import.meta.url)));
-  const engine = inspectEngine();
+  const engine = orFault(() => loadAddon().info());
   const limits = 'code' in engine ? null : loadAddon().systemLimits();
   return {
     version: packageVersion,
@@ -60,6 +70,7 @@ export function inspectEnvironment(): Environment {
       available: limits?.memoryAvailable ?? null,
     },
     engine,
+    mpi: orFault(() => ({ module: requireMpiModule(), mpirun: mpirunVersion() })),
     peers: inspectPeers(own.peerDependencies),
     typescript: inspectTypescript(),
   };
@@ -72,13 +83,18 @@ export function isUsable({ engine, peers }: Environment): boolean {
   );
 }
 
-function inspectEngine(): AddonInfo | EngineFault {
+function orFault<T>(inspect: () => T): T | EngineFault {
   try {
-    return loadAddon().info();
+    return inspect();
   } catch (error) {
     if (!(error instanceof DeepSpeedError)) throw error;
     return { code: error.code, message: error.message, fix: error.fix };
   }
+}
+
+function mpirunVersion(): string | null {
+  const { error, status, stdout } = spawnSync('mpirun', ['--version'], { encoding: 'utf8' });
+  return error || status !== 0 ? null : stdout.split('\n', 1)[0]!.trim();
 }
 
 /**

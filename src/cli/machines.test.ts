@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { loadAddon } from '../native/index.ts';
 import { parseLine } from './arguments.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'dsjs-machines-'));
@@ -45,6 +46,23 @@ describe('machines on the command line', () => {
     expect(options('--force_multi --num_procs 2 t.js').hosts!.hosts).toEqual([
       { name: 'localhost', slots: [0, 1], room: 2 },
     ]);
+  });
+
+  it('are started by MPI where comm_backend of the config says so', () => {
+    const config = (name: string, comm_backend: string) => {
+      writeFileSync(join(folder, name), JSON.stringify({ comm_backend }));
+      return join(folder, name);
+    };
+    const mpi = config('mpi.json', 'mpi');
+    const { hosts, deepspeedConfig } = options(`--num_procs 2 t.js --deepspeed ${mpi}`);
+    expect(hosts!.hosts).toEqual([{ name: 'localhost', slots: [0, 1], room: 2 }]);
+    expect(deepspeedConfig).toBe(mpi);
+    expect(options(`-H ${here} --num_nodes 1 --deepspeed ${mpi} t.js`).hosts).not.toBeNull();
+    // As many as without: the cores.
+    const [{ slots } = { slots: [] }] = options(`--deepspeed ${mpi} t.js`).hosts!.hosts;
+    expect(slots.length).toBe(Math.max(1, Math.floor(loadAddon().systemLimits().cores)));
+    for (const other of [config('shm.json', 'shm'), join(folder, 'none.json')])
+      expect(options(`--num_procs 2 --deepspeed ${other} t.js`).hosts).toBeNull();
   });
 
   it.each([

@@ -1,4 +1,5 @@
 /** From the flags of `deepspeed` to the machines of the run. */
+import { readConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import {
   chooseHosts,
@@ -8,6 +9,7 @@ import {
   launcherKind,
   readHostfile,
 } from '../launcher/index.ts';
+import { loadAddon } from '../native/index.ts';
 
 /** As commander collects them; names are those of the flags. */
 export interface MachineFlags {
@@ -22,6 +24,8 @@ export interface MachineFlags {
   master_addr?: string;
   link_timeout: number;
   numProcs: number | null;
+  /** A path, or base64; `comm_backend` in it counts. */
+  deepspeedConfig?: string | null;
 }
 
 /**
@@ -37,6 +41,7 @@ export function chooseMachines(flags: MachineFlags): {
 } {
   const kind = launcherKind(flags.launcher);
   const file = readHostfile(flags.hostfile ?? null);
+  const forced = flags.force_multi || asksForMpi(flags.deepspeedConfig ?? null);
   if (file === null) {
     for (const name of ['include', 'exclude', 'launcher_args', 'ssh_port', 'master_addr'] as const)
       if (flags[name] !== undefined)
@@ -49,9 +54,9 @@ export function chooseMachines(flags: MachineFlags): {
         `--num_nodes ${flags.num_nodes} needs a hostfile that names the machines`,
         { fix: 'Name it with --hostfile FILE.' },
       );
-    if (!flags.force_multi) return { hosts: null, slotsHere: null };
+    if (!forced) return { hosts: null, slotsHere: null };
   }
-  const hosts = file ?? [{ name: 'localhost', slots: flags.numProcs ?? 1 }];
+  const hosts = file ?? [{ name: 'localhost', slots: flags.numProcs ?? usableCores() }];
   const chosen = chooseHosts(hosts, {
     include: flags.include ?? null,
     exclude: flags.exclude ?? null,
@@ -59,7 +64,7 @@ export function chooseMachines(flags: MachineFlags): {
     numProcs: flags.numProcs,
   });
   const [only] = chosen;
-  if (chosen.length === 1 && isThisMachine(only!.name) && !flags.force_multi)
+  if (chosen.length === 1 && isThisMachine(only!.name) && !forced)
     return { hosts: null, slotsHere: only!.slots.length };
   const room = new Map(hosts.map(({ name, slots }) => [name, slots]));
   return {
@@ -76,6 +81,21 @@ export function chooseMachines(flags: MachineFlags): {
       variables: forwardedVariables(process.env),
     },
   };
+}
+
+/** Whether `comm_backend` of the config says so. What is wrong with a config is told at the start of the run. */
+function asksForMpi(config: string | null): boolean {
+  if (config === null) return false;
+  try {
+    return readConfig(config).values.comm_backend === 'mpi';
+  } catch (error) {
+    if (error instanceof DeepSpeedError) return false;
+    throw error;
+  }
+}
+
+function usableCores(): number {
+  return Math.max(1, Math.floor(loadAddon().systemLimits().cores));
 }
 
 function sshWords(kind: HostsPlan['kind'], port: number | undefined): string[] {

@@ -54,6 +54,17 @@ describe('the environment', () => {
     expect(config).toBeNull();
   });
 
+  it('says whether ranks on several machines can be joined by MPI, and how they could', async () => {
+    vi.stubEnv('DEEPSPEED_JS_ADDON', join(folder, 'deepspeed.node'));
+    await report([]);
+    expect(printed).toMatch(/MPI +not built: runs on this machine only/);
+    expect(printed).toContain('apt-get install libopenmpi-dev openmpi-bin');
+    printed = '';
+    writeFileSync(join(folder, 'deepspeed_mpi.so'), '');
+    await report([]);
+    expect(printed).toMatch(/MPI +built; /);
+  });
+
   it('says which ONNX Runtime counts: the one that transformers.js finds', () => {
     const transformers = install(folder, '@huggingface/transformers', '4.3.1');
     install(folder, 'onnxruntime-node', '1.30.0');

@@ -74,11 +74,23 @@ function environmentLines(found: Environment): string[] {
           ['engine', `build ${engine.buildId}, ${engine.platform}, ${engine.compiler}`],
           ['instructions', instructionsText(engine.isa)],
         ] satisfies [string, string][])),
+    ...mpiFacts(found.mpi),
     ...found.peers.map((peer): [string, string] => [peer.name, peerText(peer)]),
     ['TypeScript', found.typescript],
   ];
   const width = Math.max(...facts.map(([name]) => name.length));
   return facts.map(([name, value]) => `${name.padEnd(width)}  ${value}`);
+}
+
+function mpiFacts(mpi: Environment['mpi']): [string, string][] {
+  if ('code' in mpi)
+    return [
+      ['MPI', 'not built: runs on this machine only'],
+      ['', `for several: ${mpi.fix}`],
+    ];
+  return [
+    ['MPI', `built; ${mpi.mpirun ?? 'mpirun is not installed: apt-get install openmpi-bin'}`],
+  ];
 }
 
 /** What the `deepspeed.*` operators, optimizers and collectives compute with; `isa`: best first. */

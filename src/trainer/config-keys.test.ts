@@ -506,6 +506,8 @@ it('checkpoint.tag_validation decides about ranks that save under different tags
 it('proves every available key', () => {
   const reported = [
     ...['steps_per_print', 'wall_clock_breakdown', 'dump_state', 'checkpoint.tag_validation'],
+    // In runtime.test.ts and cli/machines.test.ts.
+    'comm_backend',
     // In strategies/sparse-attention/training.test.ts.
     'sparse_attention.strict',
     // In integration-tests/tfjs.rules.test.ts.

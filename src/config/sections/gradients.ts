@@ -30,6 +30,11 @@ export const gradientKeys = {
     null,
     'Element type of gradients on the wire; null: bf16 or fp16 where enabled, else fp32.',
   ),
+  comm_backend: available(
+    oneOf('shm', 'mpi'),
+    null,
+    'What joins the ranks: "mpi" has the launcher start them by MPI on one machine, too; null: shared memory on one machine, MPI between several.',
+  ),
   seq_parallel_communication_data_type: notYet(
     floatName,
     'fp32',
