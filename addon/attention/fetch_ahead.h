@@ -12,28 +12,35 @@ namespace {
 // looks ahead to the end of a page at most, and a block of 16 rows is not more than that.
 class FetchAhead {
  public:
+  // Begins a list. As many calls of `some` are expected to follow as followed the last one.
+  void begin() {
+    if (calls_ > 0) expected_calls_ = calls_;
+    calls_ = lines_ = at_ = end_ = 0;
+  }
   void add(const float* rows, size_t row_stride, size_t count, size_t D) {
-    if (end_ < std::size(ranges_)) ranges_[end_++] = {rows, row_stride, count, D};
+    if (end_ == std::size(ranges_)) return;
+    ranges_[end_++] = {rows, row_stride, count, D};
+    lines_ += count * lines_of(D);
   }
   void some() {
-    constexpr size_t kLinesAtOnce = 16, kLine = 16;
-    for (size_t lines = 0; lines < kLinesAtOnce && at_ < end_;) {
+    ++calls_;
+    for (size_t lines = 0; lines <= lines_ / expected_calls_ && at_ < end_;) {
       Range& range = ranges_[at_];
       fetch_row(range.rows, range.D);
-      lines += (range.D + kLine - 1) / kLine;
+      lines += lines_of(range.D);
       range.rows += range.stride;
       if (--range.count == 0) ++at_;
     }
   }
-  void clear() { at_ = end_ = 0; }
 
  private:
+  static size_t lines_of(size_t D) { return (D + kCacheLine - 1) / kCacheLine; }
   struct Range {
     const float* rows;
     size_t stride, count, D;
   };
   Range ranges_[64];
-  size_t at_ = 0, end_ = 0;
+  size_t at_ = 0, end_ = 0, lines_ = 0, calls_ = 0, expected_calls_ = 32;
 };
 
 }  // namespace

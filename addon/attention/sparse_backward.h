@@ -227,7 +227,7 @@ class SparseBackward {
 
   // What a block of queries will read and write, but for blocks of keys that the one before uses.
   void fetch(size_t head, size_t block) {
-    ahead_.clear();
+    ahead_.begin();
     const size_t b = task_.sample;
     const auto [query, end] = query_range(a_, block);
     const size_t count = end - query;

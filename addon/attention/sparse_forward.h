@@ -100,7 +100,7 @@ class SparseForward {
 
   // What a block of queries will read and write, but for blocks of keys that the one before reads.
   void fetch(size_t head, size_t block) {
-    ahead_.clear();
+    ahead_.begin();
     const size_t b = task_.sample;
     const auto [query, end] = query_range(a_, block);
     ahead_.add(row_of(a_.q, b, head, query), a_.q.row, end - query, a_.D);

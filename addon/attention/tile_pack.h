@@ -66,9 +66,10 @@ inline void convert_row(const float* row, float* out, size_t D, float factor,
 
 // Rows of a head can lie a page apart, where the processor does not see the next one coming.
 constexpr size_t kRowsAhead = 8;
+// In floats.
+constexpr size_t kCacheLine = 16;
 inline void fetch_row(const float* row, size_t D) {
-  constexpr size_t kLine = 16;
-  for (size_t d = 0; d < D; d += kLine) __builtin_prefetch(row + d);
+  for (size_t d = 0; d < D; d += kCacheLine) __builtin_prefetch(row + d);
 }
 
 // Asks for rows that are needed some tiles later. The processor itself looks ahead to the end of a

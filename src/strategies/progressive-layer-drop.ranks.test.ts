@@ -1,5 +1,7 @@
 /** Layer drop under ZeRO, accumulation, 16 bits and resume; ranks are threads. */
-import { afterAll, describe, expect, it } from 'vitest';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import {
   type RankResult,
   type RankTask,
@@ -8,6 +10,7 @@ import {
   train as trainOnce,
   trainRanks,
 } from '../trainer/testing/train-ranks.ts';
+import { AutoModelForCausalLM, Trainer } from '../transformers.ts';
 import { drawLayers } from './progressive-layer-drop.ts';
 
 afterAll(removeFolders);
@@ -115,6 +118,20 @@ describe('ZeRO', () => {
   });
 });
 
+describe('activation checkpoints', () => {
+  it.each([0, 3])('of single layers change nothing at stage %i, bit for bit', async (value) => {
+    const recomputing = task(stage(value), { args: { gradientCheckpointing: true } });
+    expect(bits(await train(recomputing))).toEqual(bits(await train(task(stage(value)))));
+  });
+
+  it('of several layers are refused, with the key to change', async () => {
+    const grouped = train(task(stage(0), { args: { gradientCheckpointing: 2 } }));
+    await expect(grouped).rejects.toThrow(
+      'CONFIG_INVALID: progressive_layer_drop needs activation checkpoints at every segment, got one for 2 segments',
+    );
+  });
+});
+
 describe.each([0, 1, 2, 3])('at stage %i', (value) => {
   const accumulation = { gradientAccumulationSteps: 2, perDeviceTrainBatchSize: 2 };
 
@@ -179,4 +196,43 @@ it('a dropped layer has a gradient of zero for the optimizer', async () => {
   expect(largest).toBeGreaterThan(0);
   for (let i = 0; i < a.length; i++)
     expect(Math.abs(c[i]! - b[i]! - 0.9 * (b[i]! - a[i]!))).toBeLessThan(1e-6);
+});
+
+it('a saved model is whole: files of a run that drops layers are those of one that does not', async () => {
+  const printed = vi.spyOn(console, 'log').mockReturnValue();
+  const save = async (enabled: boolean) => {
+    const outputDir = temporaryFolder();
+    const trainer = new Trainer({
+      model: AutoModelForCausalLM.fromConfig({
+        ...{ model_type: 'gpt2', vocab_size: 31, n_positions: 8, n_embd: 8, n_layer: 2, n_head: 2 },
+        ...{ attn_pdrop: 0, resid_pdrop: 0, embd_pdrop: 0 },
+      }),
+      trainDataset: { length: 4, get: (i) => ({ input_ids: [i, 2, 3, 4, 5, 6, 7, 8] }) },
+      args: {
+        outputDir,
+        deepspeed: { progressive_layer_drop: { enabled, ...options } },
+        // Weights stay, so that nothing but the graph can differ.
+        ...{ learningRate: 0, maxSteps, seed, perDeviceTrainBatchSize: 1 },
+        ...{ saveStrategy: 'no', reportTo: [], disableTqdm: true },
+      },
+      runtime: { threads: 1 },
+    });
+    const { trainingLoss } = await trainer.train();
+    const folder = join(outputDir, 'model');
+    await trainer.saveModel(folder);
+    await trainer.close();
+    const files = readdirSync(folder, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name));
+    const contents = files.map((file) => [
+      relative(folder, file),
+      readFileSync(file).toString('hex'),
+    ]);
+    return { trainingLoss, contents: Object.fromEntries(contents) };
+  };
+  const [dropping, whole] = [await save(true), await save(false)];
+  expect(dropping.trainingLoss).not.toBe(whole.trainingLoss);
+  expect(Object.keys(whole.contents).filter((name) => name.endsWith('.onnx'))).toHaveLength(1);
+  expect(dropping.contents).toEqual(whole.contents);
+  printed.mockRestore();
 });

@@ -112,6 +112,7 @@ interface Variant {
   /** What an operator of ONNX Runtime stands for, which itself has no gradient. */
   pattern?(m: Model): string;
   length?: number;
+  opset?: number;
 }
 
 const variants: Variant[] = [
@@ -327,6 +328,27 @@ const variants: Variant[] = [
     build: (m) => m.simple((q, k) => m.op('Add', [scaled(m, q, k), m.low(m.causal())])),
   },
   {
+    title: 'Attention of ai.onnx',
+    found: 'bshd, causal',
+    opset: 23,
+    build: (m) =>
+      attentionOperator(m, [m.project('q'), m.project('k'), m.project('v')], { is_causal: 1 }),
+    pattern: (m) => m.simple((q, k) => m.op('Add', [scaled(m, q, k), m.low(m.causal())])),
+  },
+  {
+    title: 'Attention of ai.onnx: grouped heads, a mask of what is seen, a scale',
+    found: 'bshd, grouped heads, causal',
+    opset: 23,
+    build: (m) => {
+      const operands = [m.project('q'), m.project('k', 2), m.project('v', 2), m.causal()];
+      return attentionOperator(m, operands, { kv_num_heads: 2, scale });
+    },
+    pattern: (m) => {
+      const [q, k, v] = [m.project('q'), m.project('k', 2), m.project('v', 2)];
+      return repeatedHeads(m, m.split(q), m.split(k, 2), m.split(v, 2));
+    },
+  },
+  {
     title: 'MultiHeadAttention',
     found: 'bshd, causal',
     build: (m) => multiHead(m),
@@ -380,6 +402,13 @@ const variants: Variant[] = [
   },
 ];
 
+function attentionOperator(m: Model, operands: string[], attributes: object): string {
+  return m.op('Attention', operands, {
+    ...{ q_num_heads: heads, kv_num_heads: heads },
+    ...attributes,
+  });
+}
+
 function multiHead(m: Model, bias?: string): string {
   const operands = ['q', 'k', 'v'].map((name) => m.project(name));
   const attributes = { num_heads: heads, unidirectional: 1 };
@@ -387,12 +416,17 @@ function multiHead(m: Model, bias?: string): string {
 }
 
 /** Two key heads; q, k and v in one input or three, and tables to rotate by. */
-function grouped(m: Model, qkv: string[], tables?: [cos: string, sin: string]): string {
+function grouped(
+  m: Model,
+  qkv: string[],
+  tables?: [cos: string, sin: string],
+  extra: object = {},
+): string {
   const [q, k, v] = qkv;
   const lengths = m.b.constant('int32', [batch], Array(batch).fill(m.length - 1));
   const total = m.b.constant('int32', [1], [m.length]);
   const inputs = [q, k, v, undefined, undefined, lengths, total, ...(tables ?? [])];
-  const attributes = { num_heads: heads, kv_num_heads: 2, do_rotary: tables ? 1 : 0 };
+  const attributes = { num_heads: heads, kv_num_heads: 2, do_rotary: tables ? 1 : 0, ...extra };
   return m.b.ops('GroupQueryAttention', inputs, 3, attributes, { domain: 'com.microsoft' })[0]!;
 }
 
@@ -432,7 +466,7 @@ function planOf(graph: Graph, length: number, fuse: boolean): TrainingPlan {
 const lines = (plan: TrainingPlan) => plan.replaced.filter((line) => line.startsWith('attention'));
 
 describe('attention', () => {
-  for (const { title, found, build, pattern, length = 5 } of variants) {
+  for (const { title, found, build, pattern, length = 5, opset } of variants) {
     test(title, async () => {
       const model = new Model(length);
       const graph = model.graph(build(model));
@@ -454,7 +488,7 @@ describe('attention', () => {
       const plain = await trainOnce(planOf(plainGraph, length, false), feeds);
       // Sums of some hundred float32 products in another order.
       const close = 2e-5;
-      const [own, ...others] = [got.outputs, plain.outputs, await run(graph, feeds)].map(
+      const [own, ...others] = [got.outputs, plain.outputs, await run(graph, feeds, opset)].map(
         ({ loss }) => toNumbers(loss!),
       );
       for (const loss of others) expect(relativeError(own!, loss)).toBeLessThan(close);
@@ -493,6 +527,64 @@ describe('attention', () => {
     const model = new Model(5);
     const plan = planOf(model.graph(build(model)), 5, true);
     expect(lines(plan)).toEqual([`attention not fused: ${reason}: 1`]);
+  });
+
+  const projected = (m: Model) => [m.project('q'), m.project('k', 2), m.project('v', 2)];
+  const past = (m: Model, count = heads) =>
+    m.b.constant('float32', [batch, count, 1, width], Array(batch * count * width).fill(0.5));
+  test.each<[reason: string, build: (m: Model) => string]>([
+    [
+      'queries, keys and values are interleaved in one input',
+      (m) => {
+        const qkv = m.op('Reshape', [m.project('qkv', 3 * heads), m.ints(0, 0, heads, 3, width)]);
+        return m.op('MultiHeadAttention', [qkv], { num_heads: heads }, 'com.microsoft');
+      },
+    ],
+    [
+      'it reads a cache',
+      (m) => {
+        const operands = ['q', 'k', 'v'].map((name) => m.project(name));
+        const inputs = [...operands, undefined, undefined, undefined, past(m), past(m)];
+        return m.op('MultiHeadAttention', inputs, { num_heads: heads }, 'com.microsoft');
+      },
+    ],
+    [
+      'it reads a cache',
+      (m) => {
+        const operands = ['q', 'k', 'v'].map((name) => m.project(name));
+        const inputs = [...operands, undefined, past(m), past(m)];
+        const counts = { q_num_heads: heads, kv_num_heads: heads };
+        return m.op('Attention', inputs, counts);
+      },
+    ],
+    [
+      'its scores are capped',
+      (m) => attentionOperator(m, projected(m), { kv_num_heads: 2, softcap: 20 }),
+    ],
+    ['it has a local window', (m) => grouped(m, projected(m), undefined, { local_window_size: 2 })],
+    ['its scores are capped', (m) => grouped(m, projected(m), undefined, { softcap: 20 })],
+    ['its softmax is smoothed', (m) => grouped(m, projected(m), undefined, { smooth_softmax: 1 })],
+    [
+      'its rotation is interleaved',
+      (m) => grouped(m, projected(m), rotaryTables(m, m.length), { rotary_interleaved: 1 }),
+    ],
+  ])('an operator stays dense under a layout, with its name: %s', (reason, build) => {
+    const model = new Model(5);
+    const attended = build(model);
+    const { sparseAttention } = planTraining(model.graph(attended), {
+      inputShapes: { x: [batch, 5, heads * width], present: [batch, 5] },
+      // Nothing before the operator, which has no gradient.
+      trainable: (name) => name === 'probe',
+      attentionBlocks: ({ heads: count }) => ({
+        block: 16,
+        heads: Array(count).fill(new Uint8Array([1])),
+      }),
+    });
+    const operator = attended.replace(/_out\d*$/, '');
+    expect(sparseAttention!.replaced).toEqual([]);
+    expect(sparseAttention!.dense).toHaveLength(1);
+    expect(sparseAttention!.dense[0]).toContain(`not fused: ${reason}`);
+    expect(sparseAttention!.dense[0]).toContain(operator);
   });
 
   test('a softmax that is no attention is not mentioned', () => {
