@@ -28,13 +28,16 @@ async function run({ log, only }: { log(line: string): void; only: string }): Pr
     );
     const [node, ranks, limit] = ['node', 'ranks', 'limit'].map((name) => times.get(name)!);
     log(
-      `${backend}: ${node!.median.toFixed(3)} s an epoch alone, ${ranks!.median.toFixed(3)} s on 2 ranks, ${limit!.median.toFixed(3)} s in two processes with half of the rows`,
+      `${backend}: ${node!.median.toFixed(3)} s an epoch alone, ${ranks!.median.toFixed(3)} s on 2 ranks, ${limit!.median.toFixed(3)} s in two processes with half of the rows: ${(limit!.median / ranks!.median).toFixed(2)} of what the machine gives`,
     );
     report.figures[`${backend}_samples_per_s_node`] = samples / node!.median;
     report.figures[`${backend}_samples_per_s_2_ranks`] = samples / ranks!.median;
     report.figures[`${backend}_samples_per_s_limit`] = samples / limit!.median;
     report.figures[`${backend}_spread_node`] = node!.spread;
     report.figures[`${backend}_spread_2_ranks`] = ranks!.spread;
+    report.figures[`${backend}_spread_limit`] = limit!.spread;
+    report.figures[`${backend}_speed_up_limit`] = node!.median / limit!.median;
+    report.figures[`${backend}_of_limit`] = limit!.median / ranks!.median;
     const value = node!.median / ranks!.median;
     report.aims.push({ name: `${backend}: speed-up on 2 ranks`, value, op: '>=', aim });
   }

@@ -1,12 +1,9 @@
-import { spawnSync } from 'node:child_process';
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { play, type Scenario } from './fixtures/training/scenario.ts';
+import { playAndDie } from './play-and-die.ts';
 import { raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
-
-const script = fileURLToPath(new URL('fixtures/training/play.ts', import.meta.url));
 
 function scenario(outputDir: string, more: Partial<Scenario['args']> = {}): Scenario {
   return {
@@ -22,22 +19,6 @@ function scenario(outputDir: string, more: Partial<Scenario['args']> = {}): Scen
       ...more,
     },
   };
-}
-
-/** In a process of its own, which dies at the n-th numbered point of writing that it passes. */
-function playAndDie(folder: string, play: Scenario, faultPoint: number): NodeJS.Signals | null {
-  const file = join(folder, 'scenario.json');
-  writeFileSync(file, JSON.stringify(play));
-  const { status, signal, stderr } = spawnSync(
-    process.execPath,
-    ['--import', 'tsx', script, file],
-    {
-      env: { ...process.env, DEEPSPEED_JS_FAULT_POINT: String(faultPoint) },
-      encoding: 'utf8',
-    },
-  );
-  if (signal === null && status !== 0) throw new Error(stderr);
-  return signal;
 }
 
 /** Steps of the run that is killed, and the checkpoints after them; in the background the first one is beside a step. */
@@ -57,7 +38,7 @@ it.each(runs)(
       const outputDir = temporaryFolder();
       cpSync(first, outputDir, { recursive: true });
       const dying: Scenario = { ...scenario(outputDir, more), resumeFrom: true };
-      const signal = playAndDie(temporaryFolder(), dying, point);
+      const signal = playAndDie(dying, point);
       resumedFrom.add(readFileSync(join(outputDir, 'latest'), 'utf8').trim());
       const { parameters } = await play(dying);
       expect(parameters, `killed at point ${point}`).toEqual(expected);

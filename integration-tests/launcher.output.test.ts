@@ -2,10 +2,9 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { loadAddon } from '../src/native/index.ts';
-import { fixture, runLauncher } from './launcher.run.ts';
+import { fixture, launcher, runLauncher } from './launcher.run.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -95,8 +94,7 @@ it.skipIf(!hasScript)(
       `const { stdin, stdout, stderr } = process;
      console.error([stdin, stdout, stderr].map((stream) => Boolean(stream.isTTY)).join());`,
     );
-    const launcher = fileURLToPath(new URL('../src/cli/deepspeed.ts', import.meta.url));
-    const command = `${process.execPath} --import tsx ${launcher} --num_procs 2 ${program}`;
+    const command = `${process.execPath} ${launcher} --num_procs 2 ${program}`;
     const onTerminal = (NO_COLOR: string) =>
       spawnSync('script', ['-qec', command, '/dev/null'], {
         encoding: 'utf8',

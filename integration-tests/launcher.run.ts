@@ -1,12 +1,16 @@
-/** Runs the launcher from its sources, as a user would start it, and watches what it leaves behind. */
+/** Runs the launcher as it is built, which starts in a quarter of the time, and watches what it leaves behind. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { built } from './built.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
+
+/** The launcher's script. */
+export const launcher = join(built(), 'cli', 'deepspeed.js');
 
 export interface Finished {
   status: number | null;
@@ -35,9 +39,7 @@ export function startLauncher(
 ): Launch {
   // The last argument of every script names the launch, which makes its processes findable.
   const tag = randomUUID();
-  const launcher = join(root, 'src', 'cli', 'deepspeed.ts');
-  const tsx = join(root, 'node_modules', 'tsx', 'dist', 'loader.mjs');
-  const child = spawn(process.execPath, ['--import', tsx, launcher, ...words, tag], {
+  const child = spawn(process.execPath, [launcher, ...words, tag], {
     cwd,
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,9 +1,8 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { fixture, type Launch, startLauncher, until } from './launcher.run.ts';
+import { fixture, type Launch, launcher, startLauncher, until } from './launcher.run.ts';
 
 // What a run could leave in memory besides processes: nothing of ours may appear there.
 const sharedMemoryFiles = () => readdirSync('/dev/shm').filter((name) => /deepspeed/i.test(name));
@@ -154,8 +153,7 @@ describe('a signal to the launcher', () => {
 const hasScript = spawnSync('script', ['--version']).status === 0;
 
 it.skipIf(!hasScript)('Ctrl-C on a terminal reaches every rank once', async () => {
-  const launcher = fileURLToPath(new URL('../src/cli/deepspeed.ts', import.meta.url));
-  const command = `${process.execPath} --import tsx ${launcher} --num_procs 2 ${fixture('wait.mjs')} graceful`;
+  const command = `${process.execPath} ${launcher} --num_procs 2 ${fixture('wait.mjs')} graceful`;
   const terminal = spawn('script', ['-qec', command, '/dev/null']);
   let shown = '';
   terminal.stdout.on('data', (text) => {

@@ -1,10 +1,8 @@
 /** How scripts load TensorFlow.js, and what reaches them beside it. */
-import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { overRanks, resultsIn, tfjsFixture } from './tfjs.run.ts';
+import { overRanks, resultsIn } from './tfjs.run.ts';
 
 /** Inside the repository, where copies find what they need. */
 const runs = fileURLToPath(new URL('../runs/', import.meta.url));
@@ -32,13 +30,20 @@ it.each([
 
 it.each([
   ['worker', 'a worker of rank 0 trains a model: it is no rank'],
-  ['child', /the child process \d+ of rank 0 trains a model: it is no rank/],
-])('a %s of a rank trains alone, and is named once', async (name, note) => {
-  // As it is built: from sources, tsx loads nothing into workers.
-  const words = ['dist/cli/deepspeed.js', '--num_procs', '2', tfjsFixture('loading.cjs'), name];
-  const root = fileURLToPath(new URL('..', import.meta.url));
-  const { stdout, stderr } = await promisify(execFile)(process.execPath, words, { cwd: root });
+  ...['child', 'spawn', 'exec', 'execFileSync'].map((name): [string, RegExp] => [
+    name,
+    /the child process \d+ of rank 0 trains a model: it is no rank/,
+  ]),
+])('what a rank starts by %s trains alone, and is named once', async (name, note) => {
+  const { stdout, stderr, status } = await launch(name);
+  expect(status).toBe(0);
   expect(resultsIn(stdout)).toEqual({ epochs: 2 });
   expect(stderr).toMatch(note);
   expect(stderr.match(/trains a model/g)).toHaveLength(1);
+});
+
+it('ranks of a launcher that a rank has started are ranks', async () => {
+  const { stdout, stderr } = await launch('launcher');
+  expect(resultsIn(stdout)).toEqual({ epochs: 2 });
+  expect(stderr).not.toContain('trains a model');
 });

@@ -1,15 +1,13 @@
 /** What ends a run that offloads to disk, and what is there afterwards. */
 import { spawnSync } from 'node:child_process';
-import { cpSync, readdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { cpSync, readdirSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { loadAddon } from '../src/native/index.ts';
 import { AutoModelForCausalLM, Trainer } from '../src/transformers.ts';
 import { play, type Scenario } from './fixtures/training/scenario.ts';
+import { playAndDie } from './play-and-die.ts';
 import { raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
 
-const script = fileURLToPath(new URL('fixtures/training/play.ts', import.meta.url));
 const samples = raggedSamples(8);
 
 function argsOf(outputDir: string, disk: string, maxSteps: number): Scenario['args'] {
@@ -41,20 +39,6 @@ const scenario = (outputDir: string, disk: string, maxSteps = 2): Scenario => ({
   samples,
   args: argsOf(outputDir, disk, maxSteps),
 });
-
-/** Runs in a process of its own, which dies at the n-th numbered point of writing that it passes. */
-function playAndDie(scenario: Scenario, faultPoint: number): NodeJS.Signals | null {
-  const file = join(temporaryFolder(), 'scenario.json');
-  writeFileSync(file, JSON.stringify(scenario));
-  const command = ['--import', 'tsx', script, file];
-  const env = { ...process.env, DEEPSPEED_JS_FAULT_POINT: String(faultPoint) };
-  const { status, signal, stderr } = spawnSync(process.execPath, command, {
-    env,
-    encoding: 'utf8',
-  });
-  if (signal === null && status !== 0) throw new Error(stderr);
-  return signal;
-}
 
 it('a kill while states are written leaves the checkpoint, and nothing on the disk', async () => {
   const first = temporaryFolder();

@@ -9,6 +9,7 @@ import { readConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import type { NativeAddon, RunFds } from '../native/contract.ts';
 import { loadAddon } from '../native/index.ts';
+import { withoutBystander } from './bystanders.ts';
 import { bindingPlan } from './cores.ts';
 import { oomKillCount } from './failure.ts';
 import { nurseryFlags } from './nursery.ts';
@@ -59,6 +60,7 @@ export interface LaunchOptions {
  * the engine is not built or memory for the run cannot be had.
  */
 export async function launch(options: LaunchOptions): Promise<number> {
+  withoutBystander(process.env);
   const stdout = new Terminal(process.stdout);
   const stderr = new Terminal(process.stderr);
   const say = (text: string) => {

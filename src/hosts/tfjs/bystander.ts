@@ -1,5 +1,5 @@
 /**
- * Loaded by the launcher into workers and forks of a rank. They are no ranks: what one trains, it trains
+ * Loaded by the launcher into workers and child processes of a rank. They are no ranks: what one trains, it trains
  * alone, and once on every rank. The first time, it says so.
  */
 import { isMainThread } from 'node:worker_threads';
