@@ -74,6 +74,34 @@ describe.each([
   });
 });
 
+const freezing = (type: string) => ({
+  optimizer: { type, params: { lr: 1e-3, freeze_step: 1 } },
+});
+describe.each([
+  // A one-bit optimizer has a norm of its own.
+  ['1-bit Adam', freezing('OneBitAdam'), [0], 64],
+  ['1-bit LAMB', freezing('OneBitLamb'), [0], 64],
+  ['0/1 Adam', { optimizer: { type: 'ZeroOneAdam', params: { lr: 1e-3 } } }, [0], 64],
+  ['int8', { compression: { type: 'int8' } }, [0, 1], 0],
+  ['topk', { compression: { type: 'topk' } }, [0, 1], 0],
+  ['powersgd', { compression: { type: 'powersgd', rank: 2 } }, [0, 1], 0],
+] as const)('%s', (_, given, stages, norm) => {
+  it.each(stages)(
+    'stage %i: the optimizer with what compression keeps, to the byte',
+    async (stage) => {
+      const deepspeed = { ...config(given), zero_optimization: { ...limits, stage } };
+      const { rows } = estimateMemory({
+        modelConfig: tinyGpt2,
+        deepspeed,
+        worldSize,
+        sequenceLength,
+      });
+      const real = await account(stage, false, given);
+      expect(rows[stage]!.bytes!.optimizer).toBe(real.optimizer - norm);
+    },
+  );
+});
+
 describe('the command', () => {
   const folder = temporaryFolder();
   writeFileSync(join(folder, 'config.json'), JSON.stringify(tinyGpt2));

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { StrategyContext } from '../plugin.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { LocalState } from '../local-state.ts';
 import type { OpenCheckpoint } from './load.ts';
 
 /**

@@ -4,11 +4,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { readConfig, resolveConfig } from '../../config/index.ts';
 import {
   type RankResult,
-  type RankTask,
   removeFolders,
   temporaryFolder,
-  trainRanks,
 } from '../../trainer/testing/train-ranks.ts';
+import { bits, lastLoss, run } from '../testing/short-runs.ts';
 
 afterAll(removeFolders);
 
@@ -21,29 +20,6 @@ const compressed = (compression: object, more: object = {}) => ({
 const int8 = { type: 'int8' };
 const topk = { type: 'topk', ratio: 0.1 };
 const powersgd = { type: 'powersgd', rank: 2 };
-
-interface Case extends Partial<RankTask> {
-  deepspeed: Record<string, unknown>;
-  steps: number;
-}
-const run = async ({ deepspeed, steps, args, ...task }: Case) => {
-  const ranks = await trainRanks({
-    worldSize: 2,
-    ...task,
-    args: { maxSteps: steps, ...args, deepspeed },
-  });
-  for (const { error } of ranks) expect(error).toBeUndefined();
-  return ranks;
-};
-
-function bits({ parameters }: RankResult): Record<string, Uint32Array> {
-  return Object.fromEntries(
-    [...parameters].map(([name, values]) => [name, new Uint32Array(values.buffer.slice(0))]),
-  );
-}
-
-const mean = (metrics: RankResult['metrics']) =>
-  metrics.reduce((sum, { loss }) => sum + loss, 0) / metrics.length;
 
 /** Bytes of collectives beside sums of a few numbers, by what each counts for one message. */
 function bytesOf({ stats }: RankResult): number {
@@ -65,7 +41,7 @@ describe('compressed gradients', () => {
     const ranks = await run({ deepspeed: compressed(key), steps });
     expect(bits(ranks[1]!)).toEqual(bits(ranks[0]!));
     const [whole] = await dense;
-    const gain = ({ metrics }: RankResult) => metrics[0]!.loss - mean(metrics.slice(-8));
+    const gain = (result: RankResult) => result.metrics[0]!.loss - lastLoss(result);
     expect(gain(ranks[0]!)).toBeGreaterThan(share * gain(whole!));
     expect(bytesOf(whole!) / bytesOf(ranks[0]!)).toBeGreaterThan(1.6);
   });

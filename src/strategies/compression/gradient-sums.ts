@@ -10,7 +10,7 @@ import type {
   Work,
 } from '../../native/contract.ts';
 import type { Bucket } from '../buckets.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { LocalState } from '../local-state.ts';
 
 const bytesPerElement = 4;
 
@@ -91,6 +91,20 @@ export class GradientSums {
     const { id, factors } = compressor;
     return [this.#engine.compressedSum(id, gradient, error, factors, after)];
   }
+}
+
+/** Bytes of what `GradientSums` keeps. */
+export function gradientSumsBytes(
+  { type, rank = 0 }: GradientCompression,
+  layout: FlatLayout,
+  buckets: readonly Bucket[],
+): number {
+  // As addon/compress/power_sgd_compressor.cc: a matrix that its factors would not make smaller travels whole.
+  const factors = buckets
+    .flatMap((bucket) => tensorsOf(bucket, layout))
+    .filter(({ rows, columns }) => type === 'powersgd' && rank * (rows + columns) < rows * columns)
+    .reduce((sum, { columns }) => sum + rank * columns, 0);
+  return (layout.total + factors) * bytesPerElement;
 }
 
 /** The parameters of a bucket as matrices: the first axis, and all others. Padding belongs to none. */

@@ -2,7 +2,7 @@
 import type { DeepSpeedConfig } from '../../config/index.ts';
 import type { CompressionRecipe } from './gradient-sums.ts';
 
-export { type CompressionRecipe, GradientSums } from './gradient-sums.ts';
+export { type CompressionRecipe, GradientSums, gradientSumsBytes } from './gradient-sums.ts';
 
 /** Null where gradients travel whole. */
 export function compressionRecipe({ compression }: DeepSpeedConfig): CompressionRecipe | null {

@@ -1,6 +1,6 @@
 import type { FlatLayout } from '../../layout.ts';
 import type { CompressorId, NativeEngine, Region, Work } from '../../native/contract.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { LocalState } from '../local-state.ts';
 
 const bytesPerElement = 4;
 
@@ -53,6 +53,29 @@ export class CompressedMean {
       dtype: 'float32',
     }));
   }
+}
+
+/** Elements of one scale on the wire (addon/compress/compressed_all_reduce.h). */
+const blockLength = 1024;
+
+/** Bytes of the errors on the rank that serves the most. */
+export function errorBytes(layout: FlatLayout, worldSize: number): number {
+  const starts = stretches(layout).reduce<{ blocks: number[]; end: number }>(
+    ({ blocks, end }, length) => {
+      for (let done = 0; done < length; done += blockLength) blocks.push(end + done);
+      return { blocks, end: end + length };
+    },
+    { blocks: [], end: 0 },
+  );
+  // A rank serves the blocks that begin in its share.
+  const bounds = Array.from(
+    { length: worldSize + 1 },
+    (_, rank) =>
+      starts.blocks.find((block) => block >= Math.floor((layout.total * rank) / worldSize)) ??
+      layout.total,
+  );
+  const served = bounds.slice(1).map((bound, rank) => bound - bounds[rank]!);
+  return (layout.total + Math.max(1, ...served)) * bytesPerElement;
 }
 
 /** Lengths of the parameters and of the padding between them, which no block may mix. */

@@ -1,9 +1,9 @@
 import type { OptimizerOutcome, OptimizerStepContext } from '../../hooks/index.ts';
 import type { OptimizerHyper, Work } from '../../native/contract.ts';
 import type { Weights } from '../precision/weights.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { LocalState } from '../local-state.ts';
 import { CompressedMomentum, type CompressedMomentumOptions } from './compressed-momentum.ts';
-import type { CompressingOptimizer } from './index.ts';
+import type { CompressingOptimizer } from './compressing-optimizer.ts';
 
 /** How an optimizer steps before and after its second moments freeze. */
 export interface FreezingSteps {

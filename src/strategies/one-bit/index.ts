@@ -1,24 +1,15 @@
 /** Optimizers that send one bit an element: which, by the config. */
 import type { DeepSpeedConfig } from '../../config/index.ts';
-import type { OptimizerStepOwner } from '../../hooks/index.ts';
-import type { Weights } from '../precision/weights.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { FlatLayout } from '../../layout.ts';
+import type { CompressingOptimizer } from './compressing-optimizer.ts';
 import type { CompressedMomentumOptions } from './compressed-momentum.ts';
 import { createOneBitAdam } from './one-bit-adam.ts';
-import { createOneBitLamb } from './one-bit-lamb.ts';
-import { ZeroOneAdam } from './zero-one-adam.ts';
+import { errorBytes } from './compressed-mean.ts';
+import { createOneBitLamb, oneBitLambBytes } from './one-bit-lamb.ts';
+import { ZeroOneAdam, zeroOneAdamBytes } from './zero-one-adam.ts';
 import type { ZeroOneRules } from './zero-one-schedule.ts';
 
-export interface CompressingOptimizer extends OptimizerStepOwner {
-  /** At the next step the gradient stays with its rank, because something else travels, or nothing. */
-  readonly keepsGradient: boolean;
-  /** What this rank alone has. */
-  readonly local: readonly LocalState[];
-  /** The weights to save and to load. */
-  readonly weights: Weights;
-  /** Before a checkpoint: brings `weights.stored` up to date. */
-  settle?(): void;
-}
+export type { CompressingOptimizer };
 
 export type OneBitRecipe =
   | { type: 'OneBitAdam' | 'OneBitLamb'; freezeStep: number }
@@ -57,4 +48,23 @@ export function createOneBit(
     case 'ZeroOneAdam':
       return new ZeroOneAdam(options, recipe);
   }
+}
+
+/**
+ * Bytes that a rank keeps beside the optimizer's states; staging and norms come on top.
+ *
+ * @param groups of parameters
+ */
+export function oneBitBytes(
+  { type }: OneBitRecipe,
+  layout: FlatLayout,
+  worldSize: number,
+  groups: number,
+): number {
+  const own = {
+    OneBitAdam: () => 0,
+    OneBitLamb: () => oneBitLambBytes(layout),
+    ZeroOneAdam: () => zeroOneAdamBytes(layout, groups),
+  };
+  return errorBytes(layout, worldSize) + own[type]();
 }

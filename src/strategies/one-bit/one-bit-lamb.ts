@@ -1,10 +1,15 @@
 import type { Region } from '../../native/contract.ts';
-import { tensorRanges } from '../../layout.ts';
+import { type FlatLayout, tensorRanges } from '../../layout.ts';
 import type { CompressedMomentumOptions } from './compressed-momentum.ts';
 import { FreezingOptimizer } from './freezing-optimizer.ts';
 
 /** By tensor: the averaged trust ratio, and the factor on it. */
 const ratiosPerTensor = 2;
+
+/** Bytes beside the states and the errors: trust ratios, and the momentum before the step. */
+export function oneBitLambBytes(layout: FlatLayout): number {
+  return 4 * (ratiosPerTensor * tensorRanges(layout).length + layout.total);
+}
 
 /**
  * 1-bit LAMB (Li et al., arXiv 2104.06069, algorithm 1). For `freezeStep` steps it is LAMB on averaged

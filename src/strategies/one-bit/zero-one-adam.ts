@@ -1,10 +1,11 @@
 import type { OptimizerOutcome, OptimizerStepContext } from '../../hooks/index.ts';
+import type { FlatLayout } from '../../layout.ts';
 import type { NativeBuffer, OptimizerHyper, Region, Work } from '../../native/contract.ts';
 import type { Weights } from '../precision/weights.ts';
 import { inMemory } from '../held.ts';
-import type { LocalState } from '../zero/index.ts';
+import type { LocalState } from '../local-state.ts';
 import { CompressedMomentum, type CompressedMomentumOptions } from './compressed-momentum.ts';
-import type { CompressingOptimizer } from './index.ts';
+import type { CompressingOptimizer } from './compressing-optimizer.ts';
 import {
   freezeStep,
   varianceUpdates,
@@ -15,6 +16,11 @@ import {
 
 /** By group in `rates`: what the moves since the last exchange were scaled by, and the learning rates. */
 const ratesPerGroup = 2;
+
+/** Bytes beside the states and the errors: moves, weights at the last exchange, rates. */
+export function zeroOneAdamBytes(layout: FlatLayout, groups: number): number {
+  return 4 * (2 * layout.total + ratesPerGroup * groups);
+}
 
 /**
  * 0/1 Adam (Lu et al., arXiv 2202.06009, algorithm 1). Until the second moments v freeze, every step

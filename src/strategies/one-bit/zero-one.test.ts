@@ -4,11 +4,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { readConfig, resolveConfig } from '../../config/index.ts';
 import {
   type RankResult,
-  type RankTask,
   removeFolders,
   temporaryFolder,
-  trainRanks,
 } from '../../trainer/testing/train-ranks.ts';
+import { bits, lastLoss, run } from '../testing/short-runs.ts';
 import { varianceUpdates, type ZeroOneRules, zeroOneStep } from './zero-one-schedule.ts';
 
 afterAll(removeFolders);
@@ -58,26 +57,6 @@ const zeroOne = (params: object) => ({
   },
 });
 
-interface Case extends Partial<RankTask> {
-  deepspeed: Record<string, unknown>;
-  steps: number;
-}
-const run = async ({ deepspeed, steps, args, ...task }: Case) => {
-  const ranks = await trainRanks({
-    worldSize: 2,
-    ...task,
-    args: { maxSteps: steps, ...args, deepspeed },
-  });
-  for (const { error } of ranks) expect(error).toBeUndefined();
-  return ranks;
-};
-
-function bits({ parameters }: RankResult): Record<string, Uint32Array> {
-  return Object.fromEntries(
-    [...parameters].map(([name, values]) => [name, new Uint32Array(values.buffer.slice(0))]),
-  );
-}
-
 const callsOf = ({ stats }: RankResult, operation: string): number =>
   stats.filter((entry) => entry.operation === operation).reduce((sum, { calls }) => sum + calls, 0);
 
@@ -114,6 +93,16 @@ describe('0/1 Adam', () => {
     const [first, ...others] = await run({ deepspeed: zeroOne({}), steps: 28, worldSize: 3 });
     for (const other of others) expect(bits(other)).toEqual(bits(first!));
     expect(first!.metrics.at(-1)!.loss).toBeLessThan(first!.metrics[7]!.loss);
+  });
+
+  it('reaches the dense loss', async () => {
+    const steps = 40;
+    const [ours] = await run({ deepspeed: zeroOne({}), steps });
+    const [dense] = await run({
+      deepspeed: { optimizer: { type: 'AdamW', params: adam } },
+      steps,
+    });
+    expect(lastLoss(ours!)).toBeLessThan(1.02 * lastLoss(dense!));
   });
 
   it('alone, with an exchange each step, is 1-bit Adam', async () => {

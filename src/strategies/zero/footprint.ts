@@ -1,8 +1,10 @@
 import { elementCount, type Host } from '../../hooks/index.ts';
 import type { FlatLayout } from '../../layout.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
+import { gradientSumsBytes } from '../compression/index.ts';
 import { gradientStaging } from '../offload/gradient-on-disk.ts';
 import { layoutAlignment } from '../offload/settings.ts';
+import { oneBitBytes } from '../one-bit/index.ts';
 import type { Precision } from '../precision/precision.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { gathersParameters, zeroBytes } from './estimate.ts';
@@ -52,6 +54,7 @@ export function footprint(request: FootprintRequest): Footprint {
   const gradients = wholeGradients ? 0 : gradientWindow(request);
   return {
     ...held,
+    optimizer: held.optimizer + compressionBytes(request),
     parameters: held.parameters + 4 * frozen.reduce((sum, count) => sum + count, 0),
     window: held.window + 4 * gradients + parameterWindows(request),
     communication:
@@ -64,6 +67,16 @@ export function footprint(request: FootprintRequest): Footprint {
 
 export function totalBytes(bytes: Footprint): number {
   return footprintCategories.reduce((sum, category) => sum + bytes[category], 0);
+}
+
+/** Bytes of what compression keeps from step to step. */
+function compressionBytes(request: FootprintRequest): number {
+  const { options, layout, worldSize, optimizer } = request;
+  const { oneBit, compression } = options;
+  if (oneBit) return oneBitBytes(oneBit, layout, worldSize, optimizer.groups.length);
+  // One rank has nobody to tell.
+  if (!compression || worldSize === 1) return 0;
+  return gradientSumsBytes(compression.compression, layout, bucketsOf(request));
 }
 
 /** Elements of what gradient buckets share. */

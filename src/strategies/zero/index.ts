@@ -11,7 +11,8 @@ import { type CompressionRecipe, GradientSums } from '../compression/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { groupRanges } from '../../layout.ts';
-import type { NativeBuffer, Work } from '../../native/contract.ts';
+import type { Work } from '../../native/contract.ts';
+import type { LocalState } from '../local-state.ts';
 import { gathersParameters } from './estimate.ts';
 import { GradientInMemory, type GradientShard } from './gradient-shard.ts';
 import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
@@ -58,19 +59,6 @@ export interface ZeroState {
   readonly local: readonly LocalState[];
   /** Before saving: brings what is saved up to date. */
   settle?(): void;
-}
-
-export interface LocalState {
-  /** In shard files. */
-  readonly name: string;
-  readonly buffer: NativeBuffer;
-  /** fp32 elements. */
-  readonly count: number;
-  /**
-   * Where a checkpoint has none for this rank: zeros, said once (the default); what is there already; or
-   * rank 0's, since it is the same on all.
-   */
-  readonly otherwise?: 'kept' | 'rank 0';
 }
 
 /**
