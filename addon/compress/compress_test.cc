@@ -53,9 +53,10 @@ void test_loops(Isa isa, const std::string& name) {
     CHECK_MESSAGE(y == want_y && y.back() == 7, what);
 
     const std::vector<uint8_t> more(sign_bytes(count), 0x3c), most(sign_bytes(count), 0x91);
-    const uint8_t* all[] = {bits.data(), more.data(), most.data(), bits.data()};
-    const float scales[] = {0.1f, 0.7f, 3.0f, 0.3f};
-    for (const size_t ranks : {1, 2, 3, 4}) {
+    const uint8_t* all[] = {bits.data(), more.data(), most.data(), bits.data(),
+                            most.data(), bits.data(), more.data(), more.data()};
+    const float scales[] = {0.1f, 0.7f, 3.0f, 0.3f, 0, 1e-3f, 17, 0.6f};
+    for (const size_t ranks : {1, 2, 3, 4, 5, 6, 7, 8}) {
       CHECK_MESSAGE(fast.average(all, scales, ranks, error.data(), count) ==
                         plain.average(all, scales, ranks, want_error.data(), count),
                     what);
@@ -237,7 +238,7 @@ void test_bytes() {
 
 int main() {
   for_each_isa(test_loops);
-  for (const int ranks : {1, 2, 3, 4, 8})
+  for (const int ranks : {1, 2, 3, 4, 5, 6, 7, 8})
     for (const std::vector<size_t>& tensors : std::vector<std::vector<size_t>>{
              {}, {0}, {1}, {63}, {5, 1, 1030}, {2048, 7}, {3000}, {1, 1, 1, 1, 1, 1, 1, 1}})
       test_all_reduce(ranks, tensors);
