@@ -1,6 +1,6 @@
 // The loops of optim/lamb_frozen.h. Arrays: gradient m, state1 v, state2 f, state3 m′.
-#include "core/simd_half.h"
 #include "optim/lamb_frozen_kernels.h"
+#include "optim/lamb_weights.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -17,16 +17,6 @@ struct Update {
   F32 root(F32 v) const { return fma(sqrt(v), correction2, eps); }
   F32 momentum(F32 m, F32 v) const { return v > 0.0f ? m * inverse_correction1 / root(v) : F32{}; }
   F32 operator()(F32 p, F32 momentum) const { return fma(weight_decay, p, momentum); }
-};
-
-struct Squares {
-  F64 low{}, high{};
-  void add(F32 v) {
-    const F64 a = low64(v), b = high64(v);
-    low += a * a;
-    high += b * b;
-  }
-  double total() const { return sum64(low) + sum64(high); }
 };
 
 FrozenSums moments(const OptimizerConstants& c, const OptimizerArrays& a, size_t begin,
@@ -65,36 +55,11 @@ FrozenSums moments(const OptimizerConstants& c, const OptimizerArrays& a, size_t
   return sums;
 }
 
-template <U16 (*narrow)(F32)>
-void apply_to(const OptimizerConstants& c, float factor, const OptimizerArrays& a, size_t begin,
-              size_t end) {
-  const Update update(c);
-  const F32 step = splat(factor);
-  const auto moved = [&](F32 p, F32 m, F32 v) {
-    return fma(step, update(p, update.momentum(m, v)), p);
-  };
-  size_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) {
-    const F32 p = moved(load(a.master + i), load(a.gradient + i), load(a.state1 + i));
-    store(a.master + i, p);
-    if constexpr (narrow != nullptr) store16(a.copy16 + i, narrow(p));
-  }
-  if (i == end) return;
-  const size_t rest = end - i;
-  const F32 p = moved(load_part(a.master + i, rest), load_part(a.gradient + i, rest),
-                      load_part(a.state1 + i, rest));
-  store_part(a.master + i, p, rest);
-  if constexpr (narrow != nullptr) store16_part(a.copy16 + i, narrow(p), rest);
-}
-
-void apply(const OptimizerConstants& c, float step, const OptimizerArrays& arrays, size_t begin,
+void apply(const OptimizerConstants& c, float step, const OptimizerArrays& a, size_t begin,
            size_t end) {
-  if (arrays.copy16 == nullptr)
-    apply_to<nullptr>(c, step, arrays, begin, end);
-  else if (arrays.copy_type == DType::kFloat16)
-    apply_to<narrow_fp16>(c, step, arrays, begin, end);
-  else
-    apply_to<narrow_bf16>(c, step, arrays, begin, end);
+  const Update update(c);
+  const auto moved = [&](F32 p, F32 m, F32 v) { return update(p, update.momentum(m, v)); };
+  move_weights(a, a.gradient, a.state1, step, moved, begin, end);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The loops of optim/lamb.h.
-#include "core/simd_half.h"
 #include "optim/lamb_kernels.h"
+#include "optim/lamb_weights.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -16,16 +16,6 @@ struct Update {
   F32 operator()(F32 p, F32 m, F32 v) const {
     return fma(weight_decay, p, m * inverse_correction1 / fma(sqrt(v), correction2, eps));
   }
-};
-
-struct Squares {
-  F64 low{}, high{};
-  void add(F32 v) {
-    const F64 a = low64(v), b = high64(v);
-    low += a * a;
-    high += b * b;
-  }
-  double total() const { return sum64(low) + sum64(high); }
 };
 
 LambSquares moments(const OptimizerConstants& c, const OptimizerArrays& a, size_t begin,
@@ -62,35 +52,9 @@ LambSquares moments(const OptimizerConstants& c, const OptimizerArrays& a, size_
   return {weights.total(), updates.total()};
 }
 
-template <U16 (*narrow)(F32)>
-void apply_to(const OptimizerConstants& c, float factor, const OptimizerArrays& a, size_t begin,
-              size_t end) {
-  const Update update(c);
-  const F32 step = splat(factor);
-  size_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) {
-    const F32 old = load(a.master + i);
-    const F32 p = fma(step, update(old, load(a.state1 + i), load(a.state2 + i)), old);
-    store(a.master + i, p);
-    if constexpr (narrow != nullptr) store16(a.copy16 + i, narrow(p));
-  }
-  if (i == end) return;
-  const size_t rest = end - i;
-  const F32 old = load_part(a.master + i, rest);
-  const F32 u = update(old, load_part(a.state1 + i, rest), load_part(a.state2 + i, rest));
-  const F32 p = fma(step, u, old);
-  store_part(a.master + i, p, rest);
-  if constexpr (narrow != nullptr) store16_part(a.copy16 + i, narrow(p), rest);
-}
-
-void apply(const OptimizerConstants& c, float step, const OptimizerArrays& arrays, size_t begin,
+void apply(const OptimizerConstants& c, float step, const OptimizerArrays& a, size_t begin,
            size_t end) {
-  if (arrays.copy16 == nullptr)
-    apply_to<nullptr>(c, step, arrays, begin, end);
-  else if (arrays.copy_type == DType::kFloat16)
-    apply_to<narrow_fp16>(c, step, arrays, begin, end);
-  else
-    apply_to<narrow_bf16>(c, step, arrays, begin, end);
+  move_weights(a, a.state1, a.state2, step, Update(c), begin, end);
 }
 
 }  // namespace
