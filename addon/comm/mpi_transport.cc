@@ -225,21 +225,15 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
             "MPI_Isend");
       telling_.pop_front();
     }
-    for (size_t index = 0; index < running_.size();) {
-      moved |= advance(*running_[index]);
-      if (running_[index]->left_.load() == 0) {
-        // Its owner may have gone already: the last touch was the one that said so.
-        running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
-      } else {
-        ++index;
-      }
-    }
+    moved |= advance_running();
     std::erase_if(told_, [&](auto& told) {
       size_t bytes;
       return ended(told.second, bytes);
     });
     size_t bytes;
     if (ended(notice_request_, bytes)) {
+      // What its rank sent before may have come in the same moment, and is to be seen first.
+      advance_running();
       board().post(incoming_notice_);
       check(table_->receive_any(&incoming_notice_, sizeof incoming_notice_, &notice_request_),
             "MPI_Irecv");
@@ -261,6 +255,17 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     if (finishing_ && running_.empty()) {
       finalize(lock);
     }
+    return moved;
+  }
+
+  // Whether anything has ended.
+  bool advance_running() {
+    bool moved = false;
+    std::erase_if(running_, [&](MpiExchange* exchange) {
+      moved |= advance(*exchange);
+      // Its owner may go as soon as the lock is free.
+      return exchange->left_.load() == 0;
+    });
     return moved;
   }
 
