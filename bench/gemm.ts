@@ -1,20 +1,27 @@
 /**
- * Matrix products of training: GFLOP/s of `deepspeed.MatMul` against the most that the cores can do (a loop
- * of multiplications in registers), ONNX Runtime's product, OpenBLAS and PyTorch, each a process of its own.
- * Per width: GPT-2's product forward, its input gradient and its weight gradient, and a product with a
- * weight stored as Llama's. A pause before each pass lets the last subject's threads stop spinning.
+ * Matrix products of training: GFLOP/s of `deepspeed.MatMul` against the most that the cores can do, ONNX
+ * Runtime's product, OpenBLAS and PyTorch, each a process of its own. Where the processor has tile registers
+ * (AMX) our product runs with them and without; the limit beside each is its own: a loop of multiplications
+ * in vector registers, or in tile registers. Per width: GPT-2's product forward, its input gradient and its
+ * weight gradient, and a product with a weight stored as Llama's. A pause before each pass lets the last
+ * subject's threads stop spinning. `--only "1 thread"` takes a minute.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { loadAddon } from '../src/native/index.ts';
 import {
   type Bench,
   type BenchOptions,
   compile,
+  limitHere,
   limitPeer,
+  type Measured,
   measure,
   Peer,
   pythonPeer,
   type Report,
+  type Table,
+  withIsa,
 } from './lib.ts';
 
 const tokens = 1024;
@@ -60,16 +67,26 @@ async function openBlas(threads: number, { log }: BenchOptions): Promise<Peer | 
 }
 
 async function enginePeer(
-  name: 'deepspeed-js' | 'onnxruntime',
+  subject: 'deepspeed-js' | 'onnxruntime',
   threads: number,
   { log }: BenchOptions,
+  isa?: string,
 ): Promise<Peer> {
+  const name = isa === undefined ? subject : `${subject} ${isa}`;
   const script = fileURLToPath(new URL('peers/gemm_engine.ts', import.meta.url));
-  const args = ['--import', 'tsx', script, name, String(threads)];
-  const peer = await Peer.start(name, process.execPath, args, log);
+  const args = ['--import', 'tsx', script, subject, String(threads)];
+  const peer = await Peer.start(name, process.execPath, args, log, withIsa(isa));
   if (!peer) throw new Error(`${name} does not run`);
   return peer;
 }
+
+/** Our instruction sets that are worth a row: the one in use, and the vectors beside the tiles. */
+function isas(): string[] {
+  const [best] = loadAddon().info().isa as [string];
+  return best === 'amx' ? ['amx', 'avx512'] : [best];
+}
+
+const peerNames = ['onnxruntime', 'openblas', 'torch'];
 
 /** Ratios of one run that the aims are about: the worst of each. */
 class Worst {
@@ -84,18 +101,42 @@ class Worst {
   }
 }
 
+/** Rates of one shape by subject, null where it is not here, and the spread of ours. */
+interface Outcome {
+  rate(subject: string): number | null;
+  spread(subject: string): number;
+}
+
+function outcome(times: Map<string, Measured>, operations: number, threads: number): Outcome {
+  return {
+    rate(subject) {
+      const time = times.get(subject);
+      const done = subject.startsWith('limit') ? limitOperations * threads : operations;
+      return time ? done / time.median / 1e9 : null;
+    },
+    spread: (subject) => times.get(subject)!.spread,
+  };
+}
+
 async function runThreads(
   threads: number,
   options: BenchOptions,
-  figures: Report['figures'],
+  { figures, table }: { figures: Report['figures']; table: Table },
   worst: Worst,
 ): Promise<void> {
   const label = `${threads} thread${threads > 1 ? 's' : ''}`;
   const chosen = shapes.filter(({ name }) => `${label} ${name}`.includes(options.only));
   if (chosen.length === 0) return;
-  const limit = await limitPeer('limit', 'fma.cc', [String(threads)], options);
+  const ours = await Promise.all(
+    isas().map((isa) => enginePeer('deepspeed-js', threads, options, isa)),
+  );
+  const limits = [
+    await limitPeer('limit', 'fma.cc', [String(threads)], options),
+    await limitHere('limit amx', 'amx.cc', [String(threads)], options),
+  ];
   const peers = [
-    await enginePeer('deepspeed-js', threads, options),
+    ...limits,
+    ...ours,
     await enginePeer('onnxruntime', threads, options),
     await openBlas(threads, options),
     await pythonPeer('torch', 'gemm.py', [String(threads)], options),
@@ -105,48 +146,65 @@ async function runThreads(
     const operations = 2 * m * n * k;
     const repeat = Math.max(1, Math.round((threads * 5e9) / operations));
     const request = `${trans} ${m} ${n} ${k} ${repeat}`;
-    const subjects = [limit, ...peers].map((peer) => ({
+    const subjects = peers.map((peer) => ({
       name: peer.name,
       run: async () => {
         await pause(40);
-        return peer.run(peer === limit ? 'run' : request);
+        return peer.run(limits.includes(peer) ? 'run' : request);
       },
     }));
-    const times = await measure(subjects, { warmup: 1, rounds: 7 });
-    const rate = (subject: string): number | null => {
-      const time = times.get(subject);
-      const done = subject === 'limit' ? limitOperations * threads : operations;
-      return time ? done / time.median / 1e9 : null;
-    };
-    const ours = rate('deepspeed-js')!;
-    for (const subject of ['deepspeed-js', 'limit', 'onnxruntime', 'openblas', 'torch']) {
-      const other = rate(subject);
-      figures[`${label} ${name}: ${subject} GFLOP/s`] = other;
-      if (other !== null && (subject !== 'limit' || width >= largeWidth))
-        worst.note(subject, ours / other);
+    const times = await measure(subjects, { warmup: 1, rounds: 5 });
+    const { rate, spread } = outcome(times, operations, threads);
+    for (const { name: subject } of peers)
+      figures[`${label} ${name}: ${subject} GFLOP/s`] = rate(subject);
+    for (const isa of isas()) {
+      const own = rate(`deepspeed-js ${isa}`)!;
+      const limit = rate(isa === 'amx' ? 'limit amx' : 'limit');
+      const over = (peer: string): string => {
+        const other = rate(peer);
+        if (other === null) return 'not here';
+        worst.note(`${isa} over ${peer}`, own / other);
+        return `${other.toFixed(0)} (${(own / other).toFixed(2)})`;
+      };
+      if (limit !== null && width >= largeWidth) worst.note(`${isa} share`, own / limit);
+      figures[`${label} ${name}: deepspeed-js ${isa} spread`] = spread(`deepspeed-js ${isa}`);
+      table.push([
+        `${label}, ${name}, ${isa}`,
+        `${own.toFixed(0)} (${spread(`deepspeed-js ${isa}`).toFixed(2)})`,
+        limit === null ? 'not here' : `${limit.toFixed(0)} (${(own / limit).toFixed(2)})`,
+        ...peerNames.map(over),
+      ]);
     }
-    figures[`${label} ${name}: spread`] = times.get('deepspeed-js')!.spread;
   }
-  await Promise.all([limit, ...peers].map((peer) => peer.stop()));
+  await Promise.all(peers.map((peer) => peer.stop()));
 }
 
 async function run(options: BenchOptions): Promise<Report> {
-  const figures: Report['figures'] = { tokens };
+  const head = ['case', 'deepspeed-js (spread)', 'limit', 'ONNX Runtime', 'OpenBLAS', 'torch'];
+  const report = { figures: { tokens } as Report['figures'], table: [head] };
   const worst = new Worst();
-  for (const threads of threadCounts) await runThreads(threads, options, figures, worst);
-  return {
-    figures,
-    aims: [
-      {
-        name: `least share of the peak, width ${largeWidth} and more`,
-        value: worst.get('limit'),
-        op: '>=',
-        aim: 0.9,
-      },
-      { name: 'least over OpenBLAS', value: worst.get('openblas'), op: '>=', aim: 0.97 },
-      { name: 'least over ONNX Runtime', value: worst.get('onnxruntime'), op: '>=', aim: 1 },
-    ],
-  };
+  for (const threads of threadCounts) await runThreads(threads, options, report, worst);
+  const aims = isas().flatMap((isa): Report['aims'] => [
+    {
+      name: `${isa}: least share of its limit, width ${largeWidth} and more`,
+      value: worst.get(`${isa} share`),
+      op: '>=',
+      aim: 0.9,
+    },
+    {
+      name: `${isa}: least over OpenBLAS`,
+      value: worst.get(`${isa} over openblas`),
+      op: '>=',
+      aim: 0.97,
+    },
+    {
+      name: `${isa}: least over ONNX Runtime`,
+      value: worst.get(`${isa} over onnxruntime`),
+      op: '>=',
+      aim: 1,
+    },
+  ]);
+  return { ...report, aims };
 }
 
 export default {

@@ -17,9 +17,14 @@ export interface Aim {
   aim: number;
 }
 
+/** Rows as they go into bench/RESULTS.md, the first the head. */
+export type Table = string[][];
+
 export interface Report {
   figures: Record<string, number | null>;
   aims: Aim[];
+  /** The same figures to be read by people; `npm run bench -- NAME --table FILE` appends it. */
+  table?: Table;
 }
 
 export interface BenchOptions {
@@ -117,8 +122,10 @@ export class Peer implements Subject {
     command: string,
     args: string[],
     log: (line: string) => void,
+    environment: Record<string, string> = {},
   ): Promise<Peer | null> {
-    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], cwd: root });
+    const env = { ...process.env, ...environment };
+    const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], cwd: root, env });
     const failed = new Promise<null>((resolve) => child.once('error', () => resolve(null)));
     const peer = new Peer(name, child);
     if ((await Promise.race([peer.ready(), failed])) !== null) return peer;
@@ -167,7 +174,10 @@ export class Peer implements Subject {
   }
 }
 
-/** A peer of `bench/peers/SCRIPT`, run by the Python that PEERS_PYTHON names. */
+/**
+ * A peer of `bench/peers/SCRIPT`, run by the Python that PEERS_PYTHON names. What torch.compile makes is
+ * kept from one bench to the next.
+ */
 export function pythonPeer(
   name: string,
   script: string,
@@ -175,7 +185,8 @@ export function pythonPeer(
   { log }: BenchOptions,
 ): Promise<Peer | null> {
   const python = process.env.PEERS_PYTHON ?? join(homedir(), 'peers', 'bin', 'python');
-  return Peer.start(name, python, [join(here, 'peers', script), ...args], log);
+  const cache = { TORCHINDUCTOR_CACHE_DIR: join(root, 'build', 'bench', 'inductor') };
+  return Peer.start(name, python, [join(here, 'peers', script), ...args], log, cache);
 }
 
 /** A limit of `bench/limits/SOURCE`, compiled for this processor. Throws where it does not compile. */
@@ -183,12 +194,22 @@ export async function limitPeer(
   name: string,
   source: string,
   args: string[],
-  { log }: BenchOptions,
+  options: BenchOptions,
 ): Promise<Peer> {
-  const program = compile(process.env.CXX ?? 'c++', join('limits', source));
-  const peer = await Peer.start(name, program, args, log);
+  const peer = await limitHere(name, source, args, options);
   if (!peer) throw new Error(`${source} does not run`);
   return peer;
+}
+
+/** The same, or null where this processor does not have it. */
+export function limitHere(
+  name: string,
+  source: string,
+  args: string[],
+  { log }: Pick<BenchOptions, 'log'>,
+): Promise<Peer | null> {
+  const program = compile(process.env.CXX ?? 'c++', join('limits', source));
+  return Peer.start(name, program, args, log);
 }
 
 /** Compiles `bench/SOURCE` for this processor and returns the program. */
@@ -209,15 +230,27 @@ export function compile(compiler: string, source: string): string {
 export async function rankPeer(
   name: string,
   script: string,
-  { worldSize, args }: { worldSize: number; args: string[] },
+  { worldSize, args, isa }: { worldSize: number; args: string[]; isa?: string },
   { log }: Pick<BenchOptions, 'log'>,
 ): Promise<Peer> {
   const launcher = join(root, 'src', 'cli', 'deepspeed.ts');
   const command = ['--import', 'tsx', launcher, '--num_procs', String(worldSize)];
   const rest = [join(here, 'ranks', script), ...args];
-  const peer = await Peer.start(name, process.execPath, [...command, ...rest], log);
+  const peer = await Peer.start(name, process.execPath, [...command, ...rest], log, withIsa(isa));
   if (!peer) throw new Error(`${script} does not run`);
   return peer;
+}
+
+/** The environment in which our kernels are those of one instruction set. */
+export function withIsa(isa: string | undefined): Record<string, string> {
+  return isa === undefined ? {} : { DEEPSPEED_JS_ISA: isa };
+}
+
+/** Markdown of a table: its head, if wanted, and its rows. */
+export function markdown([head, ...rows]: Table, withHead: boolean): string {
+  const line = (cells: string[]) => `| ${cells.join(' | ')} |\n`;
+  const top = withHead && head ? line(head) + line(head.map(() => '---')) : '';
+  return top + rows.map(line).join('');
 }
 
 export function isMet({ value, op, aim }: Aim): boolean | null {

@@ -1,8 +1,11 @@
-/** `npm run bench -- NAME [--json] [--only CASE]`: runs bench/NAME.ts, prints its figures and aims. */
-import { readdirSync } from 'node:fs';
+/**
+ * `npm run bench -- NAME [--json] [--only CASE] [--table FILE]`: runs bench/NAME.ts, prints its figures and
+ * aims. With --table its table is appended to a file, so that cases run one by one make one table.
+ */
+import { appendFileSync, existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type Bench, isMet, type Report } from './lib.ts';
+import { type Bench, isMet, markdown, type Report } from './lib.ts';
 
 const helpers = new Set(['run.ts', 'lib.ts', 'corpus.ts']);
 
@@ -17,7 +20,7 @@ async function load(name: string): Promise<Bench> {
 }
 
 async function usage(): Promise<never> {
-  console.error('npm run bench -- NAME [--json] [--only CASE]');
+  console.error('npm run bench -- NAME [--json] [--only CASE] [--table FILE]');
   for (const name of benchNames())
     console.error(`  ${name.padEnd(14)} ${(await load(name)).about}`);
   process.exit(2);
@@ -40,6 +43,7 @@ const { values, positionals } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
+    table: { type: 'string' },
   },
 });
 const name = positionals[0];
@@ -50,5 +54,10 @@ else {
     only: values.only,
   });
   print(report);
+  if (report.table) {
+    console.log(`\n${markdown(report.table, true)}`);
+    if (values.table)
+      appendFileSync(values.table, markdown(report.table, !existsSync(values.table)));
+  }
   if (values.json) console.log(JSON.stringify({ bench: name, ...report }));
 }

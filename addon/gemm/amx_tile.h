@@ -1,11 +1,10 @@
 // Products of a panel of A and a panel of B, packed by amx_pack.h, for gemm_amx.cc.
 #pragma once
 #include "gemm/amx_pack.h"
+#include "gemm/epilogue.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
-
-constexpr size_t kLine = 16;  // floats of a cache line
 
 // What LDTILECFG reads: eight tiles of 16 rows of 64 bytes.
 struct alignas(64) TileShapes {
@@ -38,9 +37,11 @@ struct Panels {
 // of 16 × 16, the only ones that the panels use. Rows of `out` are `pitch` floats apart. Tile
 // registers: 0 to 3 sums, 4 and 5 a part of A, 6 and 7 a part of B. Pairs of parts follow each
 // other so that each step changes one of the two; the small ones are added first. Each step
-// fetches its share of the next block ahead, at the end that of the panels of `next`.
+// fetches its share of the next block ahead, at the end that of the panels of `next`, and of the
+// `rows` rows that come after the product.
 template <size_t kRowTiles, size_t kColumnTiles, size_t kPartsOfB>
-void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pitch) {
+void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pitch,
+                  const Later& later, size_t rows) {
   constexpr size_t kRow = 64;  // bytes
   constexpr size_t kBlockOfA = kParts * 2 * kTileFloats, kBlockOfB = kPartsOfB * 2 * kTileFloats;
   constexpr size_t kSteps = kPartsOfB > 1 ? 6 : 3;
@@ -54,8 +55,12 @@ void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pit
     _tile_loadd(6, tile, kRow);
     if constexpr (kColumnTiles > 1) _tile_loadd(7, tile + kTileFloats, kRow);
   };
+  const size_t rows_a_step = parts_of(rows, blocks * kSteps);
+  size_t row = 0;
   Panels ahead;
   const auto multiply = [&](size_t step) {
+    for (size_t i = 0; i < rows_a_step && row < rows; ++i, ++row)
+      later.fetch_row<kColumnTiles * kTileLines>(row);
 #pragma GCC unroll 32
     for (size_t i = 0; i < kBlockOfA / kSteps; i += kLine)
       __builtin_prefetch(ahead.a + step * (kBlockOfA / kSteps) + i);

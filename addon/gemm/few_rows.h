@@ -126,7 +126,8 @@ void few_rows(const Product& product, const float* x, const void* b, float* c, S
       few_rows_of<4>(product, x, b, c, columns);
       break;
   }
-  finish(product, c + columns.begin, product.M, columns);
+  float* const first = c + columns.begin;
+  if (has_end(product)) finish(product, {first, product.ldc, 1, true}, first, product.M, columns);
 }
 
 }  // namespace

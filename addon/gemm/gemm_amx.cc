@@ -2,7 +2,6 @@
 // products for one, at some 2.5 times the rate of fp32 and with its accuracy (amx_pack.h). A B that
 // is stored as bf16 is one part: three products.
 #include "gemm/amx_tile.h"
-#include "gemm/epilogue.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -74,30 +73,9 @@ void sum_columns_in_parts(const Product& product, const float* packed, size_t co
   });
 }
 
-// C[r][j] = (replace ? 0 : C[r][j]) + alpha · from[r][j], rows of `from` 32 apart.
-void merge(const float* from, size_t rows, size_t columns, float alpha, bool replace, float* c,
-           size_t ldc) {
-  for (size_t r = 0; r < rows; ++r)
-    for (size_t j = 0; j < columns; j += kLanes) {
-      const F32 value = splat(alpha) * load(from + r * kPanelLines + j);
-      float* to = c + r * ldc + j;
-      const size_t count = columns - j;
-      if (count >= kLanes)
-        store(to, replace ? value : load(to) + value);
-      else
-        store_part(to, replace ? value : load_part(to, count) + value, count);
-    }
-}
-
-// C is written, or added to, when the tile is done.
-inline void fetch_rows(float* c, size_t rows, size_t columns, size_t ldc) {
-  for (size_t r = 0; r < rows; ++r)
-    for (size_t j = 0; j < columns; j += kLine) __builtin_prefetch(c + r * ldc + j, 1);
-}
-
 inline size_t at_most(size_t limit, size_t value) { return value < limit ? value : limit; }
 
-using TileProduct = void (*)(size_t, Panels, Panels, float*, size_t);
+using TileProduct = void (*)(size_t, Panels, Panels, float*, size_t, const Later&, size_t);
 
 template <size_t kPartsOfB>
 void multiply_panels(const Product& product, const Block& block) {
@@ -127,18 +105,22 @@ void multiply_panels(const Product& product, const Block& block) {
       const Panels next = i + 1 < row_panels      ? panels_at(i + 1, j)
                           : j + 1 < column_panels ? panels_at(0, j + 1)
                                                   : panels_at(i, j);
-      fetch_rows(c, rows, columns, product.ldc);
       const TileProduct run = kProducts[rows > kTileLines][columns > kTileLines];
+      const bool ends = block.finish && has_end(product);
+      const Later later = later_of(product, c, ends);
       const bool direct = rows == kPanelLines && columns == kPanelLines && block.replace &&
-                          product.alpha == 1 && !odd;
+                          product.alpha == 1 && !odd && !ends;
       if (direct) {
-        run(blocks, panels_at(i, j), next, c, product.ldc);
-      } else {
-        run(blocks, panels_at(i, j), next, out, kPanelLines);
-        if (odd) multiply_odd_lines<kPartsOfB>(block.depth, a, b, rows, out, kPanelLines);
-        merge(out, rows, columns, product.alpha, block.replace, c, product.ldc);
+        run(blocks, panels_at(i, j), next, c, product.ldc, later, rows);
+        continue;
       }
-      if (block.finish) finish(product, c, rows, {column, columns});
+      run(blocks, panels_at(i, j), next, out, kPanelLines, later, rows);
+      if (odd) multiply_odd_lines<kPartsOfB>(block.depth, a, b, rows, out, kPanelLines);
+      const Sums sums{out, kPanelLines, product.alpha, block.replace};
+      if (ends)
+        finish(product, sums, c, rows, {column, columns});
+      else
+        put_sums(product, sums, c, rows, columns);
     }
   }
 }

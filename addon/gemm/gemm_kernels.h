@@ -76,6 +76,13 @@ struct GemmKernels {
   void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);
 };
 
+// The fastest of this instruction set and the lesser ones it stands for, by the product's sizes.
 const GemmKernels& gemm_kernels(const Product& product, Isa isa);
+// Those of the set itself for any product that they can do, also where others are faster.
+const GemmKernels& own_gemm_kernels(const Product& product, Isa isa);
+
+// As in gemm.h, with the same kernels in both.
+size_t gemm_scratch(const Product& product, size_t threads, const GemmKernels& kernels);
+void gemm(const Product& product, Parallel& parallel, float* scratch, const GemmKernels& kernels);
 
 }  // namespace dsjs

@@ -11,6 +11,8 @@ namespace {
 void multiply(const Product& product, const Block& block) {
   const size_t panels = parts_of(block.rows.count, kTileRows);
   float* const corner = block.c + block.rows.begin * product.ldc + block.columns.begin;
+  const bool ends = block.finish && has_end(product);
+  alignas(64) float out[kTileRows * kTileColumns];
   for (size_t j = 0; j < block.columns.count; j += kTileColumns) {
     const size_t left = block.columns.count - j;
     const size_t width = left < kTileColumns ? left : kTileColumns;
@@ -19,9 +21,12 @@ void multiply(const Product& product, const Block& block) {
       const Span rows = piece_of(block.rows.count, panels, i);
       float* c = corner + rows.begin * product.ldc + j;
       tiles[rows.count - 1](block.depth, block.a + rows.begin * block.depth,
-                            block.b + j * block.depth, c, product.ldc, width, &product.alpha,
-                            block.replace);
-      if (block.finish) finish(product, c, rows.count, {block.columns.begin + j, width});
+                            block.b + j * block.depth, ends ? out : c,
+                            ends ? kTileColumns : product.ldc, width, &product.alpha,
+                            ends || block.replace, later_of(product, c, ends));
+      if (ends)
+        finish(product, {out, kTileColumns, 1, block.replace}, c, rows.count,
+               {block.columns.begin + j, width});
     }
   }
 }
@@ -35,7 +40,8 @@ void multiply_narrow(const Product& product, const Block& block) {
     tiles[rows.count - 1](block.depth, block.a + rows.begin * product.a_strides.row,
                           product.a_strides, block.b, c, product.ldc, block.columns.count,
                           product.alpha, block.replace);
-    if (block.finish) finish(product, c, rows.count, block.columns);
+    if (block.finish && has_end(product))
+      finish(product, {c, product.ldc, 1, true}, c, rows.count, block.columns);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include <bit>
 #include <cstring>
+#include <tuple>
 
 #include "core/half.h"
 #include "core/threads.h"
@@ -42,17 +43,18 @@ class Pool : public Parallel {
 
 std::vector<float> run(Product product, std::vector<float> c, size_t threads, Isa isa) {
   Pool pool(threads);
+  const GemmKernels& kernels = own_gemm_kernels(product, isa);
   // Guards on both sides: what a kernel writes outside shows.
   constexpr float kGuard = 12345;
   constexpr size_t kMargin = 64;
-  const size_t size = gemm_scratch(product, threads, isa);
+  const size_t size = gemm_scratch(product, threads, kernels);
   std::vector<float> scratch(size + 2 * kMargin + 16, kGuard);
   auto* begin = reinterpret_cast<float*>(
       (reinterpret_cast<uintptr_t>(scratch.data() + kMargin) + 63) / 64 * 64);
   const std::vector<float> before = c;
   c.resize(before.size() + kMargin, kGuard);
   product.c = c.data();
-  gemm(product, pool, begin, isa);
+  gemm(product, pool, begin, kernels);
   for (size_t i = 0; i < kMargin; ++i) {
     CHECK(scratch[i] == kGuard && begin[size + i] == kGuard);
     CHECK(c[before.size() + i] == kGuard);
@@ -291,6 +293,49 @@ void test_batches() {
     }
 }
 
+// Which kernels a product gets: those of the set, or lesser ones where these are faster.
+void test_choice() {
+  for (const auto& [M, N, K, pays] : {std::tuple{64, 40, 32, true},
+                                      {63, 40, 32, false},
+                                      {64, 39, 32, false},
+                                      {64, 40, 31, false},
+                                      {2048, 768, 8, false},
+                                      {1, 768, 768, false}}) {
+    const Product product = plain_product(M, N, K);
+    for_each_isa([&](Isa isa, const std::string& name) {
+      const GemmKernels& chosen = gemm_kernels(product, isa);
+      const Isa expected = isa == Isa::kAmx && !pays ? Isa::kAvx512 : isa;
+      CHECK_MESSAGE(&chosen == &own_gemm_kernels(product, expected), name);
+    });
+  }
+}
+
+// By instruction set alone, as operators call it: sizes on both sides of where tiles pay.
+void test_chosen() {
+  for (size_t M : {size_t{50}, size_t{64}, size_t{70}})
+    for (size_t K : {size_t{20}, size_t{90}}) {
+      Random random(M + K);
+      Case x;
+      x.M = M;
+      x.N = 75;
+      x.K = K;
+      Data data(x, random);
+      std::vector<double> value(M * x.N), magnitude(M * x.N);
+      gemm_reference(data.product, value.data(), magnitude.data());
+      for_each_isa([&](Isa isa, const std::string& name) {
+        Pool pool(2);
+        std::vector<float> scratch(gemm_scratch(data.product, 2, isa) + 16);
+        gemm(data.product, pool,
+             reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64),
+             isa);
+        for (size_t i = 0; i < value.size(); ++i)
+          CHECK_MESSAGE(std::fabs(double{data.c[i]} - value[i]) <=
+                            kUnit * static_cast<double>(K + 2) * magnitude[i],
+                        name + x.text());
+      });
+    }
+}
+
 // Rows more than 2³¹ elements apart, in address space of which little is ever touched.
 void test_far_rows() {
   constexpr size_t kStride = (size_t{1} << 31) + 40;
@@ -440,6 +485,8 @@ int main() {
   test_everything_at_once();
   test_blocks();
   test_batches();
+  test_choice();
+  test_chosen();
   test_far_rows();
   test_non_finite();
   test_whole_numbers();

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "core/simd.h"
-#include "gemm/gemm_kernels.h"
+#include "gemm/epilogue.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -41,15 +41,12 @@ inline void store_tile(const F32 (&sum)[kRows][kVectors], float* c, size_t ldc, 
 
 // C[r][j] = (replace ? 0 : C[r][j]) + alpha · Σ a[k][r]·b[k][j] for r < kRows and j < columns,
 // where columns fill all of kVectors vectors but part of the last. `a`: kRows floats a term; `b`:
-// kVectors vectors a term. alpha comes by address: every register is taken.
+// kVectors vectors a term. alpha comes by address: every register is taken. `later` is asked for
+// first.
 template <size_t kRows, size_t kVectors>
 void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, size_t columns,
-          const float* alpha, bool replace) {
-  constexpr size_t kLine = 16;
-#pragma GCC unroll 16
-  for (size_t r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (size_t j = 0; j < kVectors * kLanes; j += kLine) __builtin_prefetch(c + r * ldc + j, 1);
+          const float* alpha, bool replace, const Later& later) {
+  for (size_t r = 0; r < kRows; ++r) later.fetch_row<kVectors * kLanes>(r);
 
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -75,7 +72,7 @@ void tile(size_t depth, const float* a, const float* b, float* c, size_t ldc, si
 }
 
 using TileFunction = void (*)(size_t, const float*, const float*, float*, size_t, size_t,
-                              const float*, bool);
+                              const float*, bool, const Later&);
 
 // kTiles.of[vectors − 1][rows − 1]
 struct Tiles {

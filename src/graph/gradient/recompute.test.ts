@@ -2,7 +2,12 @@ import { expect, test } from 'vitest';
 import { GraphBuilder } from '../builder.ts';
 import { inferTypes } from '../shapes/infer.ts';
 import { differentiate } from './index.ts';
-import { type RecomputePolicy, recomputeCheap, recomputeNothing } from './recompute.ts';
+import {
+  type RecomputePolicy,
+  recomputeCheap,
+  recomputeDefault,
+  recomputeNothing,
+} from './recompute.ts';
 
 /** y = tanh(x + bias) · reshape(w): backward reads tanh's result and the reshaped parameter. */
 function differentiated(policy: RecomputePolicy) {
@@ -42,4 +47,29 @@ test('without recomputation only views are', () => {
   expect(saved).toContain('gate');
   expect(saved).not.toContain('row');
   expect(sparedBytes).toBe(0);
+});
+
+test.each([
+  { width: 2, saved: [] as string[] },
+  { width: 3, saved: ['narrow'] },
+])('a product that leaves $width of 6 columns is kept: $saved', ({ width, saved }) => {
+  const b = new GraphBuilder('narrowing');
+  const x = b.input('x', 'float32', [4, 6]);
+  const w = b.input('w', 'float32', [6, width]);
+  const narrow = b.op('MatMul', [x, w], {}, { output: 'narrow' });
+  b.output(b.op('Exp', [b.op('Mul', [narrow, narrow])], {}, { output: 'y' }), 'float32', [
+    4,
+    width,
+  ]);
+  const graph = b.build();
+  const made = differentiate(
+    { graph, types: inferTypes(graph) },
+    {
+      parameters: ['w'],
+      activations: ['x'],
+      outputGradients: new Map([['y', ['grad.y']]]),
+      policy: recomputeDefault,
+    },
+  );
+  expect(made.saved.filter((name) => name !== 'y')).toEqual(saved);
 });

@@ -3,13 +3,14 @@
  * cost nothing and are always computed again from what they look at; cheap arithmetic is, where
  * everything it needs is at hand anyway.
  */
+import { intAttribute } from '../attributes.ts';
 import type { Graph, Node, ValueType } from '../ir.ts';
 import { operatorKey } from '../operator-key.ts';
 import { elementSize, numel } from '../tensor.ts';
 import { producersOf, readsOf } from '../topology.ts';
 
-/** May this node be computed a second time to spare `bytes` of memory between forward and backward? */
-export type RecomputePolicy = (node: Node, bytes: number) => boolean;
+/** May this node be computed a second time to spare its result's memory between forward and backward? */
+export type RecomputePolicy = (node: Node, shape: (value: string) => readonly number[]) => boolean;
 
 /** Operators that ONNX Runtime answers without touching an element. */
 const views = new Set(['Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity']);
@@ -52,10 +53,24 @@ const activations = new Set([
   'deepspeed.SiluMul',
 ]);
 
-/** The default: cheap arithmetic, activations and normalisations are computed again. */
-export const recomputeDefault: RecomputePolicy = (node) => {
+const products = new Set(['MatMul', 'com.microsoft.FusedMatMul', 'Gemm']);
+
+/**
+ * Rows times a weight that leaves at most a third of their width: keys and values that several queries
+ * share, the low ranks of adapters. In a Llama with three queries a key, computing both again adds 2% to the
+ * arithmetic of a layer and spares a fifteenth of what it keeps.
+ */
+function narrows(node: Node, shape: (value: string) => readonly number[]): boolean {
+  const [rows, weight] = node.inputs as [string, string];
+  if (!products.has(operatorKey(node)) || shape(weight).length !== 2) return false;
+  if (intAttribute(node, 'transA', 0) !== 0) return false;
+  return 3 * shape(node.outputs[0]!).at(-1)! <= shape(rows).at(-1)!;
+}
+
+/** The default: cheap arithmetic, activations, normalisations and narrowing products are computed again. */
+export const recomputeDefault: RecomputePolicy = (node, shape) => {
   const key = operatorKey(node);
-  return cheap.has(key) || activations.has(key);
+  return cheap.has(key) || activations.has(key) || narrows(node, shape);
 };
 
 /** Cheap arithmetic only. */
@@ -85,6 +100,7 @@ export function planRecomputation(
   const producers = producersOf(forward);
   const order = new Map(forward.nodes.map((node, i) => [node, i]));
   const bytes = (name: string) => valueBytes(types.get(name)!);
+  const shape = (name: string) => types.get(name)!.shape;
   const own = new Set(backward.flatMap((node) => node.outputs));
   const read = new Set(backward.flatMap(readsOf));
   const wanted = [...read].filter((name) => !own.has(name) && !available.has(name));
@@ -111,7 +127,7 @@ export function planRecomputation(
   for (const name of roots) {
     const node = producers.get(name)!;
     const inputsAtHand = readsOf(node).every((input) => atHand(root(input)));
-    if (inputsAtHand && policy(node, bytes(name))) {
+    if (inputsAtHand && policy(node, shape)) {
       again.add(node);
       sparedBytes += bytes(name);
     } else {
