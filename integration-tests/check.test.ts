@@ -3,7 +3,7 @@
  * bad cable; and on ranks of this machine. All cables carry 100 Mbit/s, so that they and not the processors decide.
  */
 import { spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -143,3 +143,25 @@ it('checks ranks of this machine, through shared memory', async () => {
   expect(report.sweep.readings.at(-1)!.bytes).toBe(16 << 20);
   expect(status).toBe(0);
 }, 60_000);
+
+it('leaves no rank behind when it is killed', async () => {
+  const child = spawn(process.execPath, [program, 'check', '--num_procs', '2'], { cwd: root });
+  const probes = () =>
+    childrenOf(child.pid!).flatMap((launcher) => [launcher, ...childrenOf(launcher)]);
+  let begun: number[] = [];
+  await until(() => {
+    begun = probes();
+    return begun.length === 3;
+  });
+  child.kill('SIGKILL');
+  await until(() => !begun.some((pid) => existsSync(`/proc/${pid}`)));
+}, 60_000);
+
+function childrenOf(pid: number): number[] {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+    return text.split(' ').filter(Boolean).map(Number);
+  } catch {
+    return []; // gone meanwhile
+  }
+}

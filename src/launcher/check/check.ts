@@ -69,7 +69,8 @@ export async function check(probes: Probes, options: CheckOptions): Promise<Chec
 
   // Nothing is too little, whatever is expected.
   const floor = Math.max(Number.MIN_VALUE, (expected ?? 0) * leastShare);
-  const isShort = reached < floor || links.all.some(({ bandwidth }) => bandwidth < floor);
+  const isShort =
+    (swept.length > 1 && reached < floor) || links.all.some(({ bandwidth }) => bandwidth < floor);
   if (isShort) say('slower than expected: looking for the cause');
   const faults = isShort
     ? await findFaults(swept, { measure, links, floor, isPresent })

@@ -1,4 +1,5 @@
 /** `rank-launch.ts JOB`: one probe among ranks of this machine, by the launcher. */
+import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { launch } from '../launch.ts';
 import type { ProbePlan } from './probes.ts';
@@ -9,6 +10,10 @@ export interface RankJob {
   cores: number[] | null;
   plan: ProbePlan;
 }
+
+// Whoever asks for the probe holds the other end of its input: with the asker it ends, and its ranks with it.
+process.stdin.on('close', () => process.exit(1)).resume();
+(process.stdin as Socket).unref();
 
 const { ranks, cores, plan } = JSON.parse(process.argv[2]!) as RankJob;
 const script = new URL(`rank-probe${import.meta.url.slice(-3)}`, import.meta.url);

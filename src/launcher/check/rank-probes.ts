@@ -45,7 +45,7 @@ export class RankProbes implements Probes {
   #measureOne(group: readonly number[], plan: ProbePlan): Promise<Probe> {
     const cores = this.#cores && group.flatMap((member) => this.#cores![member]!);
     const child = spawn(process.execPath, wordsOf({ ranks: group.length, cores, plan }), {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, NO_COLOR: '1' },
     });
     this.#running.add(child);
