@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "compress/messages.h"
 #include "compress/sign_kernels.h"
 #include "core/error.h"
 
@@ -12,7 +13,6 @@ namespace dsjs {
 namespace {
 
 constexpr size_t kBlock = 1024;
-constexpr size_t kLine = 64;
 
 float scale_of(double squares, size_t count) {
   return static_cast<float>(std::sqrt(squares / static_cast<double>(count)));
@@ -53,7 +53,7 @@ CompressedAllReduce::CompressedAllReduce(Communicator& communicator,
   }
   first_.push_back(next);
   // At least one scale, in which a rank can say that it cannot take part.
-  message_ = (std::max(message_, sizeof(float)) + kLine - 1) / kLine * kLine;
+  message_ = message_length(std::max(message_, sizeof(float)));
   for (auto* staging : {&outgoing_, &incoming_, &gathered_})
     *staging = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
 }
@@ -64,9 +64,8 @@ size_t CompressedAllReduce::begin_of(size_t rank) const {
 
 CompressedAllReduce::Message CompressedAllReduce::message(const std::shared_ptr<Buffer>& buffer,
                                                           size_t server, size_t slot) const {
-  uint8_t* start = static_cast<uint8_t*>(buffer->data()) + slot * message_;
-  return {reinterpret_cast<float*>(start),
-          start + (first_[server + 1] - first_[server]) * sizeof(float)};
+  float* scales = message_at(buffer, slot, message_);
+  return {scales, reinterpret_cast<uint8_t*>(scales + (first_[server + 1] - first_[server]))};
 }
 
 // Where an element is not finite, every server is told by its first scale, so that all ranks stop
@@ -126,10 +125,7 @@ void CompressedAllReduce::run(float* x, float* worker_error, float* server_error
         "compressedAllReduce", static_cast<int>(rank_));
 
   average(server_error, isa);
-  std::vector<Shard> shards(ranks_);
-  const size_t words = message_ / sizeof(float);
-  for (size_t r = 0; r < ranks_; ++r) shards[r] = {r * words, words};
-  communicator_.all_gather(gathered_->data(), ranks_ * words, DType::kFloat32, shards);
+  gather_messages(communicator_, gathered_, message_);
   for (size_t r = 0; r < ranks_; ++r) {
     const Message from = message(gathered_, r, r);
     for (size_t b = first_[r]; b < first_[r + 1]; ++b)

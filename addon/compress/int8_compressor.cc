@@ -10,11 +10,11 @@
 
 #include "compress/gradient_compressor.h"
 #include "compress/int8_kernels.h"
+#include "compress/messages.h"
 
 namespace dsjs {
 namespace {
 
-constexpr size_t kLine = 64;
 // Blocks whose largest value is below it are not sent, but kept: 127/largest must be finite.
 constexpr float kLeast = 0x1p-100f;
 
@@ -59,7 +59,7 @@ class Int8Compressor final : public GradientCompressor {
       }
       message_ = std::max(message_, bytes);
     }
-    message_ = (message_ + kLine - 1) / kLine * kLine;
+    message_ = message_length(message_);
     for (auto* staging : {&outgoing_, &incoming_, &gathered_})
       *staging = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
   }
@@ -74,10 +74,7 @@ class Int8Compressor final : public GradientCompressor {
       if (std::isnan(message(incoming_, r)[0])) return fill_with_nan(x, tensors_);
     keep_what_was_not_sent(kernels, x, error);
     serve(kernels, error);
-    std::vector<Shard> shards(ranks_);
-    const size_t words = message_ / sizeof(float);
-    for (size_t r = 0; r < ranks_; ++r) shards[r] = {r * words, words};
-    communicator_.all_gather(gathered_->data(), ranks_ * words, DType::kFloat32, shards);
+    gather_messages(communicator_, gathered_, message_);
     each_block([&](size_t server, size_t b) {
       const float* from = message(gathered_, server);
       const Block& block = blocks_[b];
@@ -97,7 +94,7 @@ class Int8Compressor final : public GradientCompressor {
     return std::max<size_t>(1, first_[server + 1] - first_[server]);
   }
   float* message(const std::shared_ptr<Buffer>& buffer, size_t slot) const {
-    return reinterpret_cast<float*>(static_cast<uint8_t*>(buffer->data()) + slot * message_);
+    return message_at(buffer, slot, message_);
   }
   static const int8_t* values(const float* message, const Block& block) {
     return reinterpret_cast<const int8_t*>(message) + block.place;

@@ -11,11 +11,11 @@
 
 #include "compress/gradient_compressor.h"
 #include "compress/int8_kernels.h"
+#include "compress/messages.h"
 
 namespace dsjs {
 namespace {
 
-constexpr size_t kLine = 64;
 constexpr uint32_t kSign = 0x80000000u;
 // Absolute values are chosen by their bits, first by the topmost eleven of 31.
 constexpr int kShift = 20;
@@ -72,7 +72,7 @@ class TopKCompressor final : public GradientCompressor {
       chosen_.push_back(std::min(tensor.count(), static_cast<size_t>(share)));
       pairs_ += chosen_.back();
     }
-    message_ = (sizeof(float) + pairs_ * 2 * sizeof(float) + kLine - 1) / kLine * kLine;
+    message_ = message_length(sizeof(float) + pairs_ * 2 * sizeof(float));
     gathered_ = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
   }
 
@@ -80,10 +80,7 @@ class TopKCompressor final : public GradientCompressor {
 
   void run(float* x, float* error, float*, Isa isa) override {
     choose(x, error, isa);
-    std::vector<Shard> shards(ranks_);
-    const size_t words = message_ / sizeof(float);
-    for (size_t r = 0; r < ranks_; ++r) shards[r] = {r * words, words};
-    communicator_.all_gather(gathered_->data(), ranks_ * words, DType::kFloat32, shards);
+    gather_messages(communicator_, gathered_, message_);
     for (size_t r = 0; r < ranks_; ++r)
       if (std::isnan(*message(r).flag)) return fill_with_nan(x, tensors_);
     const Message own = message(rank_);
@@ -105,7 +102,7 @@ class TopKCompressor final : public GradientCompressor {
     float* values;
   };
   Message message(size_t r) const {
-    auto* words = reinterpret_cast<float*>(static_cast<uint8_t*>(gathered_->data()) + r * message_);
+    float* words = message_at(gathered_, r, message_);
     return {words, reinterpret_cast<uint32_t*>(words + 1), words + 1 + pairs_};
   }
 
