@@ -71,6 +71,10 @@ export const errorCodes = {
     title: 'The folder for offloading cannot be used',
     fix: 'Name an existing folder that you may write to, on a local disk, in nvme_path.',
   },
+  PASS_FAILED: {
+    title: 'A graph of the model refused its input while it ran',
+    fix: 'Correct what the message names: a token id or label outside its range, or shapes that do not go together.',
+  },
   OUT_OF_MEMORY: {
     title: 'The machine has too little memory for this run',
     fix: 'Use a higher ZeRO stage, a smaller micro batch, fewer ranks, or more memory.',

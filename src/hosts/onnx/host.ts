@@ -11,13 +11,14 @@ import {
   type SelfAttention,
   type StepPlan,
 } from '../../hooks/index.ts';
-import type { NativeBuffer, Work } from '../../native/index.ts';
 import { joined, tensorOf } from '../../layout.ts';
+import type { NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
 import { lossSum, type TrainableModel } from './model.ts';
 import { onnxCapabilities, outlineModel, planModel } from './outline.ts';
+import { endOfPass } from './pass-failure.ts';
 import { Program, SessionCache } from './program.ts';
 import type { Recomputation } from './recomputation.ts';
 import { ScaledResidual } from './residual-stream.ts';
@@ -41,6 +42,11 @@ export interface OnnxHostOptions {
 export interface OutputView {
   data: Float32Array;
   dims: readonly number[];
+}
+
+/** What a work that follows another one waits for; 0: there is none yet. */
+function behind(work: Work): Work[] {
+  return work === 0 ? [] : [work];
 }
 
 /**
@@ -166,7 +172,7 @@ export class OnnxHost implements Host {
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
       const residual = this.#residual(program, plan, segment);
       if (isSkipped(plan, segment)) {
-        last = residual!.passGradientOn() ?? last;
+        last = residual!.passGradientOn(last) ?? last;
         continue;
       }
       const instance = program.backward[segment];
@@ -174,16 +180,21 @@ export class OnnxHost implements Host {
       lifecycle.fire('acquire', event);
       // A segment before the first trainable parameter has no backward; its place in the order stays.
       if (instance !== undefined) {
-        residual?.scaleGradient();
+        last = residual?.scaleGradient(last) ?? last;
         const parameters = session.parameters.ready(segment, 'backward');
-        for (const again of program.again.get(segment)!) engine.run(again, parameters);
-        last = engine.run(instance, [...parameters, ...gradients.ready(segment)]);
-        last = residual?.addGradient() ?? last;
+        for (const again of program.again.get(segment)!) {
+          last = engine.run(again, [...parameters, ...behind(last)]);
+        }
+        last = engine.run(instance, [...parameters, ...gradients.ready(segment), ...behind(last)]);
+        last = residual?.addGradient(last) ?? last;
       }
       lifecycle.fire('backward', { ...event, work: last });
       lifecycle.fire('release', event);
     }
-    await engine.wait(last);
+    await endOfPass(
+      engine.wait(last),
+      `step ${plan.step + 1}, micro batch ${plan.microBatch + 1} of ${plan.microBatches}`,
+    );
     return program.read(lossSum)[0]!;
   }
 
@@ -207,7 +218,7 @@ export class OnnxHost implements Host {
       microBatches: 1,
     });
     const last = this.#enqueueForward(program, session, plan);
-    await this.#runtime.engine.wait(last);
+    await endOfPass(this.#runtime.engine.wait(last), `evaluation after step ${step}`);
     return {
       loss: program.read(lossSum)[0]!,
       outputs: new Map(
@@ -216,6 +227,7 @@ export class OnnxHost implements Host {
     };
   }
 
+  /** Each work depends on the one before, so that a segment that fails fails the pass and all that uses it. */
   #enqueueForward(program: Program, { lifecycle, parameters }: Session, plan: StepPlan): Work {
     const { engine } = this.#runtime;
     let last: Work = 0;
@@ -223,13 +235,13 @@ export class OnnxHost implements Host {
     for (const [segment, instance] of program.forward.entries()) {
       const residual = this.#residual(program, plan, segment);
       if (isSkipped(plan, segment)) {
-        last = residual!.passOn();
+        last = residual!.passOn(last);
         continue;
       }
       const event = { plan, segment, pass: 'forward' } as const;
       lifecycle.fire('acquire', event);
-      last = engine.run(instance, parameters.ready(segment, 'forward'));
-      last = residual?.mix() ?? last;
+      last = engine.run(instance, [...parameters.ready(segment, 'forward'), ...behind(last)]);
+      last = residual?.mix(last) ?? last;
       lifecycle.fire('forward', { ...event, work: last });
       lifecycle.fire('release', event);
     }

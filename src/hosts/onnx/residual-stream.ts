@@ -82,38 +82,39 @@ export class ScaledResidual {
   }
 
   /** Left out: the output is the input. */
-  passOn(): Work {
-    return this.#engine.copy(this.#region(this.#stream.input), this.#region(this.#stream.output));
+  passOn(after: Work): Work {
+    const { input, output } = this.#stream;
+    return this.#engine.copy(this.#region(input), this.#region(output), [after]);
   }
 
   /** Left out: the gradient of the input is that of the output. */
-  passGradientOn(): Work | undefined {
+  passGradientOn(after: Work): Work | undefined {
     const { arriving, sent } = this.#stream;
     if (!arriving || !sent) return undefined;
-    return this.#engine.copy(this.#region(arriving), this.#region(sent));
+    return this.#engine.copy(this.#region(arriving), this.#region(sent), [after]);
   }
 
   /** After forward: y = s·y + (1 − s)·x. */
-  mix(): Work {
+  mix(after: Work): Work {
     const { input, output } = this.#stream;
     const s = this.#scale;
-    return this.#engine.axpby(this.#region(input), this.#region(output), 1 - s, s);
+    return this.#engine.axpby(this.#region(input), this.#region(output), 1 - s, s, [after]);
   }
 
   /** Before backward: g = s·g. */
-  scaleGradient(): void {
+  scaleGradient(after: Work): Work | undefined {
     const { arriving } = this.#stream;
-    if (!arriving) return;
+    if (!arriving) return undefined;
     const gradient = this.#region(arriving);
-    this.#engine.axpby(gradient, gradient, this.#scale, 0);
+    return this.#engine.axpby(gradient, gradient, this.#scale, 0, [after]);
   }
 
   /** After backward, when the output's gradient is s·g: the input's gradient gets its (1 − s)·g. */
-  addGradient(): Work | undefined {
+  addGradient(after: Work): Work | undefined {
     const { arriving, sent } = this.#stream;
     if (!arriving || !sent) return undefined;
     const missing = (1 - this.#scale) / this.#scale;
-    return this.#engine.axpby(this.#region(arriving), this.#region(sent), missing, 1);
+    return this.#engine.axpby(this.#region(arriving), this.#region(sent), missing, 1, [after]);
   }
 
   #region({ actual, shape }: PlannedValue): Region {
