@@ -68,9 +68,9 @@ const badInputs: BadInput[] = [
   },
   {
     what: 'a feature of DeepSpeed that is not there yet',
-    ...config({ zero_optimization: { stage: 3, zero_quantized_weights: true } }),
+    ...config({ zero_optimization: { stage: 3, mics_shard_size: 2 } }),
     code: 'NOT_AVAILABLE_YET',
-    says: [/zero_optimization\.zero_quantized_weights/],
+    says: [/zero_optimization\.mics_shard_size/],
   },
   {
     what: 'an unknown strategy',

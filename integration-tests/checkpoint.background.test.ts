@@ -12,9 +12,11 @@ interface Run {
   outputDir?: string;
   resumeFrom?: string;
   config?: Record<string, unknown>;
+  zero?: Record<string, unknown>;
 }
 
-function scenarioOf({ stage, worldSize, asyncSave, outputDir, resumeFrom, config }: Run): Scenario {
+function scenarioOf(run: Run): Scenario {
+  const { stage, worldSize, asyncSave, outputDir, resumeFrom, config, zero } = run;
   return {
     model: tinyGpt2,
     samples: raggedSamples(24),
@@ -29,7 +31,7 @@ function scenarioOf({ stage, worldSize, asyncSave, outputDir, resumeFrom, config
         train_micro_batch_size_per_gpu: 6 / worldSize,
         optimizer: { type: 'AdamW', params: { lr: 2e-3 } },
         ...config,
-        zero_optimization: { stage, reduce_bucket_size: 3000 },
+        zero_optimization: { stage, reduce_bucket_size: 3000, ...zero },
       },
     },
   };
@@ -53,15 +55,24 @@ function contents(folder: string): Record<string, Buffer> {
   );
 }
 
-describe.each([
+const nvme = { device: 'nvme', nvme_path: temporaryFolder(), buffer_count: 10 };
+const onDisk = {
+  sub_group_size: 2048,
+  offload_optimizer: { ...nvme, pipeline_read: true, pipeline_write: true },
+  offload_param: { ...nvme, max_in_cpu: 0 },
+};
+
+describe.each<[number, number, Record<string, unknown>, Record<string, unknown>?]>([
   [0, 1, {}],
   [2, 2, {}],
   [3, 2, { bf16: { enabled: true } }],
   [0, 2, { optimizer: { type: 'OneBitAdam', params: { lr: 2e-3, freeze_step: 2 } } }],
-])('stage %i, %i ranks, %j', (stage, worldSize, config) => {
+  [3, 1, {}, onDisk],
+  [3, 2, {}, onDisk],
+])('stage %i, %i ranks, %j, %j', (stage, worldSize, config, zero = {}) => {
   it('gives the same files as a save that is waited for', async () => {
     const [waited, beside] = [temporaryFolder(), temporaryFolder()];
-    const run = { stage, worldSize, config };
+    const run = { stage, worldSize, config, zero };
     const [plain] = await playRanks(
       worldSize,
       scenarioOf({ ...run, asyncSave: false, outputDir: waited }),

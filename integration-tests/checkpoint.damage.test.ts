@@ -34,8 +34,12 @@ function scenario(outputDir: string, changes: Changes = {}): Scenario {
 }
 
 const good = temporaryFolder();
+/** The same run on other numbers. */
+const other = temporaryFolder();
 beforeAll(async () => {
   await playRanks(2, scenario(good));
+  const { args, ...rest } = scenario(other);
+  await playRanks(2, { ...rest, args: { ...args, seed: 7 } });
 });
 
 const tag = 'global_step1';
@@ -80,6 +84,12 @@ const damages: Damage[] = [
     damage: (folder) => rmSync(join(folder, shard(0))),
     code: 'CHECKPOINT_CORRUPT',
     says: /shard rank_00000\.safetensors of .* is missing/,
+  },
+  {
+    what: 'a shard is that of another run',
+    damage: (folder) => cpSync(join(other, shard(1)), join(folder, shard(1))),
+    code: 'CHECKPOINT_CORRUPT',
+    says: /rank_00001\.safetensors has checksum [0-9a-f]{8}, the manifest says [0-9a-f]{8}/,
   },
   {
     what: 'the manifest is missing',

@@ -57,7 +57,9 @@ it('a kill while states are written leaves the checkpoint, and nothing on the di
   const ofStep = 6;
   expect(points).toBeGreaterThan(ofStep);
 
-  for (const point of [1, points - ofCheckpoint, points - 10]) {
+  // Every point at which the step writes states out, and one before and one after them.
+  const swaps = Array.from({ length: ofStep }, (_, index) => points - ofCheckpoint - index);
+  for (const point of [1, ...swaps, points - 10]) {
     const [outputDir, disk] = [temporaryFolder(), temporaryFolder()];
     cpSync(first, outputDir, { recursive: true });
     const dying = { ...scenario(outputDir, disk), resumeFrom: true };

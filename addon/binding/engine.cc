@@ -185,6 +185,11 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::compressed_all_reduce>("compressedAllReduce"),
             InstanceMethod<&EngineHandle::create_gradient_compressor>("createGradientCompressor"),
             InstanceMethod<&EngineHandle::compressed_sum>("compressedSum"),
+            InstanceMethod<&EngineHandle::create_quantiser>("createQuantiser"),
+            InstanceMethod<&EngineHandle::quantised_all_gather>("quantisedAllGather"),
+            InstanceMethod<&EngineHandle::quantised_reduce_scatter>("quantisedReduceScatter"),
+            InstanceMethod<&EngineHandle::create_group>("createGroup"),
+            InstanceMethod<&EngineHandle::all_gather_within>("allGatherWithin"),
             InstanceMethod<&EngineHandle::broadcast>("broadcast"),
             InstanceMethod<&EngineHandle::barrier>("barrier"),
             InstanceMethod<&EngineHandle::throttle_comm>("throttleComm"),
@@ -442,6 +447,54 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       return engine_->compressed_sum(integer_arg<uint32_t>(info[0], "compressor"),
                                      region_of(info[1], "x"), region_of(info[2], "error"),
                                      optional_region(info[3], "factors"), works_of(info[4]));
+    });
+  }
+
+  // createQuantiser({ bits, block, largest })
+  Napi::Value create_quantiser(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto fields = object_of(info[0], "options");
+      const BlockQuantisation how{static_cast<int>(size_field(fields, "bits")),
+                                  size_field(fields, "block")};
+      return Napi::Number::New(info.Env(),
+                               engine_->create_quantiser(how, size_field(fields, "largest")));
+    });
+  }
+
+  // quantisedAllGather(quantiser, region, shards, after?)
+  Napi::Value quantised_all_gather(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->quantised_all_gather(integer_arg<uint32_t>(info[0], "quantiser"),
+                                           region_of(info[1], "region"), shards_of(info[2]),
+                                           works_of(info[3]));
+    });
+  }
+
+  // quantisedReduceScatter(quantiser, bucket, shards, target, options?, after?)
+  Napi::Value quantised_reduce_scatter(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      const bool accumulate = !is_absent(info[4]) &&
+                              object_of(info[4], "options").Get("accumulate").ToBoolean().Value();
+      return engine_->quantised_reduce_scatter(
+          integer_arg<uint32_t>(info[0], "quantiser"), region_of(info[1], "bucket"),
+          shards_of(info[2]), optional_region(info[3], "target"), accumulate, works_of(info[5]));
+    });
+  }
+
+  // createGroup(color)
+  Napi::Value create_group(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Number::New(info.Env(),
+                               engine_->create_group(integer_arg<int>(info[0], "color")));
+    });
+  }
+
+  // allGatherWithin(group, region, shards, after?)
+  Napi::Value all_gather_within(const Napi::CallbackInfo& info) {
+    return enqueue(info, [&] {
+      return engine_->all_gather_within(integer_arg<uint32_t>(info[0], "group"),
+                                        region_of(info[1], "region"), shards_of(info[2]),
+                                        works_of(info[3]));
     });
   }
 

@@ -50,6 +50,18 @@ void test_int8_loops(Isa isa, const std::string& name) {
     plain.residual(x.data(), q.data(), scale, want_y.data(), count);
     CHECK_MESSAGE(y == want_y && y.back() == 3, what);
   }
+  for (const size_t count : {0, 1, 2, 31, 32, 33, 64, 101}) {
+    std::vector<int8_t> q(count), back(count + 1, 77), want_back = back;
+    for (size_t i = 0; i < count; ++i) q[i] = static_cast<int8_t>(static_cast<int>(i * 7 % 16) - 8);
+    std::vector<uint8_t> packed((count + 1) / 2 + 1, 9), want = packed;
+    fast.pack4(q.data(), packed.data(), count);
+    plain.pack4(q.data(), want.data(), count);
+    CHECK_MESSAGE(packed == want && packed.back() == 9, name);
+    fast.unpack4(packed.data(), back.data(), count);
+    plain.unpack4(packed.data(), want_back.data(), count);
+    CHECK_MESSAGE(back == want_back && back.back() == 77, name);
+    CHECK_MESSAGE(std::equal(q.begin(), q.end(), back.begin()), name);
+  }
   float values[] = {1, std::nanf(""), 2};
   CHECK_MESSAGE(fast.peak(values, 3) > Int8Kernels::kInfinity, name);
 }

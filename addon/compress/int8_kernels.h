@@ -21,6 +21,9 @@ struct Int8Kernels {
   void (*accumulate)(const int8_t* q, float scale, float* y, size_t count);
   // y = x − q · scale
   void (*residual)(const float* x, const int8_t* q, float scale, float* y, size_t count);
+  // Two of [−8, 8) a byte, the first in the low half; an odd last one has zeros beside it.
+  void (*pack4)(const int8_t* q, uint8_t* packed, size_t count);
+  void (*unpack4)(const uint8_t* packed, int8_t* q, size_t count);
 
   static constexpr uint32_t kInfinity = 0x7f800000;
 };

@@ -46,8 +46,23 @@ void residual(const float* x, const int8_t* q, float scale, float* y, size_t cou
   }
 }
 
+void pack4(const int8_t* q, uint8_t* packed, size_t count) {
+  for (size_t i = 0; i < count; i += 2) {
+    const int high = i + 1 < count ? q[i + 1] : 0;
+    packed[i / 2] = static_cast<uint8_t>((q[i] & 15) | (high & 15) << 4);
+  }
+}
+
+void unpack4(const uint8_t* packed, int8_t* q, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const int half = i % 2 == 0 ? packed[i / 2] & 15 : packed[i / 2] >> 4;
+    q[i] = static_cast<int8_t>(half < 8 ? half : half - 16);
+  }
+}
+
 }  // namespace
 
-const Int8Kernels kInt8Reference = {compensate, peak, quantise, decode, accumulate, residual};
+const Int8Kernels kInt8Reference = {compensate, peak,     quantise, decode,
+                                    accumulate, residual, pack4,    unpack4};
 
 }  // namespace dsjs

@@ -98,9 +98,26 @@ void residual(const float* x, const int8_t* q, float scale, float* y, size_t cou
   });
 }
 
+// Loops that compilers turn into shuffles of whole vectors.
+void pack4(const int8_t* q, uint8_t* packed, size_t count) {
+  for (size_t i = 0; i < count / 2; ++i)
+    packed[i] = static_cast<uint8_t>((q[2 * i] & 15) | (q[2 * i + 1] & 15) << 4);
+  if (count % 2 != 0) packed[count / 2] = static_cast<uint8_t>(q[count - 1] & 15);
+}
+
+void unpack4(const uint8_t* packed, int8_t* q, size_t count) {
+  // Shifting right keeps the sign.
+  for (size_t i = 0; i < count / 2; ++i) {
+    q[2 * i] = static_cast<int8_t>(static_cast<int8_t>(packed[i] << 4) >> 4);
+    q[2 * i + 1] = static_cast<int8_t>(static_cast<int8_t>(packed[i]) >> 4);
+  }
+  if (count % 2 != 0)
+    q[count - 1] = static_cast<int8_t>(static_cast<int8_t>(packed[count / 2] << 4) >> 4);
+}
+
 }  // namespace
 
 extern const Int8Kernels int8;
-const Int8Kernels int8 = {compensate, peak, quantise, decode, accumulate, residual};
+const Int8Kernels int8 = {compensate, peak, quantise, decode, accumulate, residual, pack4, unpack4};
 
 }  // namespace dsjs::DSJS_ISA

@@ -2,6 +2,7 @@ dsjs_isa_sources(compress/int8_simd.cc)
 dsjs_isa_sources(compress/low_rank_simd.cc)
 dsjs_isa_sources(compress/sign_simd.cc)
 target_sources(dsjs_engine PRIVATE
+  compress/block_quantiser.cc
   compress/compressed_all_reduce.cc
   compress/dispatch.cc
   compress/gradient_compressor.cc

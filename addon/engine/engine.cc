@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -197,9 +198,10 @@ WorkId Engine::all_reduce(Region region, ReduceOp op, std::vector<WorkId> after)
 }
 
 void Engine::check_shards(const char* operation, const Region& region,
-                          const std::vector<Shard>& shards) const {
-  if (shards.size() != static_cast<size_t>(communicator_->size()))
-    invalid(std::to_string(shards.size()) + " shards for " + std::to_string(communicator_->size()) +
+                          const std::vector<Shard>& shards,
+                          const Communicator& communicator) const {
+  if (shards.size() != static_cast<size_t>(communicator.size()))
+    invalid(std::to_string(shards.size()) + " shards for " + std::to_string(communicator.size()) +
                 " ranks",
             operation);
   for (size_t rank = 0; rank < shards.size(); rank++)
@@ -213,7 +215,7 @@ void Engine::check_shards(const char* operation, const Region& region,
 WorkId Engine::reduce_scatter(Region bucket, std::vector<Shard> shards, Region target,
                               bool accumulate, std::vector<WorkId> after) {
   require_open();
-  check_shards("reduceScatter", bucket, shards);
+  check_shards("reduceScatter", bucket, shards, *communicator_);
   const size_t own = shards[static_cast<size_t>(communicator_->rank())].count;
   if (target.buffer ? target.count != own : own != 0)
     invalid("target has " + std::to_string(target.buffer ? target.count : 0) +
@@ -232,12 +234,75 @@ WorkId Engine::reduce_scatter(Region bucket, std::vector<Shard> shards, Region t
 
 WorkId Engine::all_gather(Region region, std::vector<Shard> shards, std::vector<WorkId> after) {
   require_open();
-  check_shards("allGather", region, shards);
+  check_shards("allGather", region, shards, *communicator_);
   return enqueue_collective(
       "allGather", std::move(after),
       [region = std::move(region), shards = std::move(shards)](Communicator& comm) {
         comm.all_gather(region.data(), region.count, region.dtype, shards);
       });
+}
+
+uint32_t Engine::create_quantiser(const BlockQuantisation& how, size_t largest) {
+  require_open();
+  quantisers_.emplace(
+      next_id_, std::make_shared<QuantisedCollectives>(how, largest, *communicator_, account_));
+  return next_id_++;
+}
+
+const std::shared_ptr<QuantisedCollectives>& Engine::quantiser(uint32_t id,
+                                                               const char* operation) const {
+  const auto found = quantisers_.find(id);
+  if (found == quantisers_.end()) invalid("there is no quantiser " + std::to_string(id), operation);
+  return found->second;
+}
+
+WorkId Engine::quantised_all_gather(uint32_t id, Region region, std::vector<Shard> shards,
+                                    std::vector<WorkId> after) {
+  constexpr const char* kOperation = "quantisedAllGather";
+  require_open();
+  check_shards(kOperation, region, shards, *communicator_);
+  if (region.dtype == DType::kFloat64) invalid("region must not be float64", kOperation);
+  return enqueue_collective(kOperation, std::move(after),
+                            [quantised = quantiser(id, kOperation), region = std::move(region),
+                             shards = std::move(shards)](Communicator&) {
+                              quantised->all_gather(region.data(), region.dtype, shards);
+                            });
+}
+
+WorkId Engine::quantised_reduce_scatter(uint32_t id, Region bucket, std::vector<Shard> shards,
+                                        Region target, bool accumulate, std::vector<WorkId> after) {
+  constexpr const char* kOperation = "quantisedReduceScatter";
+  require_open();
+  check_shards(kOperation, bucket, shards, *communicator_);
+  require_fp32(kOperation, "bucket", bucket, bucket.count);
+  require_fp32(kOperation, "target", target,
+               shards[static_cast<size_t>(communicator_->rank())].count);
+  return enqueue_collective(
+      kOperation, std::move(after),
+      [quantised = quantiser(id, kOperation), bucket = std::move(bucket),
+       shards = std::move(shards), target = std::move(target), accumulate](Communicator&) {
+        quantised->reduce_scatter(floats(bucket), shards, floats(target), accumulate);
+      });
+}
+
+uint32_t Engine::create_group(int color) {
+  require_open();
+  if (color < 0) invalid("color is negative", "createGroup");
+  groups_.emplace(next_id_, communicator_->split(color, communicator_->rank()));
+  return next_id_++;
+}
+
+WorkId Engine::all_gather_within(uint32_t id, Region region, std::vector<Shard> shards,
+                                 std::vector<WorkId> after) {
+  constexpr const char* kOperation = "allGatherWithin";
+  require_open();
+  const auto found = groups_.find(id);
+  if (found == groups_.end()) invalid("there is no group " + std::to_string(id), kOperation);
+  check_shards(kOperation, region, shards, *found->second);
+  return enqueue_collective(
+      kOperation, std::move(after),
+      [group = found->second, region = std::move(region), shards = std::move(shards)](
+          Communicator&) { group->all_gather(region.data(), region.count, region.dtype, shards); });
 }
 
 uint32_t Engine::create_compressor(const std::vector<size_t>& tensors) {
@@ -335,11 +400,26 @@ WorkId Engine::barrier(std::vector<WorkId> after) {
 void Engine::throttle_comm(double bytes_per_second) {
   require_open();
   communicator_->throttle(bytes_per_second);
+  for (auto& [id, group] : groups_) group->throttle(bytes_per_second);
 }
 
 std::vector<CommStat> Engine::comm_stats() const {
   require_open();
-  return communicator_->stats();
+  std::vector<CommStat> all = communicator_->stats();
+  for (const auto& [id, group] : groups_)
+    for (CommStat& stat : group->stats()) {
+      const auto same = std::find_if(all.begin(), all.end(), [&](const CommStat& other) {
+        return other.operation == stat.operation && other.bytes == stat.bytes;
+      });
+      if (same == all.end()) {
+        all.push_back(std::move(stat));
+        continue;
+      }
+      same->calls += stat.calls;
+      same->total_ns += stat.total_ns;
+      same->wait_ns += stat.wait_ns;
+    }
+  return all;
 }
 
 }  // namespace dsjs

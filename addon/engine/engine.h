@@ -9,6 +9,7 @@
 
 #include "aio/swap_file.h"
 #include "comm/communicator.h"
+#include "compress/block_quantiser.h"
 #include "compress/compressed_all_reduce.h"
 #include "compress/gradient_compressor.h"
 #include "core/memory.h"
@@ -90,6 +91,19 @@ class Engine {
   // `factors` has no buffer where the compressor has none.
   WorkId compressed_sum(uint32_t compressor, Region x, Region error, Region factors,
                         std::vector<WorkId> after);
+  // Collective, as create_compressor. For parts of at most `largest` elements.
+  uint32_t create_quantiser(const BlockQuantisation& how, size_t largest);
+  WorkId quantised_all_gather(uint32_t quantiser, Region region, std::vector<Shard> shards,
+                              std::vector<WorkId> after);
+  // `bucket` and `target` are fp32; `target` has no buffer where this rank owns nothing.
+  WorkId quantised_reduce_scatter(uint32_t quantiser, Region bucket, std::vector<Shard> shards,
+                                  Region target, bool accumulate, std::vector<WorkId> after);
+  // Collective, as create_compressor: the ranks of each color, in rank order. Returns a group that
+  // all_gather_within takes.
+  uint32_t create_group(int color);
+  // As all_gather among the ranks of a group.
+  WorkId all_gather_within(uint32_t group, Region region, std::vector<Shard> shards,
+                           std::vector<WorkId> after);
   WorkId broadcast(Region region, int root, std::vector<WorkId> after);
   WorkId barrier(std::vector<WorkId> after);
   void throttle_comm(double bytes_per_second);
@@ -109,8 +123,9 @@ class Engine {
     size_t end = 0;
   };
   const BucketCompressor& bucket_compressor(uint32_t id, const char* operation) const;
-  void check_shards(const char* operation, const Region& region,
-                    const std::vector<Shard>& shards) const;
+  const std::shared_ptr<QuantisedCollectives>& quantiser(uint32_t id, const char* operation) const;
+  void check_shards(const char* operation, const Region& region, const std::vector<Shard>& shards,
+                    const Communicator& communicator) const;
 
   std::shared_ptr<Communicator> communicator_;
   EngineConfig config_;
@@ -124,6 +139,8 @@ class Engine {
   std::unordered_map<uint32_t, std::shared_ptr<ort::Instance>> instances_;
   std::unordered_map<uint32_t, std::shared_ptr<CompressedAllReduce>> compressors_;
   std::unordered_map<uint32_t, BucketCompressor> bucket_compressors_;
+  std::unordered_map<uint32_t, std::shared_ptr<QuantisedCollectives>> quantisers_;
+  std::unordered_map<uint32_t, std::shared_ptr<Communicator>> groups_;
   uint32_t next_id_ = 1;
   bool disposed_ = false;
   Queues queues_;  // last: its threads stop before anything above goes

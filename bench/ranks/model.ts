@@ -14,6 +14,8 @@ export interface ModelShape {
   length: number;
   /** Rows of a micro batch, on each rank. */
   rows: number;
+  /** Default true: the head is the embedding. */
+  tied?: boolean;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface ModelShape {
  * 8/3 widths, so that both families have about as many weights.
  */
 export function modelConfig(shape: ModelShape): Record<string, unknown> {
-  const { family = 'gpt2', width, layers, vocabulary, length } = shape;
+  const { family = 'gpt2', width, layers, vocabulary, length, tied = true } = shape;
   const heads = width / 64;
   if (family === 'gpt2') {
     return {
@@ -34,6 +36,7 @@ export function modelConfig(shape: ModelShape): Record<string, unknown> {
       embd_pdrop: 0,
       attn_pdrop: 0,
       resid_pdrop: 0,
+      tie_word_embeddings: tied,
     };
   }
   return {
@@ -45,7 +48,7 @@ export function modelConfig(shape: ModelShape): Record<string, unknown> {
     num_attention_heads: heads,
     num_key_value_heads: heads / 3,
     max_position_embeddings: length,
-    tie_word_embeddings: true,
+    tie_word_embeddings: tied,
   };
 }
 

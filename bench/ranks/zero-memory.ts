@@ -1,6 +1,6 @@
 /**
- * zero-memory.ts SHAPE STAGE BUCKET: answers any request with what three training steps took (JSON): rank 0's
- * account by category, the model's elements, and over all ranks the sum of the accounts and the growth
+ * zero-memory.ts SHAPE STAGE BUCKET: takes three training steps, then answers `run` with the seconds of another, and
+ * any other request with what they took (JSON): rank 0's account by category, the model's elements, and over all ranks the sum of the accounts and the growth
  * of resident memory since everything was imported.
  */
 import 'onnxruntime-node';
@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { loadAddon, type MemoryAccount } from '../../src/native/index.ts';
 import { gatherJson } from '../../src/strategies/agree.ts';
 import { trainStep } from '../../src/trainer/step.ts';
+import { timed } from '../lib.ts';
 import { type ModelShape, globalBatches, setUpModel } from './model.ts';
 import { serve } from './serve.ts';
 
@@ -44,11 +45,18 @@ const training = await setUpModel(shape, {
 });
 const { engine, communicator } = training.runtime;
 const batches = globalBatches(training);
-for (let step = 0; step < 3; step += 1) {
+let step = 0;
+async function train(): Promise<void> {
   const { value } = await batches.next();
   await trainStep(training, step, value!);
+  step += 1;
 }
-await serve(communicator, async () => {
+for (let warmup = 0; warmup < 3; warmup += 1) await train();
+await serve(communicator, async (request) => {
+  if (request === 'run') {
+    communicator.barrier();
+    return String(await timed(train));
+  }
   const account = engine.memory();
   const all = await gatherJson(training.runtime, {
     accounted: account.total,

@@ -7,7 +7,7 @@ import type { Footprint } from '../strategies/zero/footprint.ts';
 const width = 820;
 const barHeight = 26;
 const rowHeight = 40;
-const plot = { left: 190, right: width - 110, top: 84 };
+const plot = { left: 240, right: width - 110, top: 84 };
 
 /** What is drawn in one colour, from the left. */
 const series: [label: string, role: string, bytes: (footprint: Footprint) => number][] = [
@@ -18,8 +18,13 @@ const series: [label: string, role: string, bytes: (footprint: Footprint) => num
   ['activations', 'soft', ({ activations }) => activations],
 ];
 
-export function rowLabel({ stage, gradientCheckpointing }: EstimateRow): string {
-  return `stage ${stage}${gradientCheckpointing ? ', checkpointing' : ''}`;
+export function rowLabel({ stage, gradientCheckpointing, onDisk }: EstimateRow): string {
+  const disk = {
+    nothing: '',
+    states: ', states on disk',
+    'states and parameters': ', all on disk',
+  };
+  return `stage ${stage}${disk[onDisk]}${gradientCheckpointing ? ', checkpointing' : ''}`;
 }
 
 /** @param share bytes that a rank may take */

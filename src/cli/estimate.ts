@@ -131,7 +131,8 @@ function table(rows: readonly EstimateRow[]): string[] {
       .join('  '),
   );
   const refused = rows.filter(
-    ({ refused: why, gradientCheckpointing }) => why !== undefined && !gradientCheckpointing,
+    ({ refused: why, gradientCheckpointing, onDisk }) =>
+      why !== undefined && !gradientCheckpointing && onDisk === 'nothing',
   );
   return [...lines, ...refused.map((row) => `${rowLabel(row)}: ${row.refused}`)];
 }
@@ -139,9 +140,11 @@ function table(rows: readonly EstimateRow[]): string[] {
 function advice(made: Estimate, share: number, recommended: EstimateRow | null): string {
   const room = `${formatBytes(share)} a rank`;
   if (recommended !== null) {
-    const { stage, gradientCheckpointing } = recommended;
+    const { stage, gradientCheckpointing, onDisk } = recommended;
     const keys = [
       `zero_optimization.stage ${stage}`,
+      ...(onDisk === 'nothing' ? [] : ['offload_optimizer.device "nvme"']),
+      ...(onDisk === 'states and parameters' ? ['offload_param.device "nvme", max_in_cpu 0'] : []),
       ...(gradientCheckpointing ? ['gradientCheckpointing'] : []),
     ];
     return `fits ${room}: ${keys.join(' with ')}, ${formatBytes(recommended.total)}. ONNX Runtime's workspace and batches come on top.`;

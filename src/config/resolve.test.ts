@@ -123,10 +123,7 @@ describe('problems', () => {
 
 describe('what is not available yet', () => {
   it.each([
-    [
-      'zero_optimization.zero_quantized_weights',
-      { zero_optimization: { stage: 3, zero_quantized_weights: true } },
-    ],
+    ['zero_optimization.mics_shard_size', { zero_optimization: { stage: 3, mics_shard_size: 2 } }],
     ['fp16.auto_cast', { fp16: { enabled: true, auto_cast: true } }],
     ['bf16.bf16_optimizer_states', { bf16: { enabled: true, bf16_optimizer_states: true } }],
     ['optimizer.type', { optimizer: { type: 'Muon' } }],
@@ -159,7 +156,7 @@ describe('what is not available yet', () => {
       zero_optimization: {
         stage: 2,
         offload_optimizer: { device: 'none' },
-        zero_quantized_weights: false,
+        zero_quantized_nontrainable_weights: false,
       },
       wandb: { enabled: false, project: 'p' },
     });
@@ -280,6 +277,28 @@ describe('rules across sections', () => {
       { zero_optimization: { stage: 3, offload_param: { device: 'nvme', nvme_path: '' } } },
     ],
     ['aio.block_size', { aio: { block_size: 1000 } }],
+    [
+      'zero_optimization.zero_quantized_weights',
+      { zero_optimization: { stage: 2, zero_quantized_weights: true } },
+    ],
+    [
+      'zero_optimization.zero_hpz_partition_size',
+      { zero_optimization: { stage: 0, zero_hpz_partition_size: 4 } },
+    ],
+    [
+      'zero_optimization.zero_quantized_gradients',
+      { zero_optimization: { stage: 3, zero_quantized_gradients: true, reduce_scatter: false } },
+    ],
+    [
+      'zero_optimization.zero_hpz_partition_size',
+      {
+        zero_optimization: {
+          stage: 3,
+          zero_hpz_partition_size: 2,
+          offload_param: { device: 'nvme', nvme_path: '/' },
+        },
+      },
+    ],
     [
       'gradient_predivide_factor',
       { zero_optimization: { stage: 2 }, gradient_predivide_factor: 2 },

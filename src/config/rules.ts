@@ -40,8 +40,38 @@ const rules: Rule[] = [
   lambWhole,
   swapping,
   gradientCompression,
+  plusPlus,
   sparseAttention,
 ];
+
+/** ZeRO++ is about what stage 3 sends. */
+function plusPlus(
+  { zero_optimization: zero }: ConfigValues,
+  _: RuleContext,
+  findings: RuleFindings,
+): void {
+  const { stage, zero_hpz_partition_size: partition, offload_param } = zero;
+  const asked = {
+    zero_quantized_weights: zero.zero_quantized_weights,
+    zero_quantized_gradients: zero.zero_quantized_gradients,
+    zero_hpz_partition_size: partition > 1,
+  };
+  const wrong = (name: keyof typeof asked, expected: string) => {
+    if (asked[name]) refuse(findings, `zero_optimization.${name}`, expected);
+  };
+  if (stage !== 3) {
+    for (const name of Object.keys(asked) as (keyof typeof asked)[]) {
+      wrong(name, `needs zero_optimization.stage 3, got ${stage}`);
+    }
+  }
+  if (!zero.reduce_scatter) wrong('zero_quantized_gradients', 'needs reduce_scatter, got false');
+  if (offload_param.device === 'nvme') {
+    wrong(
+      'zero_hpz_partition_size',
+      'excludes offload_param.device "nvme": it keeps parameters in memory',
+    );
+  }
+}
 
 function onePrecision({ fp16, bf16 }: ConfigValues, _: RuleContext, findings: RuleFindings): void {
   if (fp16.enabled && bf16.enabled) {

@@ -138,6 +138,8 @@ export interface Binding {
 export type SessionId = number;
 export type InstanceId = number;
 export type CompressorId = number;
+export type QuantiserId = number;
+export type GroupId = number;
 
 export interface SessionOptions {
   /** Shown in errors, traces and profiles. */
@@ -390,6 +392,37 @@ export interface NativeEngine {
     x: Region,
     error: Region,
     factors: Region | null,
+    after?: Work[],
+  ): Work;
+  /**
+   * Makes what the two collectives below need: blocks of `block` elements, an even number, that travel in `bits` (8
+   * or 4) an element and one fp32 scale (addon/compress/block_quantiser.h). `largest`: elements that a rank's
+   * part of a call has at most; staging is for so many. Collective: the same order on every rank.
+   */
+  createQuantiser(options: { bits: 8 | 4; block: number; largest: number }): QuantiserId;
+  /** As allGather, in blocks: each rank, the owner too, ends with what travelled. Not for float64. */
+  quantisedAllGather(
+    quantiser: QuantiserId,
+    region: Region,
+    shards: { offset: number; count: number }[],
+    after?: Work[],
+  ): Work;
+  /** As reduceScatter, fp32: each rank's term but the owner's own is quantised once. Sent to owners alone. */
+  quantisedReduceScatter(
+    quantiser: QuantiserId,
+    bucket: Region,
+    shards: { offset: number; count: number }[],
+    target: Region | null,
+    options?: { accumulate?: boolean },
+    after?: Work[],
+  ): Work;
+  /** The ranks of each color, not negative, in rank order. Collective: the same order on every rank. */
+  createGroup(color: number): GroupId;
+  /** As allGather, among the ranks of a group: one shard for each of them. */
+  allGatherWithin(
+    group: GroupId,
+    region: Region,
+    shards: { offset: number; count: number }[],
     after?: Work[],
   ): Work;
   broadcast(region: Region, root: number, after?: Work[]): Work;

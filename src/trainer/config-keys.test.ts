@@ -374,6 +374,24 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     zero({ ...gathersOneSegment, ...(rest as object), [`stage3_${name}`]: other }),
   ]),
   [
+    'zero_optimization.zero_quantized_weights',
+    ({ metrics }) => metrics[0]!.loss,
+    zero(gathersOneSegment),
+    zero({ ...gathersOneSegment, zero_quantized_weights: true }),
+  ],
+  [
+    'zero_optimization.zero_quantized_gradients',
+    (result) => [calls(result, 'reduceScatter'), calls(result, 'send')],
+    zero(gathersOneSegment),
+    zero({ ...gathersOneSegment, zero_quantized_gradients: true }),
+  ],
+  [
+    'zero_optimization.zero_hpz_partition_size',
+    ({ memory }) => memory.current.parameters,
+    zero(gathersOneSegment),
+    zero({ ...gathersOneSegment, zero_hpz_partition_size: 2 }),
+  ],
+  [
     'activation_checkpointing.number_checkpoints',
     ({ memory }) => memory.current.activations,
     {},

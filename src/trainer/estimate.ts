@@ -25,10 +25,15 @@ export interface EstimateRequest {
   sequenceLength?: number | undefined;
 }
 
+/** Of stage 3: nothing, the optimizer's states and gradients, or parameters as well. */
+export type OnDisk = 'nothing' | 'states' | 'states and parameters';
+
 /** What a rank would hold in one way of training the model. */
 export interface EstimateRow {
   stage: number;
   gradientCheckpointing: boolean;
+  /** What goes to disk beside what the config sends there. */
+  onDisk: OnDisk;
   /** Null where the config cannot be combined with it. */
   bytes: Footprint | null;
   total: number;
@@ -49,8 +54,8 @@ export interface Estimate {
 const someSteps = 1000;
 
 /**
- * Bytes a rank by category for every ZeRO stage, with and without activation checkpointing. Nothing is
- * approximated: the plans are those that a run would make. The config's other keys hold for all of them.
+ * Bytes a rank by category for every ZeRO stage, and for stage 3 with states or everything on disk, each with and
+ * without activation checkpointing. Nothing is approximated: the plans are those that a run would make. The config's other keys hold for all of them.
  *
  * @throws DeepSpeedError as reading the config and the model's config do, and CONFIG_INVALID when the config
  *   goes with no stage
@@ -60,16 +65,20 @@ export function estimateMemory(request: EstimateRequest): Estimate {
   const model = AutoModelForCausalLM.fromConfig(request.modelConfig);
   const raw = readConfig(request.deepspeed);
   const sequenceLength = request.sequenceLength ?? model.maxLength;
-  const recipes = [0, 1, 2, 3].map((stage) => {
+  const recipeFor = (stage: number, onDisk: OnDisk): Recipe | DeepSpeedError => {
     try {
-      return recipeOf(withStage(raw, stage), worldSize, model.width);
+      return recipeOf(withStage(raw, stage, onDisk), worldSize, model.width);
     } catch (error) {
       if (error instanceof DeepSpeedError && refusals.has(error.code)) return error;
       throw error;
     }
-  });
-  const first = recipes.find((one) => !(one instanceof Error));
-  if (!first) throw recipes[0];
+  };
+  const ways = [
+    ...[0, 1, 2, 3].map((stage) => ({ stage, onDisk: 'nothing' as const })),
+    ...(['states', 'states and parameters'] as const).map((onDisk) => ({ stage: 3, onDisk })),
+  ].map((way) => ({ ...way, recipe: recipeFor(way.stage, way.onDisk) }));
+  const first = ways.find(({ recipe }) => !(recipe instanceof Error))?.recipe;
+  if (!first) throw ways[0]!.recipe;
   const { microBatchSize, precision, optimizer } = first as Recipe;
   const row = { input_ids: new Int32Array(sequenceLength) };
   const batch = model.collate([row], [0], { rows: microBatchSize, padToMultipleOf: 1 });
@@ -89,9 +98,13 @@ export function estimateMemory(request: EstimateRequest): Estimate {
   };
   return {
     parameters: flatLayout(outlinesOf(first)[0]!.parameters, 1).parameterCount,
-    rows: [false, true].flatMap((checkpoints) =>
-      recipes.map((recipe, stage) =>
-        rowOf(recipe, stage, checkpoints, outlinesOf(recipe)[Number(checkpoints)]!, worldSize),
+    // The disk costs most: last.
+    rows: [ways.slice(0, 4), ways.slice(4)].flatMap((some) =>
+      [false, true].flatMap((gradientCheckpointing) =>
+        some.map(({ recipe, ...way }) => {
+          const outline = outlinesOf(recipe)[Number(gradientCheckpointing)]!;
+          return rowOf(recipe, { ...way, gradientCheckpointing }, outline, worldSize);
+        }),
       ),
     ),
     microBatchSize,
@@ -105,12 +118,10 @@ const refusals = new Set(['CONFIG_INVALID', 'NOT_AVAILABLE_YET']);
 
 function rowOf(
   recipe: Recipe | Error,
-  stage: number,
-  gradientCheckpointing: boolean,
+  row: Pick<EstimateRow, 'stage' | 'gradientCheckpointing' | 'onDisk'>,
   outline: ModelOutline,
   worldSize: number,
 ): EstimateRow {
-  const row = { stage, gradientCheckpointing };
   if (recipe instanceof Error) return { ...row, bytes: null, total: 0, refused: recipe.message };
   const host = { ...outline, name: 'onnx', capabilities: onnxCapabilities };
   const options = zeroOptions(recipe.config!, host, worldSize);
@@ -131,28 +142,36 @@ function recipeOf(raw: RawConfig, worldSize: number, hiddenSize: number): Recipe
   return makeRecipe({ raw, given, args, worldSize, hiddenSize, totalSteps: () => someSteps });
 }
 
+/** What a config without sub-groups of its own gets when states go to disk: elements, 64 MiB a buffer. */
+const subGroupSize = 16_777_216;
+
 /** The config at another stage, without the offloading that this stage does not know. */
-function withStage(raw: RawConfig, stage: number): RawConfig {
+function withStage(raw: RawConfig, stage: number, onDisk: OnDisk): RawConfig {
   const { offload_param, offload_optimizer, ...zero } = (raw.values.zero_optimization ??
     {}) as Record<string, unknown>;
-  const onDisk = (offload_optimizer as { device?: unknown } | undefined)?.device === 'nvme';
-  return {
-    ...raw,
-    values: {
-      ...raw.values,
-      zero_optimization: {
-        ...zero,
-        stage,
-        ...(stage === 3 && offload_param !== undefined && { offload_param }),
-        ...(stage > (onDisk ? 2 : 0) && offload_optimizer !== undefined && { offload_optimizer }),
-      },
-    },
+  const isOnDisk = (offload_optimizer as { device?: unknown } | undefined)?.device === 'nvme';
+  // The folder is not looked at.
+  const nvme = { device: 'nvme', nvme_path: '.' };
+  const moved = {
+    sub_group_size: subGroupSize,
+    ...zero,
+    stage,
+    offload_optimizer: isOnDisk ? offload_optimizer : { ...nvme, buffer_count: 10 },
+    ...(onDisk === 'states and parameters' && { offload_param: { ...nvme, max_in_cpu: 0 } }),
   };
+  const kept = {
+    ...zero,
+    stage,
+    ...(stage === 3 && offload_param !== undefined && { offload_param }),
+    ...(stage > (isOnDisk ? 2 : 0) && offload_optimizer !== undefined && { offload_optimizer }),
+  };
+  const zero_optimization = onDisk === 'nothing' ? kept : moved;
+  return { ...raw, values: { ...raw.values, zero_optimization } };
 }
 
 /**
- * The cheapest way of training that fits: stages 0 to 2 send the same, stage 3 half as much again, and activation
- * checkpointing computes a third more.
+ * The cheapest way of training that fits: stages 0 to 2 send the same, stage 3 half as much again, activation
+ * checkpointing computes a third more, and a disk is slower than memory.
  *
  * @param share bytes that a rank may take
  * @returns null when none fits

@@ -3,14 +3,15 @@ import type { FlatLayout } from '../../layout.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { gradientSumsBytes } from '../compression/index.ts';
 import { gradientStaging } from '../offload/gradient-on-disk.ts';
-import { layoutAlignment } from '../offload/settings.ts';
+import { swapUnit } from '../offload/settings.ts';
 import { oneBitBytes } from '../one-bit/index.ts';
 import type { Precision } from '../precision/precision.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { gathersParameters, zeroBytes } from './estimate.ts';
 import { planGathers } from './gather-plan.ts';
-import type { ZeroOptions } from './index.ts';
+import { sentGradientType, type ZeroOptions } from './index.ts';
 import type { OptimizerRecipe } from './optimizer.ts';
+import { secondaryCount } from './plus-plus.ts';
 import { planWindows } from './windows.ts';
 
 /** Categories of the memory account that are known before any memory is taken, the largest first in reports. */
@@ -39,7 +40,9 @@ export interface FootprintRequest {
 
 /** Makes the plans that a session would make, and adds up what they would take. */
 export function footprint(request: FootprintRequest): Footprint {
-  const { options, host, layout, worldSize, optimizer, precision } = request;
+  const { options, host, layout, worldSize, optimizer } = request;
+  const gradientType = sentGradientType(options, request.precision);
+  const precision = { ...request.precision, gradientType };
   const { stage, wholeGradients = stage < 2, offload = null } = options;
   const held = zeroBytes(
     stage,
@@ -55,7 +58,8 @@ export function footprint(request: FootprintRequest): Footprint {
   return {
     ...held,
     optimizer: held.optimizer + compressionBytes(request),
-    parameters: held.parameters + 4 * frozen.reduce((sum, count) => sum + count, 0),
+    parameters:
+      held.parameters + 4 * frozen.reduce((sum, count) => sum + count, 0) + secondaryBytes(request),
     window: held.window + 4 * gradients + parameterWindows(request),
     communication:
       held.communication +
@@ -77,6 +81,12 @@ function compressionBytes(request: FootprintRequest): number {
   // One rank has nobody to tell.
   if (!compression || worldSize === 1) return 0;
   return gradientSumsBytes(compression.compression, layout, bucketsOf(request));
+}
+
+function secondaryBytes({ options, layout, worldSize, precision }: FootprintRequest): number {
+  if (worldSize === 1) return 0;
+  const { secondaryRanks = 1 } = options.plusPlus ?? {};
+  return secondaryCount(layout.total, secondaryRanks) * elementBytes(precision.storage);
 }
 
 /** Elements of what gradient buckets share. */
@@ -110,13 +120,16 @@ function parameterWindows(request: FootprintRequest): number {
   const { options, host, layout, worldSize, precision } = request;
   const narrow = precision.storage !== 'float32';
   if (!gathersParameters(options, worldSize, narrow)) return 0;
+  // Only what is read from disk has to begin where direct I/O can put it.
+  const { maxInMemory = Number.POSITIVE_INFINITY } = options.offload?.parameters ?? {};
+  const fromDisk = maxInMemory < layout.total / worldSize;
   const { wireSize, modelSize } = planGathers({
     parameters: host.parameters,
     layout,
     segmentCount: host.segments.length,
     limits: options.gather!,
     narrow,
-    ...(options.offload && { alignment: layoutAlignment(options.offload) }),
+    ...(fromDisk && { alignment: swapUnit }),
   });
   return wireSize * elementBytes(precision.storage) + (narrow ? modelSize * 4 : 0);
 }

@@ -17,6 +17,7 @@ import { tailByte } from '../offload/swap-space.ts';
 import type { Split } from '../offload/walk.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { type Gathering, type GatherPlan, positionOf, segmentAt } from './gather-plan.ts';
+import type { SecondaryShard } from './plus-plus.ts';
 
 export interface GatheredParametersOptions {
   engine: NativeEngine;
@@ -27,6 +28,10 @@ export interface GatheredParametersOptions {
   /** This rank's shard: fp32, and in the type that travels. The same where that is fp32. */
   master: Split;
   sent: Split;
+  /** Of passes: what the engine's own may be replaced by. */
+  allGather?: NativeEngine['allGather'];
+  /** What backward gathers from. */
+  secondary?: SecondaryShard;
 }
 
 /**
@@ -48,6 +53,7 @@ export class GatheredParameters implements ParameterOwner {
   /** Of the current forward and backward: what was gathered, or widened, and the next one to gather. */
   readonly #works = new Map<Gathering, Work>();
   readonly #widened = new Set<Gathering>();
+  readonly #kept = new Set<Gathering>();
   #next = 0;
   #position = -1;
   #lastPass: Work | undefined;
@@ -104,6 +110,7 @@ export class GatheredParameters implements ParameterOwner {
       this.#next = 0;
       this.#works.clear();
       this.#widened.clear();
+      this.#kept.clear();
     }
     this.#position = position;
     const { gatherings } = this.#options.plan;
@@ -111,13 +118,35 @@ export class GatheredParameters implements ParameterOwner {
       const gathering = gatherings[this.#next]!;
       if (!this.#isRead(gathering, plan)) continue;
       const after = this.#lastPass === undefined ? [] : [this.#lastPass];
-      this.#works.set(gathering, this.#gather(gathering, gathering.wirePlace, after));
+      this.#works.set(gathering, this.#gatherForPass(gathering, after));
     }
+    if (plan.training && pass === 'forward') this.#keepSecondary(this.#readBy[position]!);
     if (!this.#narrow) return;
     for (const gathering of this.#readBy[position]!) {
       if (this.#widened.has(gathering)) continue;
       this.#widened.add(gathering);
       this.#works.set(gathering, this.#widen(gathering, [this.#works.get(gathering)!]));
+    }
+  }
+
+  #gatherForPass(gathering: Gathering, after: Work[]): Work {
+    const { segmentCount, secondary, allGather } = this.#options;
+    const { wirePlace, count, readers } = gathering;
+    if (!secondary || readers[0]! < segmentCount) {
+      return this.#gather(gathering, wirePlace, after, { allGather });
+    }
+    return secondary.gather(gathering, this.#region(wirePlace, count), after);
+  }
+
+  /** Before the pass that reads it: then it has arrived, and nothing waits for it that would not anyway. */
+  #keepSecondary(gatherings: readonly Gathering[]): void {
+    const { secondary } = this.#options;
+    if (!secondary) return;
+    for (const gathering of gatherings) {
+      if (this.#kept.has(gathering)) continue;
+      this.#kept.add(gathering);
+      const window = this.#region(gathering.wirePlace, gathering.count);
+      secondary.keep(gathering, window, [this.#works.get(gathering)!]);
     }
   }
 
@@ -182,15 +211,24 @@ export class GatheredParameters implements ParameterOwner {
   refresh(after: readonly Work[]): Work | null {
     let last = after.at(-1) ?? null;
     for (const gathering of this.#options.plan.persistent) {
-      last = this.#gather(gathering, gathering.wirePlace, [...after], last === null ? [] : [last]);
+      const behind = last === null ? [] : [last];
+      last = this.#gather(gathering, gathering.wirePlace, [...after], { behind });
       if (this.#narrow) last = this.#widen(gathering, [last]);
     }
     return last;
   }
 
   /** @param behind works that must not fail before it; unlike `after`, copying does not wait for them */
-  #gather(stretch: Shard, wirePlace: number, after: Work[], behind: Work[] = []): Work {
-    const { engine, layout } = this.#options;
+  #gather(
+    stretch: Shard,
+    wirePlace: number,
+    after: Work[],
+    {
+      behind = [],
+      allGather = (...call) => this.#options.engine.allGather(...call),
+    }: { behind?: Work[]; allGather?: NativeEngine['allGather'] | undefined } = {},
+  ): Work {
+    const { layout } = this.#options;
     const own = intersect(stretch, this.#shard);
     let ready = after;
     if (own.count > 0) {
@@ -198,7 +236,7 @@ export class GatheredParameters implements ParameterOwner {
       ready = this.#fetch(first, own.count, wirePlace + own.offset - stretch.offset, after);
     }
     const window = this.#region(wirePlace, stretch.count);
-    return engine.allGather(window, bucketShards(stretch, layout), [...ready, ...behind]);
+    return allGather(window, bucketShards(stretch, layout), [...ready, ...behind]);
   }
 
   /** Elements [first, first + count) of the shard go to a place of the wire, from memory and from disk. */

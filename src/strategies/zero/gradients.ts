@@ -21,6 +21,8 @@ const bytesPerElement = 4;
 
 export interface ReducerOptions {
   engine: NativeEngine;
+  /** What takes the place of the engine's reduceScatter. */
+  scatter?: NativeEngine['reduceScatter'];
   layout: FlatLayout;
   buckets: readonly Bucket[];
   rank: number;
@@ -48,6 +50,10 @@ export interface GradientReducer extends GradientOwner {
   readonly buffers: readonly NativeBuffer[];
   /** Where this rank's shard is on disk. */
   readonly swapped?: SwappedGradient | undefined;
+}
+
+function scatterOf({ engine, scatter }: ReducerOptions): NativeEngine['reduceScatter'] {
+  return scatter ?? ((...call) => engine.reduceScatter(...call));
 }
 
 /** Buckets whose segment the plan left out: every rank knows that their gradient is zero. */
@@ -155,7 +161,7 @@ export class WholeGradient implements GradientReducer {
       own.count === 0
         ? null
         : this.#region({ offset: bucket.offset + own.offset, count: own.count });
-    this.#works.push(engine.reduceScatter(sent.region, shards, target, {}, sent.after));
+    this.#works.push(scatterOf(this.#options)(sent.region, shards, target, {}, sent.after));
   }
 
   reduced(): ReducedGradient {
@@ -284,11 +290,14 @@ export class ShardedGradient implements GradientReducer {
   }
 
   #scatter(bucket: Bucket, sent: Sent, plan: StepPlan, accumulate: boolean): Work {
-    const { engine, layout, rank } = this.#options;
+    const { layout, rank } = this.#options;
     const shards = bucketShards(bucket, layout);
     const own = shards[rank]!;
     const scatter = (target: Region | null, after: Work[]) =>
-      engine.reduceScatter(sent.region, shards, target, { accumulate }, [...sent.after, ...after]);
+      scatterOf(this.#options)(sent.region, shards, target, { accumulate }, [
+        ...sent.after,
+        ...after,
+      ]);
     if (own.count === 0) return scatter(null, []);
     return this.#put(bucket, own, plan, accumulate, ({ region, after }) => scatter(region, after));
   }

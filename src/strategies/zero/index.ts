@@ -1,5 +1,6 @@
 import { requireCapability } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
+import type { Precision, StorageType } from '../precision/precision.ts';
 import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
 import { GradientOnDisk } from '../offload/gradient-on-disk.ts';
 import { Offload } from '../offload/offload.ts';
@@ -15,10 +16,16 @@ import type { Work } from '../../native/contract.ts';
 import type { LocalState } from '../local-state.ts';
 import { gathersParameters } from './estimate.ts';
 import { GradientInMemory, type GradientShard } from './gradient-shard.ts';
-import { type GradientReducer, ShardedGradient, WholeGradient } from './gradients.ts';
+import {
+  type GradientReducer,
+  type ReducerOptions,
+  ShardedGradient,
+  WholeGradient,
+} from './gradients.ts';
 import { FullWeights } from './full-weights.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
+import { type PlusPlus, quantisedScatter } from './plus-plus.ts';
 import { stateCount } from './recipe.ts';
 import type { ShardOptimizer, ShardOptimizerOptions } from './shard-optimizer.ts';
 import { shardedWeights, shardInMemory, type ShardWeights } from './sharded-weights.ts';
@@ -47,6 +54,16 @@ export interface ZeroOptions {
   offload?: OffloadSettings;
   /** Stages 0 and 1: lossy sums of gradients. */
   compression?: CompressionRecipe;
+  /** Stage 3: less that is sent. */
+  plusPlus?: PlusPlus;
+}
+
+/** What gradients are rounded to on their way, where they do not travel in a code of their own. */
+export function sentGradientType(
+  { compression, plusPlus }: Pick<ZeroOptions, 'compression' | 'plusPlus'>,
+  { gradientType }: Precision,
+): StorageType {
+  return compression || plusPlus?.quantisedGradients ? 'float32' : gradientType;
 }
 
 /** What other plugins need of ZeRO: the states to save. */
@@ -72,7 +89,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
   const { rank, size: worldSize } = communicator;
   const segmentCount = host.segments.length;
   const lossScale = applyLossScale(context, options.stage);
-  const reducer = {
+  const reducer: ReducerOptions = {
     engine,
     layout,
     rank,
@@ -87,7 +104,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     ),
     overlap: options.overlap,
     reduceScatter: options.stage > 0 && options.reduceScatter,
-    gradientType: options.compression ? ('float32' as const) : precision.gradientType,
+    gradientType: sentGradientType(options, precision),
     lossScale: () => options.averaging * lossScale.value,
     sends: (): boolean => oneBit?.keepsGradient !== true,
     compressed: (): GradientSums | null =>
@@ -97,6 +114,9 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     options.compression && worldSize > 1
       ? new GradientSums(engine, layout, reducer.buckets, options.compression.compression)
       : null;
+  if (options.plusPlus?.quantisedGradients && worldSize > 1) {
+    reducer.scatter = quantisedScatter(engine, layout, reducer.buckets);
+  }
   const offload = options.offload ? new Offload(context, options.offload) : null;
   const gradients: GradientReducer =
     options.stage >= 2 && !options.wholeGradients
@@ -240,7 +260,13 @@ function gatheredWeights(
   narrow: () => Work | null,
 ): Weights {
   const { claims, lifecycle } = context;
-  const { weights, parameters } = shardedWeights(context, options.gather!, shard, narrow);
+  const { weights, parameters } = shardedWeights(
+    context,
+    options.gather!,
+    shard,
+    narrow,
+    options.plusPlus,
+  );
   claims.claim('parameters', 'zero', parameters);
   lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));
   for (const hook of ['forward', 'backward'] as const) {

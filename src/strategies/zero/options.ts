@@ -6,6 +6,7 @@ import { offloadSettings } from '../offload/settings.ts';
 import { keepsWholeGradients } from './estimate.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import type { ZeroOptions, ZeroStage } from './index.ts';
+import { plusPlusOf } from './plus-plus.ts';
 
 /** What options depend on of a host. */
 type OptionsHost = Pick<Host, 'name' | 'capabilities' | 'skippable'>;
@@ -29,6 +30,7 @@ export function zeroOptions(
     reduceScatter: zero.reduce_scatter,
     averaging: averagingOf(config, worldSize),
     gather: gatherLimits(config),
+    plusPlus: plusPlusOf(config, worldSize),
     ...(config.progressive_layer_drop.enabled && { skippable: host.skippable ?? [] }),
     ...(oneBit && { oneBit }),
     ...(offload && { offload }),

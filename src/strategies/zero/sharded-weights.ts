@@ -6,6 +6,7 @@ import type { StrategyContext } from '../plugin.ts';
 import type { Weights } from '../precision/weights.ts';
 import { type GatherLimits, planGathers } from './gather-plan.ts';
 import { GatheredParameters } from './gathered-parameters.ts';
+import { type PlusPlus, quantisedGather, SecondaryShard } from './plus-plus.ts';
 
 /** A rank's shard of the parameters: fp32, and with 16-bit storage rounded, too, which then travels. */
 export interface ShardWeights {
@@ -46,26 +47,34 @@ export function shardedWeights(
   limits: GatherLimits,
   shard: ShardWeights,
   narrow: () => Work | null,
+  plusPlus?: PlusPlus,
 ): { weights: Weights; parameters: GatheredParameters } {
   const { host, engine, layout, communicator } = context;
-  const { rank } = communicator;
+  const { rank, size } = communicator;
   const { master, copy16 } = shard;
   const segmentCount = host.segments.length;
+  const plan = planGathers({
+    parameters: host.parameters,
+    layout,
+    segmentCount,
+    limits,
+    narrow: copy16 !== undefined,
+    ...((copy16 ?? master).tail && { alignment: swapUnit }),
+  });
+  const { quantisedWeights = false, secondaryRanks = 1 } = (size > 1 && plusPlus) || {};
+  const type = context.precision.storage;
   const parameters = new GatheredParameters({
     engine,
     layout,
     rank,
     segmentCount,
-    plan: planGathers({
-      parameters: host.parameters,
-      layout,
-      segmentCount,
-      limits,
-      narrow: copy16 !== undefined,
-      ...((copy16 ?? master).tail && { alignment: swapUnit }),
-    }),
+    plan,
     master,
     sent: copy16 ?? master,
+    ...(quantisedWeights && { allGather: quantisedGather(engine, layout, plan.gatherings) }),
+    ...(secondaryRanks > 1 && {
+      secondary: new SecondaryShard(engine, layout, { rank, ranks: secondaryRanks, type }),
+    }),
   });
   const spread = () => {
     const narrowed = narrow();
