@@ -1,6 +1,8 @@
-// Products of one to kFewRows rows (a decoder's single token), for gemm_simd.cc: limited by reading
-// B, which is read once and not packed.
+// Products of one to kFewRows rows (a decoder's single token, the low ranks of adapters), for
+// gemm_simd.cc: limited by reading B, which is read once and not packed.
 #pragma once
+#include <utility>
+
 #include "gemm/epilogue.h"
 #include "gemm/readers.h"
 
@@ -16,6 +18,18 @@ inline void put(const Product& product, float* to, F32 sum, size_t count) {
   }
 }
 
+// Sums that the registers hold beside a row of B's vectors and an element: so many for each row. At
+// more rows than kFewRows too few would be left.
+#if defined(DSJS_ISA_AVX512) || defined(DSJS_ISA_NEON)
+constexpr size_t kSums = 28, kFewRows = 8;
+#else
+constexpr size_t kSums = 12, kFewRows = 6;
+#endif
+constexpr size_t few_vectors(size_t rows) {
+  return rows == 1 ? 8 : rows == 2 ? 6 : rows <= 4 ? 4 : kSums / rows;
+}
+constexpr size_t few_columns(size_t rows) { return rows <= 4 ? 4 : kSums / rows; }
+
 // Rows of op(B) are adjacent in memory: kVectors vectors of columns at a time, down all rows of B.
 template <size_t kRows, size_t kVectors, class Reader>
 void few_down(const Product& product, const float* x, const Reader& b, float* c, size_t column,
@@ -28,12 +42,12 @@ void few_down(const Product& product, const float* x, const Reader& b, float* c,
     for (size_t v = 0; v < kVectors; ++v) {
       if (kVectors > 1 || whole > 0) {
         const F32 row = b.all(at + v * kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r)
           sum[r][v] = fma(splat(x[r * product.K + k]), row, sum[r][v]);
       } else {
         const F32 row = b.part(at, rest);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r)
           sum[r][v] = fma(splat(x[r * product.K + k]), row, sum[r][v]);
       }
@@ -48,7 +62,7 @@ void few_down(const Product& product, const float* x, const Reader& b, float* c,
 template <size_t kRows, class Reader>
 void few_rows_down(const Product& product, const float* x, const Reader& b, float* c,
                    Span columns) {
-  constexpr size_t kVectors = kRows == 1 ? 8 : kRows == 2 ? 6 : 4;
+  constexpr size_t kVectors = few_vectors(kRows);
   size_t j = 0;
   for (; j + kVectors * kLanes <= columns.count; j += kVectors * kLanes)
     few_down<kRows, kVectors>(product, x, b, c, columns.begin + j, kVectors * kLanes);
@@ -65,13 +79,13 @@ void few_dots(const Product& product, const float* x, const Reader& b, float* c,
   const size_t whole = product.K / kLanes * kLanes, rest = product.K - whole;
   for (size_t k = 0; k < whole; k += kLanes) {
     F32 lines[kColumns];
-#pragma GCC unroll 4
+#pragma GCC unroll 5
     for (size_t j = 0; j < kColumns; ++j)
       lines[j] = b.all((column + j) * product.b_strides.column + k);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) {
       const F32 values = load(x + r * product.K + k);
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (size_t j = 0; j < kColumns; ++j) sum[r][j] = fma(values, lines[j], sum[r][j]);
     }
   }
@@ -93,7 +107,7 @@ void few_dots(const Product& product, const float* x, const Reader& b, float* c,
 template <size_t kRows, class Reader>
 void few_rows_across(const Product& product, const float* x, const Reader& b, float* c,
                      Span columns) {
-  constexpr size_t kColumns = 4;
+  constexpr size_t kColumns = few_columns(kRows);
   size_t j = 0;
   for (; j + kColumns <= columns.count; j += kColumns)
     few_dots<kRows, kColumns>(product, x, b, c, columns.begin + j);
@@ -110,22 +124,21 @@ void few_rows_of(const Product& product, const float* x, const void* b, float* c
   });
 }
 
+using FewRowsFunction = void (*)(const Product&, const float*, const void*, float*, Span);
+
+// kFewRowsOf.of[rows − 1]
+struct FewRowsFunctions {
+  FewRowsFunction of[kFewRows];
+};
+template <size_t... kRowsLessOne>
+constexpr FewRowsFunctions make_few_rows(std::index_sequence<kRowsLessOne...>) {
+  return {{few_rows_of<kRowsLessOne + 1>...}};
+}
+constexpr FewRowsFunctions kFewRowsOf = make_few_rows(std::make_index_sequence<kFewRows>());
+
 void few_rows(const Product& product, const float* x, const void* b, float* c, Span columns) {
-  static_assert(kFewRows == 4);
-  switch (product.M) {
-    case 1:
-      few_rows_of<1>(product, x, b, c, columns);
-      break;
-    case 2:
-      few_rows_of<2>(product, x, b, c, columns);
-      break;
-    case 3:
-      few_rows_of<3>(product, x, b, c, columns);
-      break;
-    case 4:
-      few_rows_of<4>(product, x, b, c, columns);
-      break;
-  }
+  if (product.M == 0) return;
+  kFewRowsOf.of[product.M - 1](product, x, b, c, columns);
   float* const first = c + columns.begin;
   if (has_end(product)) finish(product, {first, product.ldc, 1, true}, first, product.M, columns);
 }

@@ -18,9 +18,9 @@ extern const GemmKernels gemm_table;
 }
 namespace {
 
-// Few rows, and one panel of columns, are ways of their own (plan.h), which tiles do not have.
+// One panel of columns is a way of its own (plan.h), which tiles do not have.
 bool fits_tiles(const Product& product) {
-  return product.M > kFewRows && product.N > amx::gemm_table.tile_columns && product.K > 0;
+  return product.N > amx::gemm_table.tile_columns && product.K > 0;
 }
 
 // Each element of B is packed as three parts and must be used often enough to pay for that; tiles

@@ -139,6 +139,7 @@ extern const GemmKernels gemm_table;
 const GemmKernels gemm_table = {kPanelLines,
                                 kPanelLines,
                                 kTileLines,
+                                0,
                                 kBlocking,
                                 packed_a_floats,
                                 packed_b_floats,

@@ -23,9 +23,6 @@ inline size_t parts_of(size_t total, size_t largest) { return (total + largest -
 
 }  // namespace
 
-// Products of at most so many rows do not pack B: each of its elements is used too few times.
-constexpr size_t kFewRows = 4;
-
 // Part of C, rows × columns, as a product of packed blocks.
 struct Block {
   Span rows;
@@ -51,6 +48,8 @@ struct GemmKernels {
   size_t tile_columns;
   // Blocks of rows begin at a multiple of this.
   size_t row_unit;
+  // Products of at most so many rows do not pack B: each of its elements is used too few times.
+  size_t few;
   Blocking blocking;
 
   // Floats that so many rows of A or columns of B take when packed, `depth` terms each.
@@ -69,9 +68,9 @@ struct GemmKernels {
   // C = or += alpha · a · b, and the epilogue.
   void (*multiply)(const Product& product, const Block& block);
   // As multiply, of columns that one panel of B holds; `a` is A's first element of the block, not
-  // packed, and there is no prologue. This and few_rows: null where another set's kernels do these.
+  // packed, and there is no prologue. Null where `few` is 0, as few_rows.
   void (*multiply_narrow)(const Product& product, const Block& block);
-  // The columns of a whole product of at most kFewRows rows, straight from B. `x`: the rows of
+  // The columns of a whole product of at most `few` rows, straight from B. `x`: the rows of
   // p(A), K apart.
   void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);
 };

@@ -53,8 +53,8 @@ constexpr Blocking kBlocking{384, (56 + kTileRows - 1) / kTileRows* kTileRows, 1
 }  // namespace
 
 extern const GemmKernels gemm_table;
-const GemmKernels gemm_table = {kTileRows,       kTileColumns, 1,      kBlocking,   packed_a_floats,
-                                packed_b_floats, pack_a,       pack_b, sum_columns, multiply,
-                                multiply_narrow, few_rows};
+const GemmKernels gemm_table = {kTileRows,       kTileColumns,    1,       kFewRows, kBlocking,
+                                packed_a_floats, packed_b_floats, pack_a,  pack_b,   sum_columns,
+                                multiply,        multiply_narrow, few_rows};
 
 }  // namespace dsjs::DSJS_ISA

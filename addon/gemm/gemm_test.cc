@@ -190,7 +190,8 @@ void check_case(const Case& x, uint64_t seed, size_t threads = 2) {
 }
 
 // Sizes at and around what a kernel treats differently.
-const size_t kSizes[] = {0, 1, 2, 3, 4, 5, 7, 13, 14, 15, 16, 17, 28, 29, 31, 32, 33, 48, 61, 97};
+const size_t kSizes[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  13, 14,
+                         15, 16, 17, 28, 29, 31, 32, 33, 48, 61, 97};
 
 template <class T, size_t count>
 T pick(Random& random, const T (&values)[count]) {

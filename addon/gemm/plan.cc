@@ -13,8 +13,8 @@ constexpr size_t kLine = 16;
 
 size_t round_up(size_t value, size_t unit) { return parts_of(value, unit) * unit; }
 
-bool reads_b_directly(const Product& product) {
-  return product.M <= kFewRows && !product.column_sums &&
+bool reads_b_directly(const Product& product, const GemmKernels& kernels) {
+  return kernels.few_rows && product.M <= kernels.few && !product.column_sums &&
          (product.b_strides.row == 1 || product.b_strides.column == 1);
 }
 
@@ -37,12 +37,12 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   Plan plan{};
   plan.batches = batch_count(product.batch);
   plan.way = plan.batches >= 2 * threads || (plan.batches > 1 && work < kShared) ? Way::kBatches
-             : reads_b_directly(product)                                         ? Way::kFewRows
+             : reads_b_directly(product, kernels)                                ? Way::kFewRows
                                                                                  : Way::kBlocks;
   plan.workers = plan.way == Way::kBatches ? std::min(threads, plan.batches) : threads;
   if (work * (plan.way == Way::kBatches ? plan.batches : 1) < kShared) plan.workers = 1;
 
-  if (reads_b_directly(product)) {
+  if (reads_b_directly(product, kernels)) {
     plan.packed_a = round_up(product.M * product.K, kLine);
     return plan;
   }
