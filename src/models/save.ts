@@ -1,5 +1,5 @@
 /** Writing a model folder that Hugging Face transformers and `loadPretrained` read. */
-import { rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../folders.ts';
 import { DeepSpeedError } from '../errors.ts';
@@ -45,7 +45,8 @@ export async function saveParameters(
 }
 
 /**
- * Writes model.safetensors (or shards and their index) into `dir`.
+ * Writes model.safetensors (or shards and their index) into `dir`, and then removes the weights that these replace:
+ * a reader takes model.safetensors first, the index of an older model second. Other files stay.
  *
  * @returns the files' names
  * @throws OUTPUT_NOT_WRITABLE
@@ -65,9 +66,34 @@ export async function saveWeights(
   );
   await writable(dir, async () => makeFolder(dir));
   const shards = splitShards(tensors, maxShardBytes);
+  const replaced = await weightFiles(dir);
   for (const [file, part] of shards) await writeSafetensors(join(dir, file), part);
   if (shards.size > 1) await writeIndex(dir, shards);
+  const written = new Set([...shards.keys(), ...(shards.size > 1 ? [indexFile] : [])]);
+  for (const file of replaced.filter((name) => !written.has(name))) {
+    await writable(join(dir, file), () => rm(join(dir, file), { force: true }));
+  }
   return [...shards.keys()];
+}
+
+const singleFile = 'model.safetensors';
+const indexFile = 'model.safetensors.index.json';
+
+/** The weights that a folder holds, as `saveWeights` names them: shards only where the index lists them. */
+async function weightFiles(dir: string): Promise<string[]> {
+  const index = await readFile(join(dir, indexFile), 'utf8').catch(() => null);
+  return [singleFile, ...(index === null ? [] : [indexFile, ...listedShards(index)])];
+}
+
+function listedShards(index: string): string[] {
+  try {
+    const { weight_map: files } = JSON.parse(index) as { weight_map: Record<string, unknown> };
+    return [...new Set(Object.values(files))]
+      .map(String)
+      .filter((file) => /^model-\d{5}-of-\d{5}\.safetensors$/.test(file));
+  } catch {
+    return [];
+  }
 }
 
 /** The source, if it is one for this parameter; else WEIGHTS_MISMATCH. */
@@ -175,7 +201,7 @@ function splitShards(
     parts.at(-1)!.push(tensor);
     bytes += size;
   }
-  if (parts.length === 1) return new Map([['model.safetensors', parts[0]!]]);
+  if (parts.length === 1) return new Map([[singleFile, parts[0]!]]);
   const digits = (value: number) => String(value).padStart(5, '0');
   const name = (i: number) => `model-${digits(i + 1)}-of-${digits(parts.length)}.safetensors`;
   return new Map(parts.map((part, i) => [name(i), part]));
@@ -183,7 +209,7 @@ function splitShards(
 
 function writeIndex(dir: string, shards: Map<string, TensorToWrite[]>): Promise<void> {
   const weightMap = [...shards].flatMap(([file, part]) => part.map(({ name }) => [name, file]));
-  return writeJson(join(dir, 'model.safetensors.index.json'), {
+  return writeJson(join(dir, indexFile), {
     metadata: { total_size: dataBytes([...shards.values()].flat()) },
     weight_map: Object.fromEntries(weightMap),
   });

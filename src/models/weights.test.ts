@@ -2,7 +2,7 @@ import { copyFile, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { toNumbers } from '../graph/tensor.ts';
+import { numel, toNumbers } from '../graph/tensor.ts';
 import { modelParameters } from './config.ts';
 import { arraySource, type ParameterSource, tensorSource } from './parameter-source.ts';
 import { loadPretrained } from './pretrained.ts';
@@ -61,6 +61,37 @@ describe.each(goldenCases)('weights of %s', (name) => {
     expect(files.length).toBeGreaterThan(2);
     expect(await readFolder(dir)).toEqual(await readFolder(golden.dir));
   });
+});
+
+it('take the place of the weights that the folder has had, and of nothing else', async () => {
+  const [older, newer] = [sources('gpt2'), sources('gpt2')];
+  for (const [key, { shape }] of newer) {
+    newer.set(key, arraySource(shape, new Float32Array(numel(shape)).fill(3)));
+  }
+  const { config } = loadGolden('gpt2');
+  const shown = async () => (await readFolder(dir)).values().next().value!.slice(0, 2);
+  const kept = ['model-00001-of-00099.safetensors', 'model.safetensors.bak'];
+  for (const name of kept) await writeFile(join(dir, name), 'not of these weights');
+  const [none, few, many] = [{}, { maxShardBytes: 40_000 }, { maxShardBytes: 10_000 }];
+  for (const [before, after] of [
+    [none, few],
+    [few, none],
+    [many, few],
+    [few, many],
+  ] as const) {
+    await saveParameters(dir, config, older, before);
+    await saveParameters(dir, config, newer, after);
+    expect(await shown()).toEqual([3, 3]);
+    const index = join(dir, 'model.safetensors.index.json');
+    const expected =
+      after === none
+        ? ['model.safetensors']
+        : [
+            ...Object.values<string>(JSON.parse(await readFile(index, 'utf8')).weight_map),
+            'model.safetensors.index.json',
+          ];
+    expect(new Set(await readdir(dir))).toEqual(new Set([...expected, ...kept, 'config.json']));
+  }
 });
 
 it('reads ranges, and stores half precision to rounding', async () => {
