@@ -111,9 +111,9 @@ const damages: Damage[] = [
   },
   {
     what: 'a newer version wrote it',
-    damage: manifest((content) => ({ ...content, version: 2 })),
+    damage: manifest((content) => ({ ...content, version: 3 })),
     code: 'CHECKPOINT_VERSION',
-    says: /is of version 2; this deepspeed-js reads up to 1/,
+    says: /is of version 3; this deepspeed-js reads up to 2/,
   },
   {
     what: '`latest` names a tag that is gone',

@@ -5,7 +5,12 @@ import { DeepSpeedError } from '../../errors.ts';
  * What `manifest.json` in a tag folder says. The shards hold stretches of the flat buffer; `layout`
  * says which parameter lies where, so that a checkpoint can be read at another world size or stage.
  */
-export const manifestVersion = 1;
+export const manifestVersion = 2;
+
+/** The version that a layout needs to be read: tensors by tiles came with 2. */
+export function versionOf(...layouts: readonly (Manifest['layout'] | undefined)[]): number {
+  return layouts.some((slots) => slots?.some(({ start }) => start !== undefined)) ? 2 : 1;
+}
 
 const count = z.number().int().nonnegative();
 
@@ -87,5 +92,30 @@ export function parseManifest(text: string, path: string): Manifest {
       { data: { path } },
     );
   }
+  for (const slots of [parsed.data.layout, parsed.data.frozen ?? []]) {
+    const [problem] = stretchProblems(slots);
+    if (problem !== undefined) {
+      throw new DeepSpeedError('CHECKPOINT_CORRUPT', `${path}: ${problem}`, { data: { path } });
+    }
+  }
   return parsed.data;
+}
+
+/** Tensors whose stretches are not their elements, each once: some would stay unread, or be read twice. */
+function stretchProblems(slots: Manifest['layout']): string[] {
+  const ends = new Map<string, { end: number; whole: number }>();
+  const problems: string[] = [];
+  for (const { name, shape, count, start = 0 } of slots.toSorted(
+    (a, b) => (a.start ?? 0) - (b.start ?? 0),
+  )) {
+    const end = ends.get(name)?.end ?? 0;
+    if (start !== end) problems.push(`${name}: after element ${end} comes element ${start}`);
+    const whole = shape.reduce((product, size) => product * size, 1);
+    ends.set(name, { end: start + count, whole });
+  }
+  for (const [name, { end, whole }] of ends) {
+    if (end !== whole)
+      problems.push(`${name}: ${end} elements are laid out, its shape has ${whole}`);
+  }
+  return problems;
 }

@@ -8,7 +8,7 @@ import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
 import { type FlatLayout, tensorOf } from '../../layout.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
-import { type Manifest, manifestVersion } from './manifest.ts';
+import { type Manifest, versionOf } from './manifest.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';
 
 export interface CheckpointContent {
@@ -108,18 +108,20 @@ function manifest(
   written: (WrittenFile & { file: string; offsets: Record<string, number> })[],
 ): Manifest {
   const { layout, frozen } = content;
+  const slots = slotsOf(layout);
+  const frozenSlots = frozen && slotsOf(frozen);
   return {
     format: 'deepspeed-js checkpoint',
-    version: manifestVersion,
+    version: versionOf(slots, frozenSlots),
     createdBy: content.createdBy,
     tag,
     step: content.step,
     worldSize: written.length,
     zeroStage: content.zeroStage,
     optimizer: content.optimizer,
-    layout: slotsOf(layout),
+    layout: slots,
     total: layout.total,
-    ...(frozen && { frozen: slotsOf(frozen) }),
+    ...(frozenSlots && { frozen: frozenSlots }),
     shards: written.map(({ file, bytes, crc32c, offsets }, rank) => ({
       file,
       rank,

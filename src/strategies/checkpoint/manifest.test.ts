@@ -1,0 +1,51 @@
+/** Manifests: which version a layout needs, and layouts that do not cover their tensors. */
+import { expect, it } from 'vitest';
+import { type Manifest, parseManifest, versionOf } from './manifest.ts';
+
+type Slots = Manifest['layout'];
+
+const tile = (start: number, count: number) => ({
+  name: 'table',
+  shape: [6, 2],
+  offset: 16 * start,
+  count,
+  start,
+});
+const bias = { name: 'bias', shape: [3], offset: 400, count: 3 };
+const tiles: Slots = [tile(8, 4), bias, tile(4, 4), tile(0, 4)];
+
+const text = (layout: Slots, version = versionOf(layout)) =>
+  JSON.stringify({
+    format: 'deepspeed-js checkpoint',
+    version,
+    createdBy: 'test',
+    tag: 'a',
+    step: 1,
+    worldSize: 1,
+    zeroStage: 3,
+    optimizer: { kind: 'adam', step: 1, states: [] },
+    layout,
+    total: 512,
+    shards: [
+      { file: 'f', rank: 0, offset: 0, count: 512, bytes: 1, crc32c: '00000000', tensors: {} },
+    ],
+    state: {},
+  });
+
+it('tiles need version 2, so that a reader that knows none refuses them; version 1 is read', () => {
+  expect(versionOf([bias], undefined)).toBe(1);
+  expect(versionOf([bias], tiles)).toBe(2);
+  expect(parseManifest(text(tiles), 'm').layout).toEqual(tiles);
+  expect(parseManifest(text(tiles, 1), 'm').layout).toEqual(tiles);
+  expect(() => parseManifest(text(tiles, 3), 'm')).toThrow(/version 3/);
+});
+
+it.each<[what: string, layout: Slots]>([
+  ['the first tile is missing', [tile(4, 4), tile(8, 4), bias]],
+  ['one between is missing', [tile(0, 4), tile(8, 4), bias]],
+  ['the last is missing', [tile(0, 4), tile(4, 4), bias]],
+  ['one is there twice', [...tiles, tile(4, 4)]],
+  ['tiles overlap', [tile(0, 4), tile(3, 5), tile(8, 4), bias]],
+])('refuses, by the name of the parameter: %s', (_, layout) => {
+  expect(() => parseManifest(text(layout), 'm')).toThrow(/m: table: /);
+});
