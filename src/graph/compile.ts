@@ -60,8 +60,8 @@ export interface CompileOptions {
   /** Plain ONNX at the end. */
   lower: boolean;
   recompute: RecomputePolicy | undefined;
-  /** Logits of more bytes are computed by chunks, twice. */
-  maxLogitsBytes: number;
+  /** Logits of more bytes are computed by chunks, twice; by the name of their piece. */
+  maxLogitsBytes: (piece: string) => number;
 }
 
 interface CompiledProgram {
@@ -103,6 +103,7 @@ export class Compiler {
       outputGradients: new Map([...arriving].map(([name, list]) => [formal(name), list])),
       ...(this.options.recompute && { policy: this.options.recompute }),
     };
+    const maxLogitsBytes = this.options.maxLogitsBytes(piece.name);
     const key = graphKey(
       canonical.graph,
       outputs.always.length,
@@ -111,12 +112,12 @@ export class Compiler {
       [...options.outputGradients],
       this.options.fuse,
       this.options.lower,
-      this.options.maxLogitsBytes,
+      maxLogitsBytes,
     );
     let entry = this.compiled.get(key);
     if (entry === undefined) {
       const kept = new Set(outputs.kept.map(formal));
-      entry = this.compileProgram(canonical, kept, key, options);
+      entry = this.compileProgram(canonical, kept, key, options, maxLogitsBytes);
       this.compiled.set(key, entry);
       this.programs.set(key, entry.program);
     }
@@ -128,10 +129,10 @@ export class Compiler {
     kept: ReadonlySet<string>,
     key: string,
     options: Parameters<typeof differentiate>[1],
+    maxLogitsBytes: number,
   ): CompiledProgram {
     const training = { ...graph, outputs: graph.outputs.filter(({ name }) => !kept.has(name)) };
     const live = withoutUnreadInputs(withoutDeadNodes(training));
-    const { maxLogitsBytes } = this.options;
     const activations = new Set(options.activations);
     const source = this.options.fuse
       ? chunkLosses({ graph: live, types }, { maxLogitsBytes, activations })

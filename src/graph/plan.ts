@@ -49,7 +49,7 @@ export interface PlanOptions {
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   /** What backward computes again instead of having it saved. Default: cheap arithmetic. */
   recompute?: RecomputePolicy | undefined;
-  /** Logits of more bytes are computed by chunks, and once more in backward. Default 512 MiB; 0 for a tiled head. */
+  /** Logits of more bytes are computed by chunks, and once more in backward. Default 512 MiB; 0 for tiles of a head. */
   maxLogitsBytes?: number | undefined;
   /** Trainable tables that are cut into tiles of rows, each a parameter and a segment. Default: none. */
   tileRows?: TileRows | undefined;
@@ -161,11 +161,7 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
   const division = separateRandomness(divide(typed, parameters, loss), emit);
   const constants = new Map([...typed.graph.initializers, ...emit.constants]);
   const planner = new Planner(typed, parameters, trained, active, division, constants);
-  const segments = planner.segments(loss, {
-    ...options,
-    // Tiles of a head are for memory: so is a loss by chunks.
-    ...(tiles.size > 0 && { maxLogitsBytes: options.maxLogitsBytes ?? 0 }),
-  });
+  const segments = planner.segments(loss, options);
   const prologue = planner.prologue(segments);
   const used = new Set(
     [...segments.flatMap(({ forward, inference }) => [...forward.inputs, ...inference.inputs])]

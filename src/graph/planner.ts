@@ -4,6 +4,7 @@ import type { Role } from './canonical.ts';
 import { type CompiledPiece, Compiler, type Program } from './compile.ts';
 import type { DataType, Graph, Node, ValueInfo } from './ir.ts';
 import type { TypedGraph } from './passes/rewrite.ts';
+import { isTile } from './passes/tile-tables.ts';
 import type { Binding, PlanOptions, PlannedSegment, PlannedValue, TrainingPlan } from './plan.ts';
 import { type Division, type Piece, valuesLeaving } from './segments.ts';
 import { numel } from './tensor.ts';
@@ -63,7 +64,9 @@ export class Planner {
         fuse: options.fuse ?? true,
         lower: options.lower ?? false,
         recompute: options.recompute,
-        maxLogitsBytes: options.maxLogitsBytes ?? defaultLogitsBytes,
+        // Tiles of a head are for memory: so is a loss by chunks.
+        maxLogitsBytes: (piece) =>
+          options.maxLogitsBytes ?? (isTile(piece) ? 0 : defaultLogitsBytes),
       },
     );
     this.programs = compiler.programs;

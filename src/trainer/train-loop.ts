@@ -13,6 +13,7 @@ import { collectStates, restoreStates, statefulCallbacks } from './callback-stat
 import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
+import { describeTiles, tilingThreshold } from '../strategies/offload/tiling.ts';
 import { Reporter } from './reporter.ts';
 import type { Training } from './setup.ts';
 import { trainStep } from './step.ts';
@@ -62,7 +63,7 @@ export class TrainLoop {
   }
 
   async run(resumeFrom: boolean | string | undefined): Promise<TrainOutput> {
-    const { recipe, runtime } = this.#training;
+    const { recipe, runtime, session } = this.#training;
     this.state.maxSteps = recipe.totalSteps;
     const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
     if (resumed) {
@@ -77,6 +78,8 @@ export class TrainLoop {
     const { tokensSeen: startTokens, samplesSeen: startSamples } = this.state;
     try {
       if (resumed) this.#reporter.log(`resumed from ${resumed.folder}${this.#nothingLeft()}`);
+      const tiles = describeTiles(session.layout, tilingThreshold(recipe.config));
+      if (tiles) this.#reporter.log(tiles);
       await this.#agreeOnEvents();
       await this.#call('onTrainBegin');
       await this.#epochs();

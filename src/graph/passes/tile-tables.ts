@@ -83,6 +83,12 @@ function tilesOf(of: string, total: number, rows: number): Tile[] {
   });
 }
 
+/** Of the whole table. */
+function totalRows(tiles: readonly Tile[]): number {
+  const { row, rows } = tiles.at(-1)!;
+  return row + rows;
+}
+
 /** A product of rows with a table whose scores go into one cross-entropy. */
 interface Head {
   x: string;
@@ -189,13 +195,13 @@ class TiledNodes {
 
   #rows(node: Node, tiles: readonly Tile[]): string {
     const emit = this.#emit;
-    const indices = node.inputs[1]!;
-    const at = emit.shape(indices);
+    const at = emit.shape(node.inputs[1]!);
+    const indices = this.#fromFront(node.inputs[1]!, totalRows(tiles));
     let sum: string | undefined;
     for (const [index, tile] of tiles.entries()) {
       this.#enter(node, index);
       const inside = this.#inside(indices, tile);
-      const relative = this.#relative(indices, tile, inside, 0);
+      const relative = this.#relative(indices, tile, tiles, 0);
       const { dtype, shape } = emit.type(tile.name);
       const type = { dtype, shape: [...at, shape[1]!] };
       const found = emit.one('Gather', [tile.name, relative], type, { axis: 0 });
@@ -222,26 +228,23 @@ class TiledNodes {
     const labels = loss.inputs[1]!;
     const ignore_index = intAttribute(loss, 'ignore_index', -100);
     const shape = emit.shape(labels);
-    const crossEntropy = (scores: string, of: string) => {
+    const ignored = emit.compare('Equal', labels, this.#integer(ignore_index, labels));
+    // What counts for nothing is one past the last class: no label of those classes, whatever `ignore_index` is.
+    const crossEntropy = (scores: string, classes: number, of: string) => {
       const type = { dtype: emit.dtype(scores), shape };
-      const inputs = [scores, of];
-      return emit.node('SoftmaxCrossEntropy', inputs, [type, type], { ignore_index }, 'deepspeed');
+      const inputs = [scores, emit.where(ignored, this.#integer(classes, labels), of)];
+      const attributes = { ignore_index: classes };
+      return emit.node('SoftmaxCrossEntropy', inputs, [type, type], attributes, 'deepspeed');
     };
     const parts = tiles.map((tile, index) => {
       this.#enter(product, index);
       const scores = emit.reshape(this.#scores.get(product)![index]!, [...shape, tile.rows]);
-      const inside = this.#inside(labels, tile);
-      return crossEntropy(scores, this.#relative(labels, tile, inside, ignore_index));
+      return crossEntropy(scores, tile.rows, this.#relative(labels, tile, tiles, tile.rows));
     });
     this.#enter(product, 'sum');
     const columns = parts.map(([, lse]) => emit.reshape(lse!, [...shape, 1]));
     const tileOf = emit.div(labels, this.#integer(tiles[0]!.rows, labels));
-    const counted = emit.unary(
-      'Not',
-      emit.compare('Equal', labels, this.#integer(ignore_index, labels)),
-    );
-    const which = emit.where(counted, tileOf, this.#integer(ignore_index, labels));
-    const [across] = crossEntropy(emit.concat(columns, shape.length), which);
+    const [across] = crossEntropy(emit.concat(columns, shape.length), tiles.length, tileOf);
     return parts.reduce((sum, [within]) => emit.add(sum, within!), across!);
   }
 
@@ -250,17 +253,33 @@ class TiledNodes {
   }
 
   /** bool: does an index fall into the tile? */
-  #inside(indices: string, { row, rows }: Tile): string {
+  #inside(indices: string, { row, rows }: Pick<Tile, 'row' | 'rows'>): string {
     const emit = this.#emit;
     const from = emit.compare('GreaterOrEqual', indices, this.#integer(row, indices));
     const to = emit.compare('Less', indices, this.#integer(row + rows, indices));
     return emit.one('And', [from, to], { dtype: 'bool', shape: emit.shape(indices) });
   }
 
-  /** Indices from the tile's first row on, `otherwise` outside of it. */
-  #relative(indices: string, { row }: Tile, inside: string, otherwise: number): string {
+  /**
+   * Indices from the tile's first row on, `otherwise` where another tile has them. The first tile gets those that
+   * none has as they are: who reads them there refuses them.
+   */
+  #relative(indices: string, tile: Tile, tiles: readonly Tile[], otherwise: number): string {
     const emit = this.#emit;
+    const { row, rows } = tile;
+    const other = this.#integer(otherwise, indices);
+    if (row === 0) {
+      const others = { row: rows, rows: totalRows(tiles) - rows };
+      return emit.where(this.#inside(indices, others), other, indices);
+    }
     const moved = emit.sub(indices, this.#integer(row, indices));
-    return emit.where(inside, moved, this.#integer(otherwise, indices));
+    return emit.where(this.#inside(indices, tile), moved, other);
+  }
+
+  /** Indices of a lookup may count from the end, −1 being the last row. */
+  #fromFront(indices: string, rows: number): string {
+    const emit = this.#emit;
+    const moved = emit.add(indices, this.#integer(rows, indices));
+    return emit.where(this.#inside(indices, { row: -rows, rows }), moved, indices);
   }
 }

@@ -35,10 +35,16 @@ export interface ModelOutline {
   recomputation: Recomputation;
 }
 
+/**
+ * Of one table. Two tiles of 32, the one in use and the next, are a sixteenth of it: smaller ones save less than they
+ * cost, which is programs of their own for every pass and some 100 bytes for each of a batch's tokens.
+ */
+const mostTiles = 32;
+
 export interface PlanModelOptions {
   fuse?: boolean;
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
-  /** Embeddings and heads of more elements are cut into tiles of rows that have at most half as many. */
+  /** Embeddings and heads of more elements are cut into tiles of rows that have at most half as many, 32 a table. */
   tileAbove?: number | undefined;
 }
 
@@ -65,8 +71,10 @@ export function planModel(
     fuse,
     attentionBlocks:
       blocksOf && ((attention) => blocksOf({ ...attention, ...(longest && { longest }) })),
-    tileRows: (_, [rows, width]) =>
-      rows! * width! > tileAbove ? Math.max(1, Math.floor(tileAbove / 2 / width!)) : null,
+    tileRows: (_, [rows, width]) => {
+      if (rows! * width! <= tileAbove) return null;
+      return Math.max(Math.floor(tileAbove / 2 / width!), Math.ceil(rows! / mostTiles));
+    },
   });
 }
 

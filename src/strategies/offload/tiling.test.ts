@@ -66,13 +66,29 @@ describe('one step of plain gradient descent', () => {
     // The log-sum-exp of 61 scores is rounded once more, and each slope twice. What follows from the slopes, all
     // gradients, sums at most 61 + 16 + 64 terms in another order.
     const rounding = (61 + 16 + 64 + 3) * 2 ** -24;
-    expect(parts.metrics[0]!.loss / plain.metrics[0]!.loss - 1).toBeLessThan(rounding);
+    expect(Math.abs(parts.metrics[0]!.loss / plain.metrics[0]!.loss - 1)).toBeLessThan(rounding);
     const largest = Math.max(
       ...[...plain.parameters.values()].flatMap((all) => [...all].map(Math.abs)),
     );
     expect(farthest(parts, plain)).toBeLessThan(rounding * largest);
     expect(farthest(parts, plain)).toBeGreaterThan(0);
   });
+});
+
+it.each([
+  [tiled, [`stage3_max_live_parameters 480: ${wte} in 5 tiles of 15 rows`]],
+  // 61 rows in 32 tiles at most; the 16 positions are a table as well.
+  [
+    0,
+    [
+      `stage3_max_live_parameters 0: ${wte} in 31 tiles of 2 rows, of which two are 64 elements; ` +
+        'transformer.wpe.weight in 16 tiles of 1 row, of which two are 32 elements',
+    ],
+  ],
+  [whole, []],
+])('what is in tiles is said at the start: %d', async (live, lines) => {
+  const { lines: printed } = await run(onDisk(live), { worldSize: 1, args: { maxSteps: 1 } });
+  expect(printed.filter((line) => line.includes('tiles'))).toEqual(lines);
 });
 
 it.each([
