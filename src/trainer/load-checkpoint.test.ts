@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
@@ -48,4 +48,17 @@ it('goes on in the data where a loaded checkpoint was written', async () => {
   await loaded.train();
   expect(await loaded.parameter('transformer.wte.weight')).toEqual(expected);
   await loaded.close();
+});
+
+it('a file of a checkpoint that cannot be written is an error with a fix', async () => {
+  const out = join(folder, 'blocked');
+  mkdirSync(join(out, 'latest', 'in the way'), { recursive: true });
+  const stopped = trainer(out);
+  await expect(stopped.train()).rejects.toMatchObject({
+    code: 'OUTPUT_NOT_WRITABLE',
+    message: expect.stringContaining('latest'),
+    fix: expect.stringContaining('disk is not full'),
+    cause: { name: 'NativeError' },
+  });
+  await stopped.close();
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { makeFolder } from '../../folders.ts';
 import { DeepSpeedError } from '../../errors.ts';
 import type { PendingCheckpoint } from '../../hooks/index.ts';
+import { isNativeError } from '../../native/native-error.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
 import { type FlatLayout, tensorOf } from '../../layout.ts';
@@ -56,23 +57,31 @@ export async function beginCheckpoint(
   );
   const { pieces, offsets } = shardFile(content.tensors);
   const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
-  const shard = addon.writeFile(join(temporary, file), pieces);
+  const withFix = (cause: unknown) => {
+    throw isNativeError(cause) && cause.code.startsWith('IO_')
+      ? notWritable(directory, cause)
+      : cause;
+  };
+  const shard = addon.writeFile(join(temporary, file), pieces).catch(withFix);
+  /** Rank 0 adds the manifest and gives the folder its name. */
+  const complete = async (written: Written[]) => {
+    const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
+    await addon.writeFile(join(temporary, 'manifest.json'), [
+      { fileOffset: 0, source: Buffer.from(text) },
+    ]);
+    await addon.fsyncDirectory(temporary);
+    await publish(temporary, directory, tag);
+    await addon.fsyncDirectory(directory);
+    await addon.writeFile(join(directory, latestFile), [
+      { fileOffset: 0, source: Buffer.from(`${tag}\n`) },
+    ]);
+    await addon.fsyncDirectory(directory);
+    await sweep(directory, tag);
+  };
   const publishAll = async () => {
     const written = await agree(peers, async () => ({ file, offsets, ...(await shard) }));
     await agree(peers, async () => {
-      if (rank !== 0) return;
-      const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
-      await addon.writeFile(join(temporary, 'manifest.json'), [
-        { fileOffset: 0, source: Buffer.from(text) },
-      ]);
-      await addon.fsyncDirectory(temporary);
-      await publish(temporary, directory, tag);
-      await addon.fsyncDirectory(directory);
-      await addon.writeFile(join(directory, latestFile), [
-        { fileOffset: 0, source: Buffer.from(`${tag}\n`) },
-      ]);
-      await addon.fsyncDirectory(directory);
-      await sweep(directory, tag);
+      if (rank === 0) await complete(written).catch(withFix);
     });
     return {
       folder: join(directory, tag),
@@ -102,11 +111,9 @@ async function removeUnless<T>(
   }
 }
 
-function manifest(
-  tag: string,
-  content: CheckpointContent,
-  written: (WrittenFile & { file: string; offsets: Record<string, number> })[],
-): Manifest {
+type Written = WrittenFile & { file: string; offsets: Record<string, number> };
+
+function manifest(tag: string, content: CheckpointContent, written: readonly Written[]): Manifest {
   const { layout, frozen } = content;
   const slots = slotsOf(layout);
   const frozenSlots = frozen && slotsOf(frozen);
