@@ -52,6 +52,7 @@ function faultLines({
   leastShare,
   unexplained,
   expectedFrom,
+  sweep,
 }: CheckReport): string[] {
   const shareOf = (bandwidth: number) =>
     expected === null ? '' : `, ${Math.round((100 * bandwidth) / expected)}% of what is expected`;
@@ -73,6 +74,8 @@ function faultLines({
       ? `  the other links of both that were measured are sound: ${range(link.beside)}`
       : '  there is no other link to tell which end it is',
   ]);
+  if (sweep.error !== null && slow.length + between.length === 0)
+    return ['no host or link is to blame by itself: it fails where all take part'];
   const nobody =
     expectedFrom === 'given'
       ? 'no host or link is slower than the others: the whole network is slower than expected'

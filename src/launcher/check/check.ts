@@ -88,7 +88,13 @@ export async function check(probes: Probes, options: CheckOptions): Promise<Chec
     swept,
     reached,
     pairs: links.all.filter(ofPresent),
-    // What was measured in pairs need not hold for a group: only a promise that was given is broken.
-    healthy: lost.length === 0 && !blamed && !(faults.unexplained && options.expected !== null),
+    // What was measured in pairs need not hold for a group: only a promise that was given is broken. But an
+    // all-reduce that does not come to its end, or to its sum, is no training, whoever is to blame.
+    healthy:
+      swept.length > 1 &&
+      sweep.error === null &&
+      lost.length === 0 &&
+      !blamed &&
+      !(faults.unexplained && options.expected !== null),
   };
 }

@@ -1,0 +1,68 @@
+/** The verdict over probes that are simulated: what fails a check, and what does not. */
+import { describe, expect, it } from 'vitest';
+import { check } from './check.ts';
+import type { Probe, Probes } from './probes.ts';
+
+/** Seconds in which vectors go through a group, or why they do not. */
+type Network = (group: readonly number[]) => number | string;
+
+const quick = 0.001;
+
+function simulate(size: number, network: Network): Probes {
+  const members = Array.from({ length: size }, (_, member) => member);
+  return {
+    names: members.map((member) => `host-${member}`),
+    lost: [],
+    present: () => members,
+    measure: async (groups, { sizes }) =>
+      groups.map((group): Probe => {
+        const seconds = network(group);
+        return typeof seconds === 'string'
+          ? { readings: [], error: seconds }
+          : { readings: [{ bytes: sizes.at(-1)!, seconds }], error: null };
+      }),
+    close: async () => {},
+  };
+}
+
+const judge = (probes: Probes, options: { expected?: number; leastShare?: number } = {}) =>
+  check(probes, { expected: null, leastShare: 0.5, allPairs: false, say: () => {}, ...options });
+
+describe('the verdict', () => {
+  it('is healthy where pairs and the group are as quick', async () => {
+    const report = await judge(simulate(4, () => quick));
+    expect(report).toMatchObject({ healthy: true, members: [], links: [], unexplained: false });
+  });
+
+  it.each([
+    ['is not done in time', 'not done after 2 s', 0.0001],
+    ['comes to a wrong sum', 'element 3 of the sum is 7, and should be 15', 0.5],
+  ])('is not where the all-reduce of all %s, though every pair is sound', async (_, error, share) => {
+    const network: Network = (group) => (group.length > 2 ? error : quick);
+    const report = await judge(simulate(5, network), { leastShare: share });
+    expect(report.sweep.error).toBe(error);
+    expect(report).toMatchObject({ healthy: false, members: [], links: [] });
+  });
+
+  it('is not where the all-reduce failed once and then did not', async () => {
+    let failed = false;
+    const report = await judge(
+      simulate(5, (group) => {
+        if (group.length === 2 || failed) return quick;
+        failed = true;
+        return 'a connection ended';
+      }),
+    );
+    expect(report).toMatchObject({ healthy: false, unexplained: false });
+  });
+
+  it('lets a group be slower than its pairs, unless more was promised', async () => {
+    const network: Network = (group) => (group.length > 2 ? 100 * quick : quick);
+    expect(await judge(simulate(5, network))).toMatchObject({ healthy: true, unexplained: true });
+    const expected = (4 << 20) / quick;
+    expect(await judge(simulate(5, network), { expected })).toMatchObject({
+      healthy: false,
+      unexplained: true,
+    });
+  });
+});
