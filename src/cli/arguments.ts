@@ -201,17 +201,14 @@ function refuse(flag: string, needs: string): never {
   });
 }
 
-/** A parser of whole numbers for commander. */
+/** A parser of whole numbers for commander; what it refuses `parsed` tells with the help of its command. */
 export function integer(flag: string, least: number, most = Number.MAX_SAFE_INTEGER) {
   return (text: string): number => {
     const value = Number(text);
     if (/^\d+$/.test(text) && value >= least && value <= most) return value;
     const range =
       most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
-    throw new DeepSpeedError(
-      'LAUNCHER_USAGE',
-      `${flag} got "${text}", expected a whole number ${range}`,
-    );
+    throw new CommanderError(2, 'value', `${flag} got "${text}", expected a whole number ${range}`);
   };
 }
 

@@ -4,7 +4,7 @@ import { formatBytes } from '../monitor/units.ts';
 
 /** Three digits of bits a second: 94.1 Mbit/s. */
 export function formatRate(bytesPerSecond: number): string {
-  const bits = bytesPerSecond * 8;
+  const bits = Number((bytesPerSecond * 8).toPrecision(3));
   if (bits === 0) return '0 bit/s';
   const units = ['bit/s', 'kbit/s', 'Mbit/s', 'Gbit/s', 'Tbit/s'];
   const power = Math.max(0, Math.min(units.length - 1, Math.floor(Math.log10(bits) / 3)));

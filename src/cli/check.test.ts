@@ -5,6 +5,8 @@ import type { CheckReport, Link } from '../launcher/index.ts';
 import { check } from './check.ts';
 import { checkPng, checkSvg } from './check-picture.ts';
 import { checkLines, formatRate } from './check-text.ts';
+import { estimate } from './estimate.ts';
+import { layout } from './layout.ts';
 
 const megabit = 1e6 / 8;
 const link = (a: number, b: number, megabits: number): Link => ({
@@ -34,7 +36,7 @@ describe('rates', () => {
     [0, '0 bit/s'],
     [0.5, '4 bit/s'],
     [94.12 * megabit, '94.1 Mbit/s'],
-    [999.9 * megabit, '1000 Mbit/s'],
+    [999.9 * megabit, '1 Gbit/s'],
     [1e9, '8 Gbit/s'],
     [2.5e12, '20 Tbit/s'],
   ])('%d bytes a second are %s', (bytes, text) => expect(formatRate(bytes)).toBe(text));
@@ -118,7 +120,21 @@ describe('the command line', () => {
     [['--launcher_args', '--x'], '--launcher_args needs a hostfile'],
     [['--launcher', 'pdsh'], 'pdsh is not available yet'],
     [['train.ts'], 'too many arguments'],
+    [['--num_procs', '1'], '1 rank on this machine: nothing to check'],
+    [['--out', 'missing-folder/a.svg'], 'missing-folder/a.svg cannot be written'],
   ])('%j is refused', async (argv, message) => {
     await expect(check(argv)).rejects.toThrow(message);
+  });
+
+  it.each([
+    [check, ['--expect', '0'], 'check'],
+    [check, ['--num_nodes', 'x'], 'check'],
+    [check, ['--out', 'a.gif'], 'check'],
+    [layout, ['--heads', 'x'], 'layout'],
+    [estimate, ['--num_procs', 'x'], 'estimate'],
+  ] as const)('of a subcommand has its own help', async (command, argv, name) => {
+    await expect(command([...argv])).rejects.toMatchObject({
+      fix: `\`deepspeed-js ${name} --help\` lists the flags.`,
+    });
   });
 });

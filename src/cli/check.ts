@@ -1,7 +1,9 @@
 /** `deepspeed-js check`: whether machines and links are fit for training, and which are not. */
+import { constants as access, accessSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { extname } from 'node:path';
-import { Command } from 'commander';
+import { constants as system } from 'node:os';
+import { dirname, extname } from 'node:path';
+import { Command, CommanderError } from 'commander';
 import { DeepSpeedError } from '../errors.ts';
 import {
   check as checkGroup,
@@ -10,8 +12,8 @@ import {
   packageVersion,
   type Probes,
   RankProbes,
+  usableCores,
 } from '../launcher/index.ts';
-import { loadAddon } from '../native/index.ts';
 import { integer, parsed } from './arguments.ts';
 import { checkPng, checkSvg } from './check-picture.ts';
 import { checkLines } from './check-text.ts';
@@ -36,6 +38,7 @@ interface Flags {
 }
 
 const bytesPerGigabit = 1e9 / 8;
+const stopSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
  * Prints what it finds, and draws it where `--out` says.
@@ -50,9 +53,14 @@ export async function check(argv: string[]): Promise<number> {
   const say = (text: string) => {
     if (!flags.json) process.stderr.write(`check: ${text}\n`);
   };
-  const probes = await openProbes(flags, say);
+  if (flags.out !== undefined) requireFolder(flags.out);
+  // What it has started ends with this process.
+  const stop = (signal: NodeJS.Signals) => process.exit(128 + system.signals[signal]);
+  for (const signal of stopSignals) process.on(signal, stop);
+  let probes: Probes | null = null;
   let report: CheckReport;
   try {
+    probes = await openProbes(flags, say);
     report = await checkGroup(probes, {
       expected: flags.expect === undefined ? null : flags.expect * bytesPerGigabit,
       leastShare: flags.least_share,
@@ -60,11 +68,15 @@ export async function check(argv: string[]): Promise<number> {
       say,
     });
   } finally {
-    await probes.close();
+    await probes?.close();
+    for (const signal of stopSignals) process.off(signal, stop);
   }
   const lines = flags.json ? [JSON.stringify(report)] : checkLines(report);
   process.stdout.write(`${lines.join('\n')}\n`);
-  if (flags.out !== undefined && draw !== null) await write(flags.out, draw(report));
+  if (flags.out !== undefined && draw !== null) {
+    await write(flags.out, draw(report));
+    if (!flags.json) process.stdout.write(`wrote ${flags.out}\n`);
+  }
   return report.healthy ? 0 : 1;
 }
 
@@ -80,15 +92,32 @@ async function openProbes(flags: Flags, say: (text: string) => void): Promise<Pr
       fix: 'The check reaches machines by ssh itself; its settings belong into ~/.ssh/config.',
     });
   if (plan === null) {
-    const cores = Math.max(1, Math.floor(loadAddon().systemLimits().cores));
+    const cores = usableCores();
     const ranks = slotsHere ?? flags.num_procs ?? cores;
+    if (ranks < 2) throw alone('1 rank on this machine');
+    const probes = new RankProbes(ranks, probeMs);
     say(`${ranks} ranks on this machine`);
-    return new RankProbes(ranks, probeMs);
+    if (probes.sharesCores)
+      say(
+        `warning: ${ranks} ranks share ${cores} ${cores === 1 ? 'core' : 'cores'} and wait for each other: no link is called slow for it`,
+      );
+    return probes;
   }
+  if (plan.hosts.length < 2) throw alone('1 machine');
   say(`${plan.hosts.length} machines`);
   const port = flags.ssh_port === undefined ? [] : ['-p', String(flags.ssh_port)];
   const { hosts, kind, linkTimeoutMs: patienceMs } = plan;
   return HostProbes.open({ hosts, kind, extra: [...port, ...words], patienceMs, probeMs });
+}
+
+function alone(what: string): DeepSpeedError {
+  return new DeepSpeedError(
+    'LAUNCHER_USAGE',
+    `${what}: nothing to check, an all-reduce takes two`,
+    {
+      fix: 'Check several ranks here with --num_procs, or several machines with --hostfile.',
+    },
+  );
 }
 
 function parseFlags(argv: string[]): Flags | null {
@@ -145,7 +174,7 @@ function positive(flag: string, most: number) {
     const value = Number(text);
     if (text.trim() !== '' && value > 0 && value <= most) return value;
     const range = most === Number.MAX_VALUE ? 'above 0' : `above 0, at most ${most}`;
-    throw new DeepSpeedError('LAUNCHER_USAGE', `${flag} got "${text}", expected a number ${range}`);
+    throw new CommanderError(2, 'value', `${flag} got "${text}", expected a number ${range}`);
   };
 }
 
@@ -153,14 +182,29 @@ function pictureOf(out: string | undefined): ((report: CheckReport) => string | 
   if (out === undefined) return null;
   const draw = { '.png': checkPng, '.svg': checkSvg }[extname(out).toLowerCase()];
   if (draw !== undefined) return draw;
-  throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected a .png or .svg file`);
+  throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected a .png or .svg file`, {
+    fix: '`deepspeed-js check --help` lists the flags.',
+  });
+}
+
+/** Before anything is measured. */
+function requireFolder(path: string): void {
+  try {
+    accessSync(dirname(path), access.W_OK);
+  } catch (cause) {
+    throw notWritable(path, cause as Error);
+  }
 }
 
 async function write(path: string, drawing: string | Buffer): Promise<void> {
   await writeFile(path, drawing).catch((cause: Error) => {
-    throw new DeepSpeedError('OUTPUT_NOT_WRITABLE', `${path} cannot be written: ${cause.message}`, {
-      cause,
-      data: { path },
-    });
+    throw notWritable(path, cause);
+  });
+}
+
+function notWritable(path: string, cause: Error): DeepSpeedError {
+  return new DeepSpeedError('OUTPUT_NOT_WRITABLE', `${path} cannot be written: ${cause.message}`, {
+    cause,
+    data: { path },
   });
 }

@@ -33,7 +33,9 @@ export async function estimate(argv: string[]): Promise<number> {
   if (flags === null) return 0;
   const { num_procs: ranks, out } = flags;
   if (out !== undefined && extname(out).toLowerCase() !== '.svg') {
-    throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected an .svg file`);
+    throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected an .svg file`, {
+      fix: '`deepspeed-js estimate --help` lists the flags.',
+    });
   }
   const made = estimateMemory({
     modelConfig: (await loadModelConfig(flags.model)).json,

@@ -86,7 +86,9 @@ function pictureKind(out: string | undefined): 'png' | 'svg' | null {
   if (out === undefined) return null;
   const kind = extname(out).toLowerCase();
   if (kind === '.png' || kind === '.svg') return kind === '.png' ? 'png' : 'svg';
-  throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected a .png or .svg file`);
+  throw new DeepSpeedError('LAUNCHER_USAGE', `--out got "${out}", expected a .png or .svg file`, {
+    fix: '`deepspeed-js layout --help` lists the flags.',
+  });
 }
 
 async function headCount(flags: Flags, values: SparseAttentionValues): Promise<number> {

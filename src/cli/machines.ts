@@ -8,8 +8,8 @@ import {
   isThisMachine,
   launcherKind,
   readHostfile,
+  usableCores,
 } from '../launcher/index.ts';
-import { loadAddon } from '../native/index.ts';
 
 /** As commander collects them; names are those of the flags. */
 export interface MachineFlags {
@@ -92,10 +92,6 @@ function asksForMpi(config: string | null): boolean {
     if (error instanceof DeepSpeedError) return false;
     throw error;
   }
-}
-
-function usableCores(): number {
-  return Math.max(1, Math.floor(loadAddon().systemLimits().cores));
 }
 
 function sshWords(kind: HostsPlan['kind'], port: number | undefined): string[] {

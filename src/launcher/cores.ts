@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { DeepSpeedError } from '../errors.ts';
+import { loadAddon } from '../native/index.ts';
 
 /** Parses `0-3,8` (Linux and DeepSpeed write core lists so) into ascending numbers without repeats. */
 export function parseCoreList(list: string): number[] {
@@ -19,6 +20,11 @@ export function parseCoreList(list: string): number[] {
     for (let core = first; core <= last; core++) cores.add(core);
   }
   return [...cores].sort((a, b) => a - b);
+}
+
+/** So many whole cores' worth of time this process gets: quotas of containers included, at least one. */
+export function usableCores(): number {
+  return Math.max(1, Math.floor(loadAddon().systemLimits().cores));
 }
 
 /** The cores this process may run on: its affinity mask on Linux, all of them elsewhere. */

@@ -10,7 +10,7 @@ import { DeepSpeedError } from '../errors.ts';
 import type { NativeAddon, RunFds } from '../native/contract.ts';
 import { loadAddon } from '../native/index.ts';
 import { withoutBystander } from './bystanders.ts';
-import { bindingPlan } from './cores.ts';
+import { bindingPlan, usableCores } from './cores.ts';
 import { oomKillCount } from './failure.ts';
 import { nurseryFlags } from './nursery.ts';
 import { Terminal } from './output.ts';
@@ -140,7 +140,7 @@ async function launchHere(
 ): Promise<Attempt> {
   const { stdout, stderr } = terminals;
   const addon = loadAddon();
-  const available = Math.max(1, Math.floor(addon.systemLimits().cores));
+  const available = usableCores();
   const worldSize = options.numProcs ?? available;
   if (worldSize > available)
     say(

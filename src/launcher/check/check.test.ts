@@ -8,10 +8,11 @@ type Network = (group: readonly number[]) => number | string;
 
 const quick = 0.001;
 
-function simulate(size: number, network: Network): Probes {
+function simulate(size: number, network: Network, sharesCores = false): Probes {
   const members = Array.from({ length: size }, (_, member) => member);
   return {
     names: members.map((member) => `host-${member}`),
+    sharesCores,
     lost: [],
     present: () => members,
     measure: async (groups, { sizes }) =>
@@ -37,12 +38,15 @@ describe('the verdict', () => {
   it.each([
     ['is not done in time', 'not done after 2 s', 0.0001],
     ['comes to a wrong sum', 'element 3 of the sum is 7, and should be 15', 0.5],
-  ])('is not where the all-reduce of all %s, though every pair is sound', async (_, error, share) => {
-    const network: Network = (group) => (group.length > 2 ? error : quick);
-    const report = await judge(simulate(5, network), { leastShare: share });
-    expect(report.sweep.error).toBe(error);
-    expect(report).toMatchObject({ healthy: false, members: [], links: [] });
-  });
+  ])(
+    'is not where the all-reduce of all %s, though every pair is sound',
+    async (_, error, share) => {
+      const network: Network = (group) => (group.length > 2 ? error : quick);
+      const report = await judge(simulate(5, network), { leastShare: share });
+      expect(report.sweep.error).toBe(error);
+      expect(report).toMatchObject({ healthy: false, members: [], links: [] });
+    },
+  );
 
   it('is not where the all-reduce failed once and then did not', async () => {
     let failed = false;
@@ -64,5 +68,13 @@ describe('the verdict', () => {
       healthy: false,
       unexplained: true,
     });
+  });
+
+  it('blames a link among members that share cores only where nothing comes through', async () => {
+    const crossing = (group: readonly number[]) => group.includes(0) && group.includes(2);
+    const slow = simulate(3, (group) => (crossing(group) ? 100 * quick : quick), true);
+    expect(await judge(slow)).toMatchObject({ members: [], links: [], unexplained: true });
+    const broken = simulate(3, (group) => (crossing(group) ? 'not done' : quick), true);
+    expect((await judge(broken)).links).toMatchObject([{ a: 0, b: 2, bandwidth: 0 }]);
   });
 });

@@ -67,16 +67,18 @@ export async function check(probes: Probes, options: CheckOptions): Promise<Chec
   }
   const reached = largeBandwidth(sweep.readings, swept.length);
 
-  // Nothing is too little, whatever is expected.
+  // Nothing is too little, whatever is expected, and all that a link is blamed for among those that share cores.
   const floor = Math.max(Number.MIN_VALUE, (expected ?? 0) * leastShare);
-  const isShort =
-    (swept.length > 1 && reached < floor) || links.all.some(({ bandwidth }) => bandwidth < floor);
+  const blameFloor = probes.sharesCores ? Number.MIN_VALUE : floor;
+  const isGroupShort = swept.length > 1 && reached < floor;
+  const isShort = isGroupShort || links.all.some(({ bandwidth }) => bandwidth < blameFloor);
   if (isShort) say('slower than expected: looking for the cause');
   const faults = isShort
-    ? await findFaults(swept, { measure, links, floor, isPresent })
+    ? await findFaults(swept, { measure, links, floor: blameFloor, isPresent })
     : { members: [], links: [], unexplained: false };
   const lost = [...probes.lost];
   const blamed = faults.members.length + faults.links.length > 0;
+  if (probes.sharesCores && isGroupShort && !blamed) faults.unexplained = true;
   return {
     ...faults,
     names: [...probes.names],

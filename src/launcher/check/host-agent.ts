@@ -11,6 +11,7 @@ import {
   type Order,
   parseLine,
 } from './agent-protocol.ts';
+import { endWithThisProcess } from './children.ts';
 import type { LossKind } from './probes.ts';
 
 export interface AgentStart {
@@ -54,6 +55,7 @@ export class HostAgent {
     });
     const child = spawn(start.program, start.words, { stdio: ['pipe', 'pipe', 'pipe'] });
     this.#child = child;
+    endWithThisProcess(child);
     child.on('error', (error) => this.#lose('unreachable', error.message));
     child.stdin!.on('error', () => {}); // its end says it
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {

@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import type { ChosenHost } from '../hosts/filter.ts';
 import type { LauncherKind } from '../hosts/commands.ts';
-import { isThisMachine, ownAddress } from '../hosts/launch-on-hosts.ts';
+import { addressTowards, isThisMachine } from '../hosts/launch-on-hosts.ts';
 import { typescriptFlags } from '../script.ts';
 import type { Order } from './agent-protocol.ts';
 import { HostAgent } from './host-agent.ts';
@@ -26,6 +26,7 @@ export interface HostProbesOptions {
 
 export class HostProbes implements Probes {
   readonly names: readonly string[];
+  readonly sharesCores = false;
   readonly #agents: readonly HostAgent[];
   readonly #probeMs: number;
   #orders = 0;
@@ -34,7 +35,7 @@ export class HostProbes implements Probes {
   static async open(options: HostProbesOptions): Promise<HostProbes> {
     const { hosts, patienceMs, probeMs } = options;
     const token = randomBytes(16).toString('hex');
-    const here = hosts.some(({ name }) => isThisMachine(name)) ? await ownAddress(hosts) : null;
+    const here = hosts.some(({ name }) => isThisMachine(name)) ? await addressHere(hosts) : null;
     const agents = hosts.map(({ name }) => {
       const address = isThisMachine(name) ? here! : name;
       return new HostAgent({ ...agentCommand(name, options), name, address, token, patienceMs });
@@ -92,6 +93,19 @@ export class HostProbes implements Probes {
       ? { readings: [], error: errors[0]! }
       : { readings: answers[0]!.readings, error: null };
   }
+}
+
+/** On the way to the first other machine that there is one to: the rest are lost anyway. */
+async function addressHere(hosts: readonly ChosenHost[]): Promise<string> {
+  for (const { name } of hosts) {
+    if (isThisMachine(name)) continue;
+    try {
+      return await addressTowards(name);
+    } catch {
+      // Its own login says what is wrong with it.
+    }
+  }
+  return '127.0.0.1';
 }
 
 function agentCommand(

@@ -1,6 +1,6 @@
 /** Where agents find each other: each listens, and of two the one with the higher place connects to the other. */
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Server } from 'node:net';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import type { Order } from './agent-protocol.ts';
 import { Wire } from './wire.ts';
 
@@ -13,6 +13,9 @@ export class MeetingPoint {
   /** By order and member: those that came, and those that are waited for. */
   readonly #came = new Map<string, Wire>();
   readonly #awaited = new Map<string, (wire: Wire) => void>();
+  readonly #connecting = new Set<Socket>();
+  /** The last order that is over: for it and earlier ones a connection comes too late. */
+  #over = 0;
 
   constructor(token: string) {
     this.#token = Buffer.from(token);
@@ -40,9 +43,11 @@ export class MeetingPoint {
     );
   }
 
-  /** Whom nobody has waited for, in this order or an earlier one, is sent away. */
+  /** The order is over: who has come for it or an earlier one, or comes later, is sent away. */
   forget(id: number): void {
+    this.#over = id;
     this.#awaited.clear();
+    for (const socket of this.#connecting) socket.destroy(new Error('it was given up'));
     for (const [key, wire] of this.#came)
       if (Number(key.split(' ')[0]) <= id) {
         wire.destroy();
@@ -52,10 +57,13 @@ export class MeetingPoint {
 
   async #reach({ address, port }: Order['places'][number], id: number, me: number): Promise<Wire> {
     const socket = connect({ host: address, port });
+    this.#connecting.add(socket);
     try {
       await once(socket, 'connect');
     } catch (cause) {
       throw new Error(`cannot connect to ${address}: ${(cause as Error).message}`);
+    } finally {
+      this.#connecting.delete(socket);
     }
     const wire = new Wire(socket);
     const numbers = Buffer.alloc(NUMBERS_BYTES);
@@ -78,7 +86,9 @@ export class MeetingPoint {
     await wire.read(head);
     const token = head.subarray(0, this.#token.length);
     if (!token.equals(this.#token)) return wire.destroy();
-    const key = `${head.readUInt32LE(token.length)} ${head.readUInt32LE(token.length + 4)}`;
+    const id = head.readUInt32LE(token.length);
+    if (id <= this.#over) return wire.destroy();
+    const key = `${id} ${head.readUInt32LE(token.length + 4)}`;
     const resolve = this.#awaited.get(key);
     this.#awaited.delete(key);
     if (resolve === undefined) this.#came.set(key, wire);

@@ -35,6 +35,8 @@ export interface Lost {
 export interface Probes {
   /** Of all members, in the order of their numbers. */
   readonly names: readonly string[];
+  /** Members take turns on the same cores: how quick a pair is says nothing about its link. */
+  readonly sharesCores: boolean;
   /** Those that are there, ascending. A member that is lost stays so. */
   present(): number[];
   readonly lost: readonly Lost[];

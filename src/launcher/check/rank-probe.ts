@@ -1,4 +1,4 @@
-/** The script of a probe among ranks of one machine: `rank-probe.ts PLAN`; rank 0 prints the readings. */
+/** The script of a probe among ranks of one machine: `rank-probe.ts PLAN`; rank 0 prints an empty line when all are there, then the readings. */
 import { loadAddon } from '../../native/index.ts';
 import { getRunEnvironment } from '../run-environment.ts';
 import type { ProbePlan, Reading } from './probes.ts';
@@ -17,6 +17,9 @@ const communicator = loadAddon().createCommunicator({
   hangTimeoutMs,
 });
 const engine = loadAddon().createEngine({ communicator, threads });
+// Everybody is there: the time for the measurement begins.
+communicator.allReduce(Int32Array.of(1));
+if (rank === 0) process.stdout.write('\n');
 const readings: Reading[] = [];
 for (const bytes of plan.sizes) {
   // As gradients lie: in memory that all ranks see.

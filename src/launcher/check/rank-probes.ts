@@ -3,15 +3,21 @@
  * is ended by its time limit. Where there are cores enough each rank keeps its own, in every probe.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { allowedCores, bindingPlan } from '../cores.ts';
+import { allowedCores, bindingPlan, usableCores } from '../cores.ts';
 import { typescriptFlags } from '../script.ts';
 import { parseLine } from './agent-protocol.ts';
+import { endWithThisProcess } from './children.ts';
 import type { Lost, Probe, ProbePlan, Probes, Reading } from './probes.ts';
 import type { RankJob } from './rank-launch.ts';
 
+/** Processes that have not come together by then never will. */
+const START_MS = 60_000;
+
 export class RankProbes implements Probes {
   readonly names: readonly string[];
+  readonly sharesCores: boolean;
   /** Nobody is lost here: a rank is started anew for each probe. */
   readonly lost: readonly Lost[] = [];
   /** Of each rank, or null where they share the cores. */
@@ -21,7 +27,9 @@ export class RankProbes implements Probes {
 
   constructor(ranks: number, probeMs: number) {
     this.#probeMs = probeMs;
-    const each = Math.floor(allowedCores().length / ranks);
+    const cores = usableCores();
+    this.sharesCores = ranks > cores;
+    const each = Math.floor(Math.min(cores, allowedCores().length) / ranks);
     this.#cores = each === 0 ? null : bindingPlan(ranks, null).map((cores) => cores.slice(0, each));
     this.names = Array.from({ length: ranks }, (_, rank) => {
       const cores = this.#cores?.[rank];
@@ -48,35 +56,38 @@ export class RankProbes implements Probes {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, NO_COLOR: '1' },
     });
+    endWithThisProcess(child);
     this.#running.add(child);
-    let [printed, said] = ['', ''];
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      printed += text;
-    });
+    const lines: string[] = [];
+    let said = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       said = `${said}${text}`.slice(-2000);
     });
     return new Promise((resolve) => {
-      let isLate = false;
+      let late: string | null = null;
       // Its ranks end with it.
-      const timer = setTimeout(() => {
-        isLate = true;
-        child.kill('SIGKILL');
-      }, this.#probeMs);
+      const giveUp = (what: string, afterMs: number) =>
+        setTimeout(() => {
+          late = `${what} after ${afterMs / 1000} s`;
+          child.kill('SIGKILL');
+        }, afterMs);
+      let timer = giveUp('its ranks had not started', START_MS);
+      // The first line says that all are there, the second is what they measured.
+      createInterface({ input: child.stdout }).on('line', (line) => {
+        clearTimeout(timer);
+        if (lines.push(line) === 1) timer = giveUp('not done', this.#probeMs);
+      });
       const end = (error: string | null) => {
         clearTimeout(timer);
         this.#running.delete(child);
-        const readings = error === null ? parseLine<Reading[]>(printed) : null;
+        const readings = error === null ? parseLine<Reading[]>(lines[1] ?? '') : null;
         resolve({
           readings: readings ?? [],
           error: readings === null ? (error ?? said.trim()) : null,
         });
       };
       child.on('error', ({ message }) => end(message));
-      child.on('close', (status) => {
-        if (isLate) end(`not done after ${this.#probeMs / 1000} s`);
-        else end(status === 0 ? null : said.trim());
-      });
+      child.on('close', (status) => end(late ?? (status === 0 ? null : said.trim())));
     });
   }
 }

@@ -243,15 +243,11 @@ async function show(
 }
 
 /** The address of this machine on the way to the first other one. */
-export async function ownAddress(hosts: readonly ChosenHost[]): Promise<string> {
+async function ownAddress(hosts: readonly ChosenHost[]): Promise<string> {
   const other = hosts.find(({ name }) => !isThisMachine(name));
   if (other === undefined) return '127.0.0.1';
-  const socket = createSocket('udp4');
   try {
-    // Nothing is sent: connecting only asks the system for the way.
-    socket.connect(9, other.name);
-    await once(socket, 'connect');
-    return socket.address().address;
+    return await addressTowards(other.name);
   } catch (cause) {
     throw new DeepSpeedError(
       'LAUNCHER_USAGE',
@@ -261,6 +257,21 @@ export async function ownAddress(hosts: readonly ChosenHost[]): Promise<string> 
         cause,
       },
     );
+  }
+}
+
+/**
+ * The address of this machine on the way to another.
+ *
+ * @throws Error when its name is not known, or nothing leads there
+ */
+export async function addressTowards(name: string): Promise<string> {
+  const socket = createSocket('udp4');
+  try {
+    // Nothing is sent: connecting only asks the system for the way.
+    socket.connect(9, name);
+    await once(socket, 'connect');
+    return socket.address().address;
   } finally {
     socket.close();
   }
