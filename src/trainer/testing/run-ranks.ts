@@ -25,26 +25,49 @@ export interface RankReply<Result> {
 class RankThread {
   readonly #worker: Worker;
   #take: (reply: RankReply<unknown>) => void = () => {};
-  #fail: (error: Error) => void = () => {};
+  #reject: (error: Error) => void = () => {};
+  /** Why it is no more; told to the run that it failed in, or to the next one. */
+  #death: Error | null = null;
+  #isAsked = false;
+  #isTold = false;
 
   constructor(fixture: string) {
     this.#worker = new Worker(new URL('rank-thread.mjs', import.meta.url), { workerData: fixture });
-    this.#worker.on('message', (reply) => this.#take(reply));
-    this.#worker.on('error', (error: Error) => this.#fail(error));
-    this.#worker.on('exit', () => this.#fail(new Error('a rank ended without a result')));
+    this.#worker.on('message', (reply) => {
+      this.#isAsked = false;
+      this.#take(reply);
+    });
+    this.#worker.on('error', (error: Error) => this.#die(error));
+    this.#worker.on('exit', () => this.#die(new Error('a rank ended without a result')));
   }
 
   run(task: unknown, world: World): Promise<RankReply<unknown>> {
+    if (this.#death !== null) return Promise.reject(this.#told(this.#death));
     return new Promise((resolve, reject) => {
       this.#take = resolve;
-      this.#fail = reject;
+      this.#reject = reject;
+      this.#isAsked = true;
       this.#worker.postMessage({ task, world });
     });
   }
 
+  /** @throws Error that ended it after its last reply, where no run was told */
   async end(): Promise<void> {
-    this.#fail = () => {};
+    const death = this.#death;
+    this.#death ??= new Error('ended');
     await this.#worker.terminate();
+    if (death !== null && !this.#isTold) throw death;
+  }
+
+  #die(error: Error): void {
+    if (this.#death !== null) return;
+    this.#death = error;
+    if (this.#isAsked) this.#reject(this.#told(error));
+  }
+
+  #told(error: Error): Error {
+    this.#isTold = true;
+    return error;
   }
 }
 
