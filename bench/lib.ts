@@ -184,9 +184,15 @@ export function pythonPeer(
   args: string[],
   { log }: BenchOptions,
 ): Promise<Peer | null> {
-  const python = process.env.PEERS_PYTHON ?? join(homedir(), 'peers', 'bin', 'python');
+  const [program, ...words] = pythonCommand(script, args);
   const cache = { TORCHINDUCTOR_CACHE_DIR: join(root, 'build', 'bench', 'inductor') };
-  return Peer.start(name, python, [join(here, 'peers', script), ...args], log, cache);
+  return Peer.start(name, program!, words, log, cache);
+}
+
+/** The command of `bench/peers/SCRIPT`. */
+export function pythonCommand(script: string, args: string[]): string[] {
+  const python = process.env.PEERS_PYTHON ?? join(homedir(), 'peers', 'bin', 'python');
+  return [python, join(here, 'peers', script), ...args];
 }
 
 /** A limit of `bench/limits/SOURCE`, compiled for this processor. Throws where it does not compile. */

@@ -121,6 +121,16 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
     for (const pid of this.processes(index)) process.kill(pid, 'SIGSTOP');
   }
 
+  /** What to put before a command that is to run on the machine. */
+  inside(index: number): string[] {
+    return ['ip', 'netns', 'exec', this.#names[index]!];
+  }
+
+  /** Bytes that the machine has sent so far. */
+  sent(index: number): number {
+    return Number(readFileSync(`/sys/class/net/${this.#names[index]}/statistics/rx_bytes`, 'utf8'));
+  }
+
   /** Processes of the machine. */
   processes(index: number): number[] {
     const list = execFileSync('ip', ['netns', 'pids', this.#names[index]!], { encoding: 'utf8' });

@@ -1,4 +1,5 @@
 """Ranks of a PyTorch peer over gloo: rank 0 starts the others and passes requests on to them."""
+import json
 import os
 import subprocess
 import sys
@@ -11,15 +12,19 @@ REQUEST_BYTES = 256
 
 
 def start(world_size):
-    """Joins the process group; rank 0 starts the other ranks as copies of this program."""
+    """Joins the process group; rank 0 starts the other ranks as copies of this program.
+
+    BENCH_MACHINES: what to put before the command of each rank, a JSON list of lists of words.
+    """
     rank = int(os.environ.get("BENCH_RANK", "0"))
     if world_size == 1:
         return rank
     if rank == 0:
         os.environ["BENCH_STORE"] = os.path.join(tempfile.mkdtemp(), "store")
+        machines = json.loads(os.environ.get("BENCH_MACHINES", "null")) or [[]] * world_size
         for other in range(1, world_size):
             subprocess.Popen(
-                [sys.executable, *sys.argv],
+                [*machines[other], sys.executable, *sys.argv],
                 env={**os.environ, "BENCH_RANK": str(other)},
                 stdin=subprocess.DEVNULL,
             )

@@ -1,5 +1,6 @@
 /** A language model in training on random tokens, as the Trainer sets it up. */
 import { AutoModelForCausalLM } from '../../src/hosts/onnx/causal-lm.ts';
+import type { RuntimeOptions } from '../../src/runtime.ts';
 import { parseArguments, type TrainingArguments } from '../../src/trainer/arguments.ts';
 import type { MicroBatch } from '../../src/trainer/batch-source.ts';
 import { setUpTraining, type Training } from '../../src/trainer/setup.ts';
@@ -56,6 +57,7 @@ export function modelConfig(shape: ModelShape): Record<string, unknown> {
 export function setUpModel(
   shape: ModelShape,
   args: Omit<TrainingArguments, 'outputDir'>,
+  runtime: RuntimeOptions = {},
 ): Promise<Training> {
   const model = AutoModelForCausalLM.fromConfig(modelConfig(shape));
   const given: TrainingArguments = {
@@ -72,7 +74,7 @@ export function setUpModel(
     get: (index: number) => ({ input_ids: randomTokens(index, shape) }),
   };
   const parsed = parseArguments(given);
-  return setUpTraining({ model, given, args: parsed, trainDataset, runtime: {} });
+  return setUpTraining({ model, given, args: parsed, trainDataset, runtime });
 }
 
 /** This rank's micro batches, without end. */
