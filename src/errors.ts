@@ -312,6 +312,8 @@ export interface ErrorDetails {
  * throw new DeepSpeedError('CONFIG_NOT_FOUND', `cannot read ${path}`, { data: { path } });
  */
 export class DeepSpeedError extends Error {
+  /** URL of the folder in which this copy of the package lies. */
+  static readonly home: string = new URL('.', import.meta.url).href;
   readonly code: ErrorCode;
   readonly fix: string;
   readonly data: Record<string, unknown>;

@@ -9,6 +9,7 @@ import { finished } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { DeepSpeedError } from '../errors.ts';
+import { isNativeError } from '../native/index.ts';
 
 /** The uncaught error that ends a rank. */
 export interface RankError {
@@ -56,9 +57,7 @@ function describeError(error: unknown): RankError {
     code?: unknown;
     message?: unknown;
   };
-  // Our own errors say what to do; of others Node's picture with the stack is all there is.
-  const text =
-    error instanceof DeepSpeedError ? `${error.render()}${origin(error)}` : inspect(error);
+  const text = picture(error);
   return {
     code: typeof code === 'string' ? code : null,
     message: (typeof message === 'string' ? message : text).slice(0, LONGEST_TEXT),
@@ -66,12 +65,23 @@ function describeError(error: unknown): RankError {
   };
 }
 
-const ownFolder = new URL('..', import.meta.url).href;
+/** Our own errors say what happened and what to do; of others Node's picture with the stack is all there is. */
+function picture(error: unknown): string {
+  if (isOwnError(error)) return `${error.render()}${origin(error)}`;
+  if (isNativeError(error)) return `${error.message}\n  (${error.code})${origin(error)}`;
+  return inspect(error);
+}
+
+/** Also of another copy of the package: the launcher may be installed elsewhere than what the script imports. */
+function isOwnError(error: unknown): error is DeepSpeedError {
+  return error instanceof Error && error.name === 'DeepSpeedError' && 'render' in error;
+}
 
 /** The line of the user's script that led to the error, on a line of its own. */
-function origin({ stack = '' }: Error): string {
-  const frames = stack.split('\n').filter((line) => /^ +at /.test(line));
-  const own = [ownFolder, fileURLToPath(ownFolder), 'node:', '(<anonymous>)'];
+function origin(error: Error): string {
+  const { home = DeepSpeedError.home } = error.constructor as Partial<typeof DeepSpeedError>;
+  const frames = (error.stack ?? '').split('\n').filter((line) => /^ +at /.test(line));
+  const own = [home, fileURLToPath(home), '/node_modules/', 'node:', '(<anonymous>)'];
   const frame = frames.find((line) => !own.some((part) => line.includes(part)));
   return frame === undefined ? '' : `\n  ${frame.trim()}`;
 }
