@@ -5,6 +5,7 @@
 import { appendFileSync, existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { built } from '../integration-tests/built.ts';
 import { type Bench, isMet, markdown, type Report } from './lib.ts';
 
 const helpers = new Set(['run.ts', 'lib.ts', 'corpus.ts']);
@@ -49,6 +50,7 @@ const { values, positionals } = parseArgs({
 const name = positionals[0];
 if (name === undefined || positionals.length > 1 || !benchNames().includes(name)) await usage();
 else {
+  built();
   const report = await (await load(name)).run({
     log: (line) => console.log(line),
     only: values.only,
