@@ -4,7 +4,7 @@
  * what a save in the background adds to a step that takes at least as long, over the time of the save. One rank, all cores.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Bench, type BenchOptions, measure, type Report, rankPeer, timed } from './lib.ts';
@@ -14,8 +14,9 @@ import type { ModelShape } from './ranks/model.ts';
 const shape: ModelShape = { width: 768, layers: 4, vocabulary: 2048, length: 512, rows: 2 };
 
 async function run(options: BenchOptions): Promise<Report> {
-  const runs = fileURLToPath(new URL('../build', import.meta.url));
-  const folder = mkdtempSync(join(runs, 'checkpoint-'));
+  const build = fileURLToPath(new URL('../build', import.meta.url));
+  mkdirSync(build, { recursive: true });
+  const folder = mkdtempSync(join(build, 'checkpoint-'));
   try {
     const args = [JSON.stringify(shape), folder];
     const peer = await rankPeer('rank', 'checkpoint.ts', { worldSize: 1, args }, options);

@@ -31,7 +31,7 @@ function scenarioOf(run: Run): Scenario {
         train_micro_batch_size_per_gpu: 6 / worldSize,
         optimizer: { type: 'AdamW', params: { lr: 2e-3 } },
         ...config,
-        zero_optimization: { stage, reduce_bucket_size: 3000, ...zero },
+        zero_optimization: { stage, reduce_bucket_size: 3000, sub_group_size: 2048, ...zero },
       },
     },
   };
@@ -57,7 +57,6 @@ function contents(folder: string): Record<string, Buffer> {
 
 const nvme = { device: 'nvme', nvme_path: temporaryFolder(), buffer_count: 10 };
 const onDisk = {
-  sub_group_size: 2048,
   offload_optimizer: { ...nvme, pipeline_read: true, pipeline_write: true },
   offload_param: { ...nvme, max_in_cpu: 0 },
 };
@@ -67,6 +66,8 @@ describe.each<[number, number, Record<string, unknown>, Record<string, unknown>?
   [2, 2, {}],
   [3, 2, { bf16: { enabled: true } }],
   [0, 2, { optimizer: { type: 'OneBitAdam', params: { lr: 2e-3, freeze_step: 2 } } }],
+  // What ranks have not sent yet changes in backward, before any update.
+  [1, 2, { compression: { type: 'topk', ratio: 0.1 } }],
   [3, 1, {}, onDisk],
   [3, 2, {}, onDisk],
 ])('stage %i, %i ranks, %j, %j', (stage, worldSize, config, zero = {}) => {

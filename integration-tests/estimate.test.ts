@@ -39,10 +39,12 @@ async function account(
   gradientCheckpointing: boolean,
   given: object,
   offload: object = {},
+  freeze?: string,
 ) {
   const [outcome] = await playRanks(worldSize, {
     model: tinyGpt2,
     samples,
+    ...(freeze !== undefined && { freeze }),
     args: {
       outputDir: temporaryFolder(),
       maxSteps: 1,
@@ -80,6 +82,35 @@ describe.each([
     );
     expect(row.bytes).toEqual(shown);
   });
+});
+
+it.each([
+  ['fp32', {}],
+  ['bf16', { bf16: { enabled: true } }],
+])('%s: with frozen parameters every category, to the byte, memory and disk', async (_, given) => {
+  const freeze = ['transformer.h.'];
+  const nvme = { device: 'nvme', nvme_path: temporaryFolder() };
+  for (const [stage, offload] of [
+    [2, {}],
+    [3, {}],
+    [3, { zero_hpz_partition_size: 2 }],
+    // Trained elements have a shard of about 1,000; what they leave keeps one unit of 2,048 of the frozen.
+    [3, { offload_param: { ...nvme, max_in_cpu: 4096 } }],
+  ] as const) {
+    const { rows } = estimateMemory({
+      modelConfig: tinyGpt2,
+      deepspeed: { ...config(given), zero_optimization: { ...limits, stage, ...offload } },
+      worldSize,
+      sequenceLength,
+      freeze,
+    });
+    const row = rows.find((one) => one.stage === stage && one.onDisk === 'nothing')!;
+    const real = await account(stage, false, given, offload, freeze[0]);
+    const shown = Object.fromEntries(
+      footprintCategories.map((category) => [category, real[category]]),
+    );
+    expect(row.bytes, JSON.stringify(offload)).toEqual(shown);
+  }
 });
 
 const freezing = (type: string) => ({

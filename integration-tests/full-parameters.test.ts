@@ -12,13 +12,20 @@ const names = [
   'transformer.ln_f.bias',
 ];
 
-function train(stage: number, worldSize: number, precision: string | null): Promise<Outcome[]> {
+function train(
+  stage: number,
+  worldSize: number,
+  precision: string | null,
+  freeze?: string,
+): Promise<Outcome[]> {
   const scenario: Scenario = {
     model: tinyGpt2,
+    ...(freeze !== undefined && { freeze }),
     samples,
     lookAt: names,
     evaluateOn: samples,
-    save16To: join(temporaryFolder(), 'model'),
+    // What is frozen is fp32 until it is saved.
+    ...(freeze === undefined && { save16To: join(temporaryFolder(), 'model') }),
     args: {
       outputDir: temporaryFolder(),
       maxSteps: 2,
@@ -31,7 +38,7 @@ function train(stage: number, worldSize: number, precision: string | null): Prom
     },
   };
   return playRanks(worldSize, scenario).then((outcomes) => {
-    expectSaved(outcomes[0]!, scenario.save16To!, precision);
+    if (scenario.save16To) expectSaved(outcomes[0]!, scenario.save16To, precision);
     return outcomes;
   });
 }
@@ -76,4 +83,15 @@ describe.each([null, 'bf16'])('precision %s', (precision) => {
     expect(discarded).toEqual(modified[0]);
     expect(keptLength).toBe(0);
   });
+});
+
+it.each([null, 'bf16'])('frozen ones, too: precision %s', async (precision) => {
+  for (const freeze of ['transformer.wte', 'transformer.h.0']) {
+    const [plain] = await train(2, 2, precision, freeze);
+    for (const outcome of await train(3, 2, precision, freeze)) {
+      expect(outcome.full).toEqual(plain!.full);
+      expect(outcome.evaluation).toEqual(plain!.evaluation);
+      expect(outcome.parameters).toEqual(plain!.parameters);
+    }
+  }
 });

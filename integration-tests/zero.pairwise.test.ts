@@ -29,10 +29,33 @@ const placement = {
   buckets: [3000, 1e6],
   reduceScatter: [true, false],
   overlap: [true, false],
-  offload: ['none', 'cpu'],
+  offload: ['none', 'cpu', 'states', 'all'],
 } as const;
 
 type Case = Row<typeof arithmetic & typeof placement>;
+
+const nvme = { device: 'nvme', nvme_path: temporaryFolder(), buffer_count: 10 };
+
+/** The disk is stage 3's: below it `states` and `all` are as `cpu`. */
+function isOnDisk({ stage, offload }: Case): boolean {
+  return stage === 3 && (offload === 'states' || offload === 'all');
+}
+
+function offloadOf(row: Case): Record<string, unknown> {
+  const { stage, offload } = row;
+  const device = offload === 'none' ? 'none' : 'cpu';
+  if (!isOnDisk(row)) {
+    return {
+      ...(stage > 0 && { offload_optimizer: { device } }),
+      ...(stage === 3 && { offload_param: { device } }),
+    };
+  }
+  return {
+    sub_group_size: 2048,
+    offload_optimizer: { ...nvme, pipeline_read: true, pipeline_write: true },
+    ...(offload === 'all' && { offload_param: { ...nvme, max_in_cpu: 0 } }),
+  };
+}
 
 function scenarioOf(row: Case): Scenario {
   const { worldSize, microBatches, stage, precision } = row;
@@ -60,8 +83,7 @@ function scenarioOf(row: Case): Scenario {
           stage3_param_persistence_threshold: row.persistence,
           stage3_prefetch_bucket_size: row.prefetch,
           stage3_max_reuse_distance: row.reuse,
-          ...(stage > 0 && { offload_optimizer: { device: row.offload } }),
-          ...(stage === 3 && { offload_param: { device: row.offload } }),
+          ...offloadOf(row),
         },
       },
     },
@@ -107,7 +129,11 @@ it.each(rows.map((row) => [JSON.stringify(row), row] as const))('%s', async (_, 
   expect(expected!.losses.every(Number.isFinite)).toBe(true);
   for (const outcome of outcomes) {
     expect(outcome.losses).toEqual(expected!.losses);
-    expect(outcome.gradientNorms).toEqual(expected!.gradientNorms);
+    if (!isOnDisk(row)) expect(outcome.gradientNorms).toEqual(expected!.gradientNorms);
+    // What direct I/O moves is cut elsewhere: the squares of a norm are added in another order.
+    for (const [step, norm] of outcome.gradientNorms.entries()) {
+      expect(norm / expected!.gradientNorms[step]!).toBeCloseTo(1, 12);
+    }
     expect(outcome.parameters).toEqual(expected!.parameters);
   }
 });

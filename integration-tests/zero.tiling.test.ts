@@ -17,7 +17,7 @@ const options = {
   worldSize: [1, 2, 3],
   precision: ['fp32', 'bf16'],
   tied: [true, false],
-  frozen: [null, 'transformer.h.0'],
+  frozen: [null, 'transformer.h.0', 'transformer.wte'],
   microBatches: [1, 3],
   checkpoint: [false, 2],
   prefetch: [0, 600],

@@ -63,6 +63,10 @@ export const errorCodes = {
     title: 'The loss or a gradient is not a finite number',
     fix: 'Lower the learning rate, warm up longer, clip gradients (maxGradNorm 1), and look at the samples of that step.',
   },
+  OFFLOAD_IO: {
+    title: 'What is offloaded to disk could not be read or written',
+    fix: "Look at the system's log; name a folder of another disk in nvme_path, and resume from the last checkpoint.",
+  },
   OFFLOAD_NO_SPACE: {
     title: 'The disk has too little space for what is offloaded to it',
     fix: 'Free space, name a folder of a larger disk in nvme_path, use more ranks or machines, or offload less (ratio, max_in_cpu).',

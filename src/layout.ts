@@ -1,5 +1,10 @@
 import { DeepSpeedError } from './errors.ts';
-import { elementCount, type HostParameter, type TensorPart } from './hooks/index.ts';
+import {
+  elementCount,
+  type FrozenParameter,
+  type HostParameter,
+  type TensorPart,
+} from './hooks/index.ts';
 import type { NativeBuffer } from './native/index.ts';
 
 /**
@@ -46,9 +51,10 @@ export function alignUp(value: number, alignment: number): number {
 /** What the layout needs to know of a tensor. */
 export type LaidOut = Pick<HostParameter, 'name' | 'shape' | 'group' | 'part'>;
 
-/** Parameters that training does not change: equal on every rank, fp32, by a layout of their own. */
+/** Parameters that training does not change: fp32, by a layout of their own. */
 export interface FrozenParameters {
   readonly layout: FlatLayout;
+  /** All of them. Allocated when first looked at, which a strategy that shards them never does. */
   readonly buffer: NativeBuffer;
 }
 
@@ -81,6 +87,17 @@ export function flatLayout(
   const size = total / ranks;
   const shards = Array.from({ length: ranks }, (_, rank) => ({ offset: rank * size, count: size }));
   return { slots, byName, tensors: tensorsOf(slots), total, parameterCount, shards };
+}
+
+/** The layout of what training does not change; null where it changes everything. */
+export function frozenLayout(
+  frozen: readonly FrozenParameter[] | undefined,
+  ranks: number,
+  alignment = slotAlignment,
+): FlatLayout | null {
+  if (!frozen || frozen.length === 0) return null;
+  const parameters = frozen.map((parameter) => ({ ...parameter, group: 0 }));
+  return flatLayout(parameters, ranks, alignment);
 }
 
 /** The tensor that a slot is of, or a part of. */

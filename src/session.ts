@@ -12,7 +12,7 @@ import { packageVersion } from './launcher/package-version.ts';
 import type { NativeBuffer } from './native/index.ts';
 import { gibibytes, type Runtime, requireCommBackend, requireMemory } from './runtime.ts';
 import { gatherJson } from './strategies/agree.ts';
-import { type FlatLayout, type FrozenParameters, flatLayout } from './layout.ts';
+import { type FlatLayout, flatLayout, frozenLayout } from './layout.ts';
 import { layoutAlignment, offloadSettings } from './strategies/offload/settings.ts';
 import type { StrategyPlugin } from './strategies/plugin.ts';
 import { WholeParameters } from './strategies/whole-parameters.ts';
@@ -34,7 +34,7 @@ export interface Session {
   /** Trainable parameters, all of `layout`. */
   readonly parameters: ParameterOwner;
   /** Absent where training changes every parameter. */
-  readonly frozen?: FrozenParameters;
+  readonly frozen?: { readonly layout: FlatLayout; readonly parameters: ParameterOwner };
   readonly optimizer: OptimizerRecipe;
   readonly precision: Precision;
 }
@@ -57,19 +57,28 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   requireCommBackend(runtime, config?.comm_backend ?? null);
   await requireSameModel(runtime, host);
   const alignment = layoutAlignment(offloadSettings(config));
-  const layout = flatLayout(host.parameters, runtime.worldSize, alignment);
-  requireRoom(parts, layout);
-  let whole: NativeBuffer | undefined;
-  const wholeParameters = () => {
-    whole ??= runtime.engine.allocate(layout.total * 4, {
+  const { engine, worldSize } = runtime;
+  const layout = flatLayout(host.parameters, worldSize, alignment);
+  const ofFrozen = frozenLayout(host.frozen, worldSize, alignment);
+  requireRoom(parts, layout, ofFrozen);
+  const parameterMemory = whenAsked(() =>
+    engine.allocate(layout.total * 4, {
       // 16-bit parameters have memory of their own; the model reads them through this one.
       category: precision.storage === 'float32' ? 'parameters' : 'window',
-      shared: runtime.worldSize > 1,
+      shared: worldSize > 1,
       name: 'parameters',
-    });
-    return whole;
+    }),
+  );
+  const frozen = ofFrozen && {
+    layout: ofFrozen,
+    memory: whenAsked(() =>
+      engine.allocate(ofFrozen.total * 4, {
+        category: 'parameters',
+        shared: worldSize > 1,
+        name: 'frozen parameters',
+      }),
+    ),
   };
-  const frozen = allocateFrozen(runtime, host);
   const lifecycle = new Lifecycle(parts.tracer);
   const claims = new Claims();
   plugin.apply({
@@ -77,13 +86,20 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     lifecycle,
     claims,
     addon: runtime.addon,
-    engine: runtime.engine,
+    engine,
     communicator: runtime.communicator,
     layout,
     get parameters() {
-      return wholeParameters();
+      return parameterMemory();
     },
-    ...(frozen && { frozen }),
+    ...(frozen && {
+      frozen: {
+        layout: frozen.layout,
+        get buffer() {
+          return frozen.memory();
+        },
+      },
+    }),
     optimizer,
     precision,
     seed: parts.seed ?? 42,
@@ -100,8 +116,15 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     layout,
     parameters:
       claims.owner('parameters') ??
-      new WholeParameters(runtime.engine, layout, wholeParameters(), runtime.worldSize),
-    ...(frozen && { frozen }),
+      new WholeParameters(engine, layout, parameterMemory(), worldSize),
+    ...(frozen && {
+      frozen: {
+        layout: frozen.layout,
+        parameters:
+          claims.owner('frozen') ??
+          new WholeParameters(engine, frozen.layout, frozen.memory(), worldSize),
+      },
+    }),
     optimizer,
     precision,
   };
@@ -109,12 +132,21 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   return session;
 }
 
+/** Memory that is allocated once, when it is first asked for. */
+function whenAsked(allocate: () => NativeBuffer): () => NativeBuffer {
+  let memory: NativeBuffer | undefined;
+  return () => {
+    memory ??= allocate();
+    return memory;
+  };
+}
+
 /** Throws before memory is taken, when this rank's share of the machine cannot hold what is known to be needed. */
-function requireRoom(parts: SessionParts, layout: FlatLayout): void {
+function requireRoom(parts: SessionParts, layout: FlatLayout, frozen: FlatLayout | null): void {
   const { runtime, host, config, optimizer, precision } = parts;
   const { worldSize } = runtime;
   const options = config ? zeroOptions(config, host, worldSize) : dataParallelOptions(host);
-  const bytes = footprint({ options, host, layout, worldSize, optimizer, precision });
+  const bytes = footprint({ options, host, layout, frozen, worldSize, optimizer, precision });
   const largest = footprintCategories.reduce((a, b) => (bytes[b] > bytes[a] ? b : a));
   const listed = footprintCategories
     .filter((category) => bytes[category] > 0)
@@ -127,29 +159,12 @@ function requireRoom(parts: SessionParts, layout: FlatLayout): void {
   );
 }
 
-/** Every rank has all of them; their shards only say who writes which part of a checkpoint. */
-function allocateFrozen(runtime: Runtime, { frozen = [] }: Host): FrozenParameters | undefined {
-  if (frozen.length === 0) return undefined;
-  const layout = flatLayout(
-    frozen.map((parameter) => ({ ...parameter, group: 0 })),
-    runtime.worldSize,
-  );
-  const buffer = runtime.engine.allocate(layout.total * 4, {
-    category: 'parameters',
-    name: 'frozen parameters',
-  });
-  return { layout, buffer };
-}
-
 /** After initial values were written, on every rank: makes them equal. */
 export async function shareParameters({ runtime, parameters, frozen }: Session): Promise<void> {
-  const { engine, worldSize } = runtime;
-  const shared = parameters.share();
-  if (shared !== null) await engine.wait(shared);
-  if (!frozen || worldSize === 1) return;
-  const { buffer, layout } = frozen;
-  const whole = { buffer, byteOffset: 0, count: layout.total, dtype: 'float32' } as const;
-  await engine.wait(engine.broadcast(whole, 0));
+  for (const owner of frozen ? [parameters, frozen.parameters] : [parameters]) {
+    const shared = owner.share();
+    if (shared !== null) await runtime.engine.wait(shared);
+  }
 }
 
 /** The owner of a claim; a host that cannot do without one asks here. */

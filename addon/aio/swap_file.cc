@@ -75,6 +75,16 @@ void reserve(int descriptor, const std::string& path, uint64_t bytes) {
     io::throw_system_error("reserve", path, errno, " (" + std::to_string(bytes) + " bytes)");
 }
 
+// A failure of a file that stands in for memory is told from one of any other by its operation.
+template <class Move>
+void named(const char* operation, Move&& move) {
+  try {
+    move();
+  } catch (const EngineError& error) {
+    throw EngineError(error.code(), error.what(), operation);
+  }
+}
+
 }  // namespace
 
 SwapFile::SwapFile(std::string path, uint64_t bytes, const Options& options)
@@ -135,13 +145,13 @@ void SwapFile::check(const char* verb, const std::vector<Stretch>& stretches) co
 void SwapFile::read(const std::vector<Stretch>& stretches) {
   check("read", stretches);
   std::lock_guard lock(mutex_);
-  transfers_.read(descriptor_, path_, stretches);
+  named("swapIn", [&] { transfers_.read(descriptor_, path_, stretches); });
 }
 
 void SwapFile::write(const std::vector<Stretch>& stretches) {
   check("write", stretches);
   std::lock_guard lock(mutex_);
-  transfers_.write(descriptor_, path_, stretches);
+  named("swapOut", [&] { transfers_.write(descriptor_, path_, stretches); });
 }
 
 // Calls each(whole, buffer, begin, count, done): `whole` is an aligned stretch of the file with

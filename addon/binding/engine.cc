@@ -178,6 +178,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::optimizer_step>("optimizerStep"),
             InstanceMethod<&EngineHandle::swap_in>("swapIn"),
             InstanceMethod<&EngineHandle::swap_out>("swapOut"),
+            InstanceMethod<&EngineHandle::write_file>("writeFile"),
             InstanceMethod<&EngineHandle::all_reduce>("allReduce"),
             InstanceMethod<&EngineHandle::reduce_scatter>("reduceScatter"),
             InstanceMethod<&EngineHandle::all_gather>("allGather"),
@@ -362,6 +363,11 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       return engine_->swap_in(unwrap_swap_file(info[0]), swap_pieces_of(info[1]),
                               works_of(info[2]));
     });
+  }
+
+  // writeFile(path, groups)
+  Napi::Value write_file(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return write_file_by_groups(info, engine_->queues()); });
   }
 
   // swapOut(file, pieces, norm?, after?)

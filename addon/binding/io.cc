@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/queue.h"
 #include "io/crc32c.h"
 #include "io/fault.h"
 #include "io/files.h"
@@ -35,6 +36,7 @@ class IoWork final : public Napi::AsyncWorker {
     } catch (...) {
       error_ = std::current_exception();
     }
+    work_ = nullptr;
   }
 
   void OnOK() override {
@@ -94,42 +96,55 @@ void read_into_swap(const std::string& path, uint64_t file_offset, const SwapRan
   }
 }
 
+// FilePiece[] of contract.ts, added to `pieces`.
+void add_pieces(const Napi::Value& value, size_t group, std::vector<io::Piece>& pieces,
+                std::vector<Bytes>& pinned) {
+  if (!value.IsArray()) throw EngineError("INVALID_ARGUMENT", "pieces must be an array");
+  const Napi::Array list = value.As<Napi::Array>();
+  for (uint32_t index = 0; index < list.Length(); ++index) {
+    const Napi::Value entry = list.Get(index);
+    if (!entry.IsObject()) throw EngineError("INVALID_ARGUMENT", "a piece must be an object");
+    const Napi::Object piece = entry.As<Napi::Object>();
+    const size_t file_offset = size_field(piece, "fileOffset");
+    if (const SwapRange range = swap_range_of(piece.Get("source")); range.file) {
+      pieces.push_back({file_offset, nullptr, range.bytes,
+                        [range](uint64_t offset, void* target, size_t bytes) {
+                          range.file->copy_out(range.offset + offset, target, bytes);
+                        },
+                        group});
+      continue;
+    }
+    Bytes source = pinned_bytes_arg(piece.Get("source"), "source");
+    pieces.push_back({file_offset, source.data, source.size, nullptr, group});
+    pinned.push_back(std::move(source));
+  }
+}
+
+Napi::Promise start_writing(Napi::Env env, std::string path, std::vector<io::Piece> pieces,
+                            std::vector<Bytes> pinned, std::function<void(size_t)> taken) {
+  return IoWork::start(env, std::move(pinned),
+                       [path = std::move(path), pieces = std::move(pieces),
+                        taken = std::move(taken)]() -> IoWork::Result {
+                         const io::Written written = io::write_file(path, pieces, taken);
+                         return [written](Napi::Env env) -> Napi::Value {
+                           Napi::Object result = Napi::Object::New(env);
+                           result["bytes"] =
+                               Napi::Number::New(env, static_cast<double>(written.bytes));
+                           result["crc32c"] = io::crc32c_hex(written.crc32c);
+                           return result;
+                         };
+                       });
+}
+
 // writeFile(path, pieces)
 Napi::Value write_file(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     std::string path = path_arg(call[0]);
-    if (!call[1].IsArray()) throw EngineError("INVALID_ARGUMENT", "pieces must be an array");
-    const Napi::Array list = call[1].As<Napi::Array>();
-    std::vector<Bytes> pinned;
     std::vector<io::Piece> pieces;
-    for (uint32_t index = 0; index < list.Length(); ++index) {
-      const Napi::Value entry = list.Get(index);
-      if (!entry.IsObject()) throw EngineError("INVALID_ARGUMENT", "a piece must be an object");
-      const Napi::Object piece = entry.As<Napi::Object>();
-      const size_t file_offset = size_field(piece, "fileOffset");
-      if (const SwapRange range = swap_range_of(piece.Get("source")); range.file) {
-        pieces.push_back({file_offset, nullptr, range.bytes,
-                          [range](uint64_t offset, void* target, size_t bytes) {
-                            range.file->copy_out(range.offset + offset, target, bytes);
-                          }});
-        continue;
-      }
-      Bytes source = pinned_bytes_arg(piece.Get("source"), "source");
-      pieces.push_back({file_offset, source.data, source.size});
-      pinned.push_back(std::move(source));
-    }
-    return IoWork::start(env, std::move(pinned),
-                         [path = std::move(path), pieces = std::move(pieces)]() -> IoWork::Result {
-                           const io::Written written = io::write_file(path, pieces);
-                           return [written](Napi::Env env) -> Napi::Value {
-                             Napi::Object result = Napi::Object::New(env);
-                             result["bytes"] =
-                                 Napi::Number::New(env, static_cast<double>(written.bytes));
-                             result["crc32c"] = io::crc32c_hex(written.crc32c);
-                             return result;
-                           };
-                         });
+    std::vector<Bytes> pinned;
+    add_pieces(call[1], 0, pieces, pinned);
+    return start_writing(env, std::move(path), std::move(pieces), std::move(pinned), nullptr);
   });
 }
 
@@ -201,10 +216,64 @@ Napi::Value set_fault_point(const Napi::CallbackInfo& call) {
   });
 }
 
+// holdFaultPoint(n)
+Napi::Value hold_fault_point(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    io::hold_fault_point(size_arg(call[0], "n"));
+    return env.Undefined();
+  });
+}
+
 // createSwapFile(path, bytes, options)
 Napi::Value create_swap_file(const Napi::CallbackInfo& call) { return make_swap_file(call); }
 
+// Ends works in their order, and those that are left when it goes: an error is the promise's.
+class Endings {
+ public:
+  explicit Endings(std::vector<ExternalWork> works) : works_(std::move(works)) {}
+  ~Endings() {
+    while (next_ < works_.size()) end_next();
+  }
+  Endings(const Endings&) = delete;
+  Endings& operator=(const Endings&) = delete;
+
+  // All up to `index`: groups without pieces, too.
+  void end(size_t index) {
+    while (next_ <= index) end_next();
+  }
+
+ private:
+  void end_next() { works_[next_++].end(nullptr); }
+
+  std::vector<ExternalWork> works_;
+  size_t next_ = 0;
+};
+
 }  // namespace
+
+Napi::Value write_file_by_groups(const Napi::CallbackInfo& call, Queues& queues) {
+  const Napi::Env env = call.Env();
+  std::string path = path_arg(call[0]);
+  if (!call[1].IsArray()) throw EngineError("INVALID_ARGUMENT", "groups must be an array");
+  const Napi::Array groups = call[1].As<Napi::Array>();
+  std::vector<io::Piece> pieces;
+  std::vector<Bytes> pinned;
+  for (uint32_t group = 0; group < groups.Length(); ++group)
+    add_pieces(groups.Get(group), group, pieces, pinned);
+  std::vector<ExternalWork> works;
+  Napi::Array taken = Napi::Array::New(env);
+  for (uint32_t group = 0; group < groups.Length(); ++group) {
+    works.push_back(queues.external("checkpoint"));
+    taken.Set(group, Napi::Number::New(env, static_cast<double>(works.back().id)));
+  }
+  const auto endings = std::make_shared<Endings>(std::move(works));
+  Napi::Object result = Napi::Object::New(env);
+  result["taken"] = taken;
+  result["written"] = start_writing(env, std::move(path), std::move(pieces), std::move(pinned),
+                                    [endings](size_t group) { endings->end(group); });
+  return result;
+}
 
 void register_io(Napi::Env env, Napi::Object exports) {
   exports["createSwapFile"] = Napi::Function::New(env, create_swap_file, "createSwapFile");
@@ -214,6 +283,7 @@ void register_io(Napi::Env env, Napi::Object exports) {
   exports["crc32cFile"] = Napi::Function::New(env, crc32c_file, "crc32cFile");
   exports["fsyncDirectory"] = Napi::Function::New(env, fsync_directory, "fsyncDirectory");
   exports["setFaultPoint"] = Napi::Function::New(env, set_fault_point, "setFaultPoint");
+  exports["holdFaultPoint"] = Napi::Function::New(env, hold_fault_point, "holdFaultPoint");
 }
 
 }  // namespace dsjs::binding

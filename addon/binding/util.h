@@ -14,6 +14,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "engine/queue.h"
 
 namespace dsjs::binding {
 
@@ -123,6 +124,12 @@ Napi::Object make_swap_file(const Napi::CallbackInfo& info);
 // Throws INVALID_ARGUMENT for another object and DISPOSED for a disposed file.
 std::shared_ptr<aio::SwapFile> unwrap_swap_file(const Napi::Value& value);
 bool is_swap_file(const Napi::Value& value);
+
+// ---------------------------------------------------------------- files
+
+// writeFile(path, groups) of contract.ts' NativeEngine, whose works are of `queues`. Throws
+// INVALID_ARGUMENT, DISPOSED.
+Napi::Value write_file_by_groups(const Napi::CallbackInfo& call, Queues& queues);
 
 // ---------------------------------------------------------------- communicators
 

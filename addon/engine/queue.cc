@@ -57,6 +57,7 @@ struct Queues::State {
   bool tracing = false;
   std::deque<WorkRecord> records;
   std::array<std::thread, kQueueCount> threads;
+  std::unordered_map<WorkId, std::shared_ptr<Item>> external;
 
   bool all_ended(const std::vector<WorkId>& works) const {
     for (WorkId work : works)
@@ -70,11 +71,17 @@ struct Queues::State {
     return nullptr;
   }
 
-  // Records the end of the front of `queue`, then tells whoever waits. Called with the lock held;
-  // callbacks run without it, because they may enqueue.
+  // Records the end of the front of `queue`.
   void finish(std::unique_lock<std::mutex>& lock, size_t queue, std::exception_ptr error) {
     auto item = pending[queue].front();
     pending[queue].pop_front();
+    finish(lock, std::move(item), error);
+  }
+
+  // Records the end of a work, then tells whoever waits. Called with the lock held; callbacks run
+  // without it, because they may enqueue.
+  void finish(std::unique_lock<std::mutex>& lock, std::shared_ptr<Item> item,
+              std::exception_ptr error) {
     open.erase(item->id);
     if (error) {
       failed.emplace(item->id, error);
@@ -122,7 +129,7 @@ struct Queues::State {
   }
 };
 
-Queues::Queues() : state_(std::make_unique<State>()) {
+Queues::Queues() : state_(std::make_shared<State>()) {
   for (size_t queue = 0; queue < kQueueCount; queue++)
     state_->threads[queue] = std::thread([state = state_.get(), queue] { state->serve(queue); });
 }
@@ -137,6 +144,31 @@ void Queues::close() {
   }
   for (auto& thread : state_->threads)
     if (thread.joinable()) thread.join();
+  std::unique_lock lock(state_->mutex);
+  while (!state_->external.empty()) {
+    const auto first = state_->external.begin();
+    auto item = first->second;
+    state_->external.erase(first);
+    state_->finish(lock, std::move(item), disposed());
+  }
+}
+
+ExternalWork Queues::external(std::string name) {
+  auto item = std::make_shared<Item>();
+  item->name = std::move(name);
+  std::lock_guard lock(state_->mutex);
+  if (state_->closing) std::rethrow_exception(disposed());
+  item->id = state_->next_id++;
+  state_->open.emplace(item->id, item);
+  state_->external.emplace(item->id, item);
+  return {item->id, [state = state_, id = item->id](std::exception_ptr error) {
+            std::unique_lock relock(state->mutex);
+            const auto found = state->external.find(id);
+            if (found == state->external.end()) return;
+            auto ended = found->second;
+            state->external.erase(found);
+            state->finish(relock, std::move(ended), error);
+          }};
 }
 
 WorkId Queues::enqueue(QueueId queue, std::string name, std::vector<WorkId> after,

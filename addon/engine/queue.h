@@ -20,6 +20,13 @@ struct WorkRecord {
   uint64_t enqueued_ns, start_ns, end_ns;
 };
 
+// A work on no queue: it ends when `end` is called, once, on any thread, with an error or null. A
+// call after the queues have closed does nothing.
+struct ExternalWork {
+  WorkId id;
+  std::function<void(std::exception_ptr)> end;
+};
+
 // Three queues, one thread each. A work starts when everything before it on its queue has ended and
 // all of `after` has; a failed dependency fails the work with the same error, without running it.
 // Order on a queue alone is not a dependency: a work runs also after an unrelated failure before
@@ -37,6 +44,8 @@ class Queues {
   WorkId enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
                  std::function<void()> fn,
                  std::function<void(std::exception_ptr)> skipped = nullptr);
+  // idle() does not wait for it. Throws DISPOSED after close().
+  ExternalWork external(std::string name);
   // Calls done(error or null) on the finishing thread, or at once when the work has ended. `done`
   // must not throw and must not wait.
   void on_done(WorkId work, std::function<void(std::exception_ptr)> done);
@@ -50,12 +59,13 @@ class Queues {
   void set_tracing(bool on);
   // At most the newest 65,536 since the last call.
   std::vector<WorkRecord> take_records();
-  // Fails what has not started with DISPOSED, waits for what runs, joins the threads. Idempotent.
+  // Fails what has not started, and external works, with DISPOSED, waits for what runs, joins the
+  // threads. Idempotent.
   void close();
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;  // external works may outlive the queues
 };
 
 }  // namespace dsjs

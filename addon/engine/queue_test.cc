@@ -52,6 +52,36 @@ void waits_for_dependencies_across_queues() {
   CHECK((seen == std::vector<char>{'a', 'b', 'c', 'd'}));
 }
 
+void external_works_end_when_told() {
+  ExternalWork outlives;
+  {
+    Queues queues;
+    std::atomic<int> ran = 0;
+    const ExternalWork gate = queues.external("gate"), broken = queues.external("broken");
+    const WorkId behind = queues.enqueue(QueueId::kCompute, "behind", {gate.id}, [&] { ++ran; });
+    const WorkId other = queues.enqueue(QueueId::kIo, "other", {}, [&] { ++ran; });
+    queues.wait(other);
+    CHECK(ran == 1);
+    gate.end(nullptr);
+    gate.end(nullptr);  // once is enough
+    queues.wait(behind);
+    CHECK(ran == 2);
+    broken.end(std::make_exception_ptr(EngineError("BROKEN", "on purpose")));
+    CHECK_THROWS_CODE(queues.wait(broken.id), "BROKEN");
+    CHECK_THROWS_CODE(queues.idle(), "BROKEN");
+    outlives = queues.external("outlives");
+    queues.idle();  // does not wait for it
+    queues.on_done(outlives.id, [&](std::exception_ptr error) {
+      CHECK(code_of(error) == "DISPOSED");
+      ++ran;
+    });
+    queues.close();
+    CHECK(ran == 3);
+    CHECK_THROWS_CODE(queues.external("late"), "DISPOSED");
+  }
+  outlives.end(nullptr);
+}
+
 void failure_reaches_every_dependent_and_nothing_else() {
   Queues queues;
   std::atomic<bool> ran_dependent = false, ran_other = false;
@@ -156,6 +186,7 @@ void closing_fails_what_has_not_started() {
 int main() {
   runs_in_order();
   waits_for_dependencies_across_queues();
+  external_works_end_when_told();
   failure_reaches_every_dependent_and_nothing_else();
   callbacks_tell_the_end();
   work_is_freed_before_its_end_is_told();

@@ -134,6 +134,8 @@ uint32_t crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b) {
   return multiply(crc_a, shift_by(bytes_b)) ^ crc_b;
 }
 
+uint32_t crc32c_of_zeros(uint64_t bytes) { return ~multiply(~0u, shift_by(bytes)); }
+
 std::string crc32c_hex(uint32_t crc) {
   std::string text(8, '0');
   for (int digit = 7; digit >= 0; --digit, crc >>= 4) text[digit] = "0123456789abcdef"[crc & 15];

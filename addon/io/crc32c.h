@@ -17,6 +17,8 @@ uint32_t crc32c_table(const void* data, size_t bytes, uint32_t seed = 0);
 // Checksum of A followed by B, from their checksums and the length of B.
 uint32_t crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t bytes_b);
 
+uint32_t crc32c_of_zeros(uint64_t bytes);
+
 // Eight lower-case hex digits.
 std::string crc32c_hex(uint32_t crc);
 

@@ -1,8 +1,10 @@
 #include "io/fault.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <mutex>
 
 namespace dsjs::io {
 namespace {
@@ -16,6 +18,11 @@ uint64_t from_environment() {
 
 std::atomic<uint64_t> fatal{from_environment()};
 
+std::mutex holding;
+std::condition_variable let_go;
+// Points up to the one that waits; changed under `holding`.
+std::atomic<uint64_t> to_hold{0};
+
 }  // namespace
 
 uint64_t set_fault_point(uint64_t n) {
@@ -24,8 +31,17 @@ uint64_t set_fault_point(uint64_t n) {
   return before;
 }
 
+void hold_fault_point(uint64_t n) {
+  std::lock_guard lock(holding);
+  to_hold = n;
+  let_go.notify_all();
+}
+
 void fault_point() {
   if (++passed == fatal.load()) std::raise(SIGKILL);
+  if (to_hold == 0) return;
+  std::unique_lock lock(holding);
+  if (to_hold > 0 && --to_hold == 0) let_go.wait(lock);
 }
 
 }  // namespace dsjs::io

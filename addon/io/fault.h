@@ -9,6 +9,10 @@ namespace dsjs::io {
 // environment variable DEEPSPEED_JS_FAULT_POINT sets it when the library is loaded.
 uint64_t set_fault_point(uint64_t n);
 
+// The n-th point that is passed from now on waits until this is called again; 0 = off. So a test
+// can look at what goes on while a write is under way.
+void hold_fault_point(uint64_t n);
+
 // Passes one point.
 void fault_point();
 

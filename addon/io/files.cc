@@ -112,48 +112,53 @@ class Temporary {
   bool created_ = false;
 };
 
-// Gathers bytes into chunks, checks them and writes them in order. A chunk that lies whole in a
-// piece is written from there.
-class ChunkWriter {
+// Writes pieces where they belong, in any order, and puts their checksums together in the file's.
+class PieceWriter {
  public:
-  ChunkWriter(const File& file, const std::string& path, uint64_t total)
+  PieceWriter(const File& file, const std::string& path, uint64_t total)
       : file_(file), path_(path), total_(total) {}
 
-  void append(const uint8_t* data, size_t bytes) {
-    while (bytes > 0) {
-      if (filled_ == 0 && bytes >= kChunk) {
-        write_out(data, kChunk);
-        data += kChunk;
-        bytes -= kChunk;
-        continue;
+  void write(const Piece& piece) {
+    uint32_t crc = 0;
+    for (size_t done = 0; done < piece.bytes;) {
+      const size_t count = std::min(kChunk, piece.bytes - done);
+      const uint8_t* data = static_cast<const uint8_t*>(piece.data) + done;
+      if (piece.read) {
+        piece.read(done, space(), count);
+        data = chunk_.get();
       }
-      const size_t n = std::min(bytes, kChunk - filled_);
-      std::memcpy(space() + filled_, data, n);
-      advance(n);
-      data += n;
-      bytes -= n;
+      fault_point();  // before each chunk
+      crc = crc32c(data, count, crc);
+      write_out(data, count, piece.file_offset + done);
+      done += count;
     }
+    if (piece.bytes > 0) parts_.push_back({piece.file_offset, piece.bytes, crc});
   }
 
-  // fill(offset, target, bytes) gives the next bytes.
-  template <class Fill>
-  void append_filled(uint64_t bytes, Fill&& fill) {
-    for (uint64_t done = 0; done < bytes;) {
-      const auto n = static_cast<size_t>(std::min<uint64_t>(bytes - done, kChunk - filled_));
-      fill(done, space() + filled_, n);
-      advance(n);
-      done += n;
-    }
-  }
-
+  // What no piece covers reads as zeros.
   Written finish() {
-    if (filled_ > 0) write_out(chunk_.get(), filled_);
-    return {written_, crc_};
+    if (ftruncate(file_.descriptor(), static_cast<off_t>(total_)) != 0)
+      throw_system_error("write", path_, errno);
+    std::sort(parts_.begin(), parts_.end(),
+              [](const Part& a, const Part& b) { return a.offset < b.offset; });
+    parts_.push_back({total_, 0, 0});
+    Written written{0, 0};
+    for (const Part& part : parts_) {
+      const uint64_t hole = part.offset - written.bytes;
+      written.crc32c = crc32c_combine(written.crc32c, crc32c_of_zeros(hole), hole);
+      written.crc32c = crc32c_combine(written.crc32c, part.crc, part.bytes);
+      written.bytes = part.offset + part.bytes;
+    }
+    return written;
   }
 
  private:
   struct Free {
     void operator()(uint8_t* p) const { std::free(p); }
+  };
+  struct Part {
+    uint64_t offset, bytes;
+    uint32_t crc;
   };
 
   uint8_t* space() {
@@ -164,26 +169,18 @@ class ChunkWriter {
     return chunk_.get();
   }
 
-  void advance(size_t bytes) {
-    filled_ += bytes;
-    if (filled_ < kChunk) return;
-    write_out(chunk_.get(), kChunk);
-    filled_ = 0;
-  }
-
-  void write_out(const uint8_t* data, size_t bytes) {
-    fault_point();  // before each chunk
-    crc_ = crc32c(data, bytes, crc_);
+  void write_out(const uint8_t* data, size_t bytes, uint64_t offset) {
     while (bytes > 0) {
-      const ssize_t n = write(file_.descriptor(), data, bytes);
+      const ssize_t n = pwrite(file_.descriptor(), data, bytes, static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0)
         throw_system_error(
             "write", path_, errno,
-            " (" + std::to_string(written_) + " of " + std::to_string(total_) + " bytes written)");
+            " (" + std::to_string(done_) + " of " + std::to_string(total_) + " bytes written)");
       data += n;
       bytes -= static_cast<size_t>(n);
-      written_ += static_cast<uint64_t>(n);
+      offset += static_cast<uint64_t>(n);
+      done_ += static_cast<uint64_t>(n);
     }
   }
 
@@ -191,24 +188,31 @@ class ChunkWriter {
   const std::string& path_;
   const uint64_t total_;
   std::unique_ptr<uint8_t, Free> chunk_;
-  size_t filled_ = 0;
-  uint64_t written_ = 0;
-  uint32_t crc_ = 0;
+  std::vector<Part> parts_;
+  uint64_t done_ = 0;
 };
 
-void check_pieces(const std::string& path, std::vector<Piece>& pieces) {
-  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
+// Returns the length of the file.
+uint64_t check_pieces(const std::string& path, const std::vector<Piece>& pieces) {
+  std::vector<const Piece*> sorted;
+  for (const Piece& piece : pieces) sorted.push_back(&piece);
+  std::sort(sorted.begin(), sorted.end(), [](const Piece* a, const Piece* b) {
     // Empty pieces first: they lie before the one that starts where they do.
-    return std::tie(a.file_offset, a.bytes) < std::tie(b.file_offset, b.bytes);
+    return std::tie(a->file_offset, a->bytes) < std::tie(b->file_offset, b->bytes);
   });
-  for (size_t i = 1; i < pieces.size(); ++i)
-    if (pieces[i - 1].file_offset + pieces[i - 1].bytes > pieces[i].file_offset)
+  uint64_t end = 0;
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    const Piece& piece = *sorted[i];
+    if (piece.file_offset < end)
       throw EngineError("INVALID_ARGUMENT",
                         "cannot write " + path + ": the piece at " +
-                            std::to_string(pieces[i].file_offset) + " overlaps the " +
-                            std::to_string(pieces[i - 1].bytes) + " bytes at " +
-                            std::to_string(pieces[i - 1].file_offset),
+                            std::to_string(piece.file_offset) + " overlaps the " +
+                            std::to_string(sorted[i - 1]->bytes) + " bytes at " +
+                            std::to_string(sorted[i - 1]->file_offset),
                         "write");
+    end = piece.file_offset + piece.bytes;
+  }
+  return end;
 }
 
 std::string folder_of(const std::string& path) {
@@ -219,9 +223,12 @@ std::string folder_of(const std::string& path) {
 
 }  // namespace
 
-Written write_file(const std::string& path, std::vector<Piece> pieces) {
-  check_pieces(path, pieces);
-  const uint64_t total = pieces.empty() ? 0 : pieces.back().file_offset + pieces.back().bytes;
+Written write_file(const std::string& path, std::vector<Piece> pieces,
+                   const std::function<void(size_t group)>& taken) {
+  const uint64_t total = check_pieces(path, pieces);
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
+    return std::tie(a.group, a.file_offset) < std::tie(b.group, b.file_offset);
+  });
   Temporary temporary(path);
   Written written;
   fault_point();  // before the temporary file exists
@@ -229,16 +236,11 @@ Written write_file(const std::string& path, std::vector<Piece> pieces) {
     const File file(path, temporary.name(), O_WRONLY | O_CREAT | O_TRUNC, "create");
     temporary.created();
     fault_point();  // the temporary file is empty
-    ChunkWriter writer(file, path, total);
-    uint64_t position = 0;
-    for (const Piece& piece : pieces) {
-      writer.append_filled(piece.file_offset - position,
-                           [](uint64_t, uint8_t* target, size_t n) { std::memset(target, 0, n); });
-      if (piece.read)
-        writer.append_filled(piece.bytes, piece.read);
-      else
-        writer.append(static_cast<const uint8_t*>(piece.data), piece.bytes);
-      position = piece.file_offset + piece.bytes;
+    PieceWriter writer(file, path, total);
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      writer.write(pieces[i]);
+      const bool is_last = i + 1 == pieces.size() || pieces[i + 1].group != pieces[i].group;
+      if (is_last && taken) taken(pieces[i].group);
     }
     written = writer.finish();
     fault_point();  // all written, nothing durable

@@ -17,6 +17,8 @@ struct Piece {
   size_t bytes;
   // In place of `data`: fills target with bytes [offset, offset + bytes) of the piece.
   std::function<void(uint64_t offset, void* target, size_t bytes)> read = nullptr;
+  // Pieces are read group by group, ascending.
+  size_t group = 0;
 };
 
 struct Written {
@@ -27,7 +29,10 @@ struct Written {
 // Writes the pieces (any order, not overlapping; holes read as zeros) to a temporary name in the
 // folder of `path`, fsyncs, renames to `path`, fsyncs the folder. On failure nothing appears under
 // `path` (an older file stays as it was) and the temporary file is removed.
-Written write_file(const std::string& path, std::vector<Piece> pieces);
+//
+// taken(group) is called when all pieces of a group have been read: their memory may change then.
+Written write_file(const std::string& path, std::vector<Piece> pieces,
+                   const std::function<void(size_t group)>& taken = nullptr);
 
 // Fills target with bytes [file_offset, file_offset + bytes).
 void read_into(const std::string& path, uint64_t file_offset, void* target, size_t bytes);

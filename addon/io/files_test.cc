@@ -36,6 +36,7 @@ void test_crc() {
   CHECK(io::crc32c(zeros.data(), 32) == 0x8A9136AA);
   CHECK(io::crc32c(ones.data(), 32) == 0x62A8AB43);
   CHECK(io::crc32c(nullptr, 0) == 0);
+  CHECK(io::crc32c_of_zeros(32) == 0x8A9136AA && io::crc32c_of_zeros(0) == 0);
   CHECK(io::crc32c_hex(0x0A9136AA) == "0a9136aa");
 
   const std::vector<uint8_t> data = bytes(40000);
@@ -111,6 +112,27 @@ void test_files(const fs::path& folder) {
                   {first + 7, nullptr, data.size() - first - 7, from(first + 7)}});
   CHECK(content(folder / "read.bin") == data);
   fs::remove(folder / "read.bin");
+
+  // By groups: what was taken may change at once, whatever the groups' places in the file.
+  std::vector<uint8_t> changing = data;
+  std::vector<size_t> taken;
+  const io::Written grouped = io::write_file(
+      folder / "groups.bin",
+      {{0, changing.data(), 10, nullptr, 2},
+       {10, changing.data() + 10, first, nullptr, 0},
+       {10 + first, changing.data() + 10 + first, 500, nullptr, 1},
+       {510 + first, changing.data() + 510 + first, data.size() - first - 510, nullptr, 0}},
+      [&](size_t group) {
+        taken.push_back(group);
+        if (group == 0) {
+          std::fill_n(changing.begin() + 10, first, 0);
+          std::fill(changing.begin() + static_cast<ptrdiff_t>(510 + first), changing.end(), 0);
+        }
+      });
+  CHECK((taken == std::vector<size_t>{0, 1, 2}));
+  CHECK(content(folder / "groups.bin") == data);
+  CHECK(grouped.crc32c == io::crc32c(data.data(), data.size()));
+  fs::remove(folder / "groups.bin");
 
   // A failure leaves the older file as it was.
   CHECK_THROWS_CODE(io::write_file(path, {{0, data.data(), 10}, {9, data.data(), 10}}),

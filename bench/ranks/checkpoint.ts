@@ -44,6 +44,7 @@ await serve(training.runtime.communicator, async (request) => {
           training.saving = {
             folder: directory,
             read: pending.read,
+            updatable: pending.updatable,
             publish: async () => void (await pending.publish()),
           };
           await trainStep(training, 0, parts!);

@@ -17,6 +17,7 @@ interface Flags {
   deepspeed: string;
   num_procs: number;
   seq?: number;
+  freeze?: string[];
   memory?: number;
   out?: string;
   json?: boolean;
@@ -42,6 +43,7 @@ export async function estimate(argv: string[]): Promise<number> {
     deepspeed: flags.deepspeed,
     worldSize: ranks,
     sequenceLength: flags.seq,
+    freeze: flags.freeze,
   });
   const memory =
     flags.memory === undefined
@@ -86,6 +88,7 @@ function parseFlags(argv: string[]): Flags | null {
     .requiredOption('--deepspeed <file>', 'DeepSpeed config; its other keys hold at every stage')
     .option('--num_procs <n>', 'ranks', integer('--num_procs', 1), 1)
     .option('--seq <n>', 'tokens of a row (default: the most the model takes)', integer('--seq', 1))
+    .option('--freeze <names...>', 'beginnings of the names of parameters that are not trained')
     .option(
       '--memory <GiB>',
       'of all ranks together (default: what is free here)',

@@ -4,8 +4,8 @@ import type { SegmentEvent, StepPlan } from './events.ts';
 import type { Location } from './host.ts';
 
 /**
- * Who holds the trainable parameters. Claimed by a strategy that shards them, for hosts with
- * "gatheredParameters"; without a claim every rank has all of them in one buffer.
+ * Who holds the trainable parameters, or those that training does not change. Claimed by a strategy that
+ * shards them, for hosts with "gatheredParameters"; without a claim every rank has all of them in one buffer.
  */
 export interface ParameterOwner {
   /** `location` may differ between segments, and forward and backward are collective operations. */
@@ -94,6 +94,7 @@ export interface WeightOwner {
 
 export interface ClaimTypes {
   parameters: ParameterOwner;
+  frozen: ParameterOwner;
   weights: WeightOwner;
   gradients: GradientOwner;
   optimizerStep: OptimizerStepOwner;

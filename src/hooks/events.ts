@@ -92,8 +92,10 @@ export interface WrittenCheckpoint {
 
 /** A checkpoint whose shards are being written from the memory that training uses. */
 export interface PendingCheckpoint {
-  /** Ends, and never rejects, when this rank's shard has been read: only then may an update change it. */
+  /** Ends, and never rejects, when this rank's shard has been read: only then may it be changed. */
   readonly read: Promise<void>;
+  /** The same for an update, which may be enqueued earlier where it waits by itself for what it changes. */
+  readonly updatable: Promise<void>;
   /** Makes the checkpoint loadable, at the same place on all ranks. A failure on one rank is the same error on all. */
   publish(): Promise<WrittenCheckpoint>;
 }

@@ -20,19 +20,23 @@ export type Capability =
   /** Activations can be computed again in backward instead of being kept. */
   | 'activationCheckpointing';
 
-/** A trainable parameter, as the host announces it. */
-export interface HostParameter {
+/** A parameter that training does not change, as the host announces it. */
+export interface FrozenParameter {
   /** The model's own name, e.g. `transformer.h.0.attn.c_attn.weight`. */
   readonly name: string;
   readonly shape: readonly number[];
-  /** Segments that read it, ascending. Its gradient is complete after the backward of the first of them. */
+  /** Segments that read it, ascending. */
   readonly segments: readonly number[];
   /** Segments whose backward pass reads it, ascending. Absent: all of `segments`. */
   readonly readBackward?: readonly number[];
-  /** Index into the session's optimizer groups. */
-  readonly group: number;
   /** For a tile of a tensor that is moved by parts: users and checkpoints know the tensor. */
   readonly part?: TensorPart;
+}
+
+/** A trainable parameter. Its gradient is complete after the backward of the first of its segments. */
+export interface HostParameter extends FrozenParameter {
+  /** Index into the session's optimizer groups. */
+  readonly group: number;
 }
 
 /** Where the elements of a tile are in its tensor. */
@@ -71,7 +75,7 @@ export interface Host {
    * Parameters that no optimizer touches: frozen ones, and those that the loss does not depend on. The
    * session holds them, rank 0's values are made everybody's, and checkpoints store them.
    */
-  readonly frozen?: readonly Pick<HostParameter, 'name' | 'shape'>[];
+  readonly frozen?: readonly FrozenParameter[];
   /**
    * Segments that a plan may leave out or scale, ascending: the layers of a residual stream, which share no
    * trainable parameter with another segment. For hosts with "layerSkipping".

@@ -337,6 +337,15 @@ export interface NativeEngine {
     after?: Work[],
   ): Work;
 
+  /**
+   * `NativeAddon.writeFile`, group by group. `taken[k]` ends when the pieces of group k have been read: what waits for it
+   * may change them. `written` tells of a failure; the works end then, too. `idle` waits for neither.
+   */
+  writeFile(
+    path: string,
+    groups: readonly (readonly FilePiece[])[],
+  ): { taken: Work[]; written: Promise<WrittenFile> };
+
   // comm queue; regions on all ranks have the same count and type
   /** In place. Fast where the region lies in shared memory. */
   allReduce(region: Region, op?: ReduceOp, after?: Work[]): Work;
@@ -591,6 +600,8 @@ export interface NativeAddon {
   fsyncDirectory(path: string): Promise<void>;
   /** Tests: the process kills itself (SIGKILL) at the n-th fault point it passes; 0 = off. Returns points passed. */
   setFaultPoint(n: number): number;
+  /** Tests: the n-th fault point passed from now on waits until this is called again; 0 = off. */
+  holdFaultPoint(n: number): void;
 
   /** fp32 ↔ 16 bit, round to nearest even, any counts. */
   convert(source: Uint8Array, from: FloatType, target: Uint8Array, to: FloatType): void;

@@ -43,6 +43,7 @@ export interface SavingCheckpoint {
   readonly folder: string;
   /** See PendingCheckpoint. */
   readonly read: Promise<void>;
+  readonly updatable: Promise<void>;
   /** Makes it loadable, and deletes what is beyond `saveTotalLimit`; at the same place on all ranks. */
   publish(): Promise<void>;
 }
@@ -69,10 +70,11 @@ export async function saveTrainerCheckpoint(
     background: args.asyncSave,
   };
   await session.lifecycle.run('saveCheckpoint', event);
-  const { read = Promise.resolve(), publish } = event.pending ?? {};
+  const { read = Promise.resolve(), updatable = read, publish } = event.pending ?? {};
   return {
     folder: join(args.outputDir, tag),
     read,
+    updatable,
     async publish() {
       await publish?.();
       await agree(runtime, async () => {

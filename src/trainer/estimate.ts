@@ -7,7 +7,7 @@ import {
   outlineModel,
   planModel,
 } from '../hosts/onnx/outline.ts';
-import { flatLayout } from '../layout.ts';
+import { flatLayout, frozenLayout } from '../layout.ts';
 import { layoutAlignment } from '../strategies/offload/settings.ts';
 import { tilingThreshold } from '../strategies/offload/tiling.ts';
 import { type Footprint, footprint, totalBytes } from '../strategies/zero/footprint.ts';
@@ -23,6 +23,8 @@ export interface EstimateRequest {
   worldSize: number;
   /** Tokens of a row; default: as many as the model takes. */
   sequenceLength?: number | undefined;
+  /** Beginnings of the names of parameters that training does not change. */
+  freeze?: readonly string[] | undefined;
 }
 
 /** Of stage 3: nothing, the optimizer's states and gradients, or parameters as well. */
@@ -61,8 +63,10 @@ const someSteps = 1000;
  *   goes with no stage
  */
 export function estimateMemory(request: EstimateRequest): Estimate {
-  const { worldSize } = request;
-  const model = AutoModelForCausalLM.fromConfig(request.modelConfig);
+  const { worldSize, freeze = [] } = request;
+  const model = AutoModelForCausalLM.fromConfig(request.modelConfig).freeze((name) =>
+    freeze.some((beginning) => name.startsWith(beginning)),
+  );
   const raw = readConfig(request.deepspeed);
   const sequenceLength = request.sequenceLength ?? model.maxLength;
   const recipeFor = (stage: number, onDisk: OnDisk): Recipe | DeepSpeedError => {
@@ -125,10 +129,12 @@ function rowOf(
   if (recipe instanceof Error) return { ...row, bytes: null, total: 0, refused: recipe.message };
   const host = { ...outline, name: 'onnx', capabilities: onnxCapabilities };
   const options = zeroOptions(recipe.config!, host, worldSize);
+  const alignment = layoutAlignment(options.offload ?? null);
   const bytes = footprint({
     options,
     host,
-    layout: flatLayout(outline.parameters, worldSize, layoutAlignment(options.offload ?? null)),
+    layout: flatLayout(outline.parameters, worldSize, alignment),
+    frozen: frozenLayout(outline.frozen, worldSize, alignment),
     worldSize,
     optimizer: recipe.optimizer,
     precision: recipe.precision,

@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { FrozenResult, FrozenTask } from './testing/frozen.fixture.ts';
 import { attemptRanks, runRanks } from './testing/run-ranks.ts';
 
@@ -63,13 +63,50 @@ it('a checkpoint brings them along, at another number of ranks, too', async () =
   }
 });
 
-it('stage 3 gathers what is trained, to the same bits, and goes on from stage 2', async () => {
-  const [whole] = await play(2, { seed: 1, steps: 4 });
-  rmSync(outputDir, { recursive: true });
-  await play(2);
-  for (const { parameters } of await play(2, { resume: true, steps: 4, stage: 3 })) {
-    expect(parameters).toEqual(whole!.parameters);
-  }
+describe('stage 3 shards them, too', () => {
+  const elements = (values: Record<string, Float32Array>) =>
+    Object.values(values).reduce((sum, { length }) => sum + length, 0);
+
+  it('a rank keeps its share; to the bits of stage 2, whose checkpoint goes on, and back', async () => {
+    const [whole] = await play(2, { steps: 6 });
+    rmSync(outputDir, { recursive: true });
+    await play(2);
+    const sharded = await play(2, { resume: true, steps: 4, stage: 3 });
+    const [resumed] = await play(2, { seed: 100, resume: true, steps: 6 });
+    expect(resumed!.parameters).toEqual(whole!.parameters);
+    // Slots begin at multiples of 16 elements.
+    const all = elements(whole!.parameters);
+    const padding = 16 * (Object.keys(whole!.parameters).length + 2);
+    for (const { memory } of sharded) {
+      expect(memory.current.parameters).toBeLessThanOrEqual((4 * (all + padding)) / 2);
+    }
+  });
+
+  it('and sends them to disk behind what is trained', async () => {
+    const [whole] = await play(2, { steps: 4 });
+    rmSync(outputDir, { recursive: true });
+    await play(2);
+    const offload_param = { device: 'nvme', nvme_path: outputDir, max_in_cpu: 0 };
+    for (const worldSize of [2, 1]) {
+      const task = { resume: true, steps: 4, stage: 3, zero: { offload_param } };
+      const ranks = await play(worldSize, task);
+      for (const { parameters, memory } of ranks) {
+        expect(memory.current.parameters).toBe(0);
+        expect(frozenOf(parameters)).toEqual(frozenOf(whole!.parameters));
+        if (worldSize === 2) expect(parameters).toEqual(whole!.parameters);
+      }
+      rmSync(join(outputDir, 'global_step4'), { recursive: true });
+      writeFileSync(join(outputDir, 'latest'), 'global_step2\n');
+    }
+  });
+
+  it('backward gathers them from the second shard of ZeRO++', async () => {
+    const [plain] = await play(2, { stage: 3 });
+    const [grouped] = await play(2, { stage: 3, zero: { zero_hpz_partition_size: 2 } });
+    expect(grouped!.parameters).toEqual(plain!.parameters);
+    const { parameters } = plain!.memory.current;
+    expect(grouped!.memory.current.parameters).toBe(2 * parameters);
+  });
 });
 
 it('excludeFrozenParameters leaves them out: smaller files, and a run that resumes has its own', async () => {

@@ -4,10 +4,8 @@ import { gatherJson } from '../strategies/agree.ts';
 import type { Training } from './setup.ts';
 
 /** The fp32 value of a parameter, whole on every rank: in 16-bit training the optimizer's, not the rounded one. */
-export async function fullParameter(training: Training, name: string): Promise<Float32Array> {
-  const { host, session } = training;
-  if (session.layout.tensors.has(name)) return requireOwner(session, 'weights').read(name);
-  return host.parameter(name).slice();
+export function fullParameter({ session }: Training, name: string): Promise<Float32Array> {
+  return requireOwner(session, 'weights').read(name);
 }
 
 /** Sets a parameter to what rank `from` gives, on every rank. */
@@ -17,19 +15,8 @@ export async function setFullParameter(
   values: Float32Array,
   from: number,
 ): Promise<void> {
-  const { host, session, runtime } = training;
   await training.saving?.read;
-  if (session.layout.tensors.has(name)) {
-    await requireOwner(session, 'weights').write(name, values, from);
-    return;
-  }
-  await runtime.engine.idle();
-  const whole = host.parameter(name);
-  whole.set(values);
-  runtime.communicator.broadcast(
-    new Uint8Array(whole.buffer, whole.byteOffset, whole.byteLength),
-    from,
-  );
+  await requireOwner(training.session, 'weights').write(name, values, from);
 }
 
 /** DeepSpeed's zero.GatheredParameters: `modifierRank`'s changes are kept, others are not. */

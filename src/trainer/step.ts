@@ -50,7 +50,7 @@ export async function trainStep(
     microBatch: batches.length - 1,
     microBatches: batches.length,
   };
-  await training.saving?.read;
+  await training.saving?.updatable;
   const work = optimizer.enqueue({
     plan,
     learningRates: recipe.optimizer.groups.map(() => lr),

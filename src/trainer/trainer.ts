@@ -8,6 +8,7 @@ import type { MemoryAccount } from '../native/index.ts';
 import type { RuntimeOptions } from '../runtime.ts';
 import { agree } from '../strategies/agree.ts';
 import { checkWritable } from '../strategies/checkpoint/index.ts';
+import { swapFailure } from '../strategies/offload/swap-failure.ts';
 import { parseArguments, type ResolvedArguments, type TrainingArguments } from './arguments.ts';
 import { requireKnownEvents, type TrainerCallback, type TrainerState } from './callbacks.ts';
 import { loadTrainerCheckpoint } from './checkpoints.ts';
@@ -315,7 +316,8 @@ export class Trainer {
   async #guard<T>(training: Training, action: () => Promise<T>): Promise<T> {
     try {
       return await action();
-    } catch (error) {
+    } catch (thrown) {
+      const error = swapFailure(thrown) ?? thrown;
       const failure = error instanceof Error ? error : new Error(String(error));
       await training.session.lifecycle.run('failed', { error: failure }).catch(() => {});
       this.#closed = true;

@@ -2,11 +2,12 @@ import { DeepSpeedError } from '../../errors.ts';
 import type { TrainingPlan } from '../../graph/plan.ts';
 import {
   type AttentionBlocks,
+  type FrozenParameter,
   type GradientOwner,
   type Host,
   type HostParameter,
   isSkipped,
-  type Location,
+  type ParameterOwner,
   type SegmentEvent,
   type SelfAttention,
   type StepPlan,
@@ -62,7 +63,7 @@ export class OnnxHost implements Host {
   readonly activationBytes: number;
   /** Segments of one activation checkpoint; 0: there are none. */
   readonly checkpointEvery: number;
-  readonly frozen: readonly { name: string; shape: readonly number[] }[];
+  readonly frozen: readonly FrozenParameter[];
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
   readonly #options: Required<OnnxHostOptions>;
@@ -120,26 +121,25 @@ export class OnnxHost implements Host {
   /** Connects to a session's memory and writes the model's initial values into it. */
   async bind(session: Session, gradients: GradientOwner): Promise<void> {
     this.#bound = { session, gradients };
-    for (const parameter of this.parameters) {
+    for (const parameter of [...this.parameters, ...this.frozen]) {
       const { name, start: first } = tensorOf(parameter);
       const initial = this.#model.initial(name);
-      session.parameters.write(parameter.name, (start, count) =>
+      ownerOf(session, parameter.name).write(parameter.name, (start, count) =>
         initial.read(first + start, count),
       );
     }
-    for (const { name } of this.frozen) this.parameter(name).set(this.#model.initial(name).read());
     await shareParameters(session);
     await session.lifecycle.run('parametersWritten', {});
   }
 
   /** A parameter's value, fp32: `ParameterOwner.read` says when it is a copy that all ranks must ask for. */
   parameter(name: string): Float32Array {
-    const { layout, parameters, frozen } = this.#required().session;
-    const slots = layout.tensors.get(name);
-    if (slots?.length === 1) return parameters.read(slots[0]!.name);
-    if (slots) return joined(slots, (slot) => parameters.read(slot.name));
-    const { offset, count } = frozen!.layout.byName.get(name)!;
-    return new Float32Array(frozen!.buffer.view(), offset * 4, count);
+    const { session } = this.#required();
+    const slots = session.layout.tensors.get(name) ?? session.frozen!.layout.tensors.get(name)!;
+    const owner = ownerOf(session, slots[0]!.name);
+    return slots.length === 1
+      ? owner.read(slots[0]!.name)
+      : joined(slots, (slot) => owner.read(slot.name));
   }
 
   /** Every rank must run as many forward passes as any other. */
@@ -292,7 +292,7 @@ export class OnnxHost implements Host {
     if (this.#programs.size >= this.#options.programs) this.#giveUpOldest();
     const storage = {
       parameter: (name: string, segment: number, pass: SegmentEvent['pass']) =>
-        placeOf(session, name, segment, pass),
+        ownerOf(session, name).location(name, segment, pass),
       gradient: (name: string) => gradients.location(name),
       flags: { buffer: this.#flags, first: firstFlag, again: againFlag },
     };
@@ -366,14 +366,7 @@ function warnAboutUnused(unused: readonly { name: string }[]): void {
   );
 }
 
-/** Where a pass of a segment reads a parameter, one that training changes or one that it does not. */
-function placeOf(
-  { layout, parameters, frozen }: Session,
-  name: string,
-  segment: number,
-  pass: SegmentEvent['pass'],
-): Location {
-  if (layout.byName.has(name)) return parameters.location(name, segment, pass);
-  const { offset } = frozen!.layout.byName.get(name)!;
-  return { buffer: frozen!.buffer, byteOffset: offset * 4 };
+/** Who holds a parameter, one that training changes or one that it does not. */
+function ownerOf({ layout, parameters, frozen }: Session, name: string): ParameterOwner {
+  return layout.byName.has(name) ? parameters : frozen!.parameters;
 }

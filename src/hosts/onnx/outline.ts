@@ -2,6 +2,7 @@ import { type Binding, planTraining, type TrainingPlan } from '../../graph/plan.
 import type {
   AttentionBlocks,
   Capability,
+  FrozenParameter,
   HostParameter,
   SelfAttention,
 } from '../../hooks/index.ts';
@@ -29,7 +30,7 @@ export interface ModelOutline {
   segments: readonly string[];
   parameters: readonly HostParameter[];
   skippable: readonly number[];
-  frozen: readonly { name: string; shape: readonly number[] }[];
+  frozen: readonly FrozenParameter[];
   /** Of a training step of the plan's batch. */
   activationBytes: number;
   recomputation: Recomputation;
@@ -102,13 +103,12 @@ export function outlineModel(
   checkpointEvery: (segments: number) => number,
 ): ModelOutline {
   const recomputation = new Recomputation(plan.segments, checkpointEvery(plan.segments.length));
-  const parameters = orderParameters(model, plan, recomputation);
-  const trained = new Set(parameters.map(({ name }) => name));
+  const { parameters, frozen } = orderParameters(model, plan, recomputation);
   return {
     segments: plan.segments.map((segment) => segment.name),
     parameters,
     skippable: [...residualStreams(plan).keys()],
-    frozen: planned(model, plan).filter(({ name }) => !trained.has(name)),
+    frozen,
     activationBytes: new Timeline(plan, 'training', recomputation).arena().bytes,
     recomputation,
   };
@@ -116,13 +116,14 @@ export function outlineModel(
 
 /**
  * Parameters that backward writes a gradient for, in the order in which it completes them; within a
- * segment those with weight decay first, so that the optimizer walks long stretches.
+ * segment those with weight decay first, so that the optimizer walks long stretches. The others, in the same order,
+ * are frozen: those that no segment reads come last.
  */
 function orderParameters(
   model: TrainableModel,
   plan: TrainingPlan,
   recomputation: Recomputation,
-): HostParameter[] {
+): Pick<ModelOutline, 'parameters' | 'frozen'> {
   const users = new Map<string, number[]>();
   plan.segments.forEach((segment, index) => {
     for (const name of segment.parameters) {
@@ -147,15 +148,20 @@ function orderParameters(
         .map(({ parameter }) => parameter!),
     ),
   );
-  return planned(model, plan)
-    .filter(({ name }) => written.has(name))
+  const ordered = planned(model, plan)
     .map(({ name, shape, part }) => ({
       name,
       shape,
       ...(part && { part }),
-      segments: users.get(name)!,
+      segments: users.get(name) ?? [],
       readBackward: readBackward(name),
       group: shape.length < 2 ? noDecayGroup : decayGroup,
     }))
-    .sort((a, b) => b.segments[0]! - a.segments[0]! || a.group - b.group);
+    .sort((a, b) => (b.segments[0] ?? -1) - (a.segments[0] ?? -1) || a.group - b.group);
+  return {
+    parameters: ordered.filter(({ name }) => written.has(name)),
+    frozen: ordered
+      .filter(({ name }) => !written.has(name))
+      .map(({ group: _, ...parameter }) => parameter),
+  };
 }

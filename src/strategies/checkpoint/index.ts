@@ -1,5 +1,5 @@
 import type { CheckpointEvent } from '../../hooks/index.ts';
-import type { FrozenParameters } from '../../layout.ts';
+import type { Shard } from '../../layout.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { placesOf, type HeldPart } from '../held.ts';
 import type { ZeroState } from '../zero/index.ts';
@@ -9,17 +9,15 @@ import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen }
 import { readLocal } from './local.ts';
 import { beginCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
+import { subGroups } from '../offload/sub-groups.ts';
 import { agreeOnTag } from './tag-validation.ts';
 
 export { type StoredParameter, storedParameters } from './consolidate.ts';
 export { latestTag, locate } from './folder.ts';
 export { checkWritable } from './save.ts';
 
-/** Every rank has all frozen parameters, and writes its share of them. */
-function frozenTensor({ layout, buffer }: FrozenParameters, rank: number): FlatTensor {
-  const { offset, count } = layout.shards[rank]!;
-  return { name: 'frozen', count, places: [{ buffer, byteOffset: offset * 4, bytes: count * 4 }] };
-}
+/** Elements of a shard that a background save reads together at most: an update waits for so many at a time. */
+const mostTogether = 4 << 20;
 
 /**
  * Saves and loads what a sharded session holds: parameters and optimizer states as flat shards, one
@@ -29,7 +27,16 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
   const { addon, communicator, layout, optimizer: recipe, lifecycle, engine } = context;
   const stateNames = Array.from({ length: stateCount(recipe) }, (_, index) => `state${index + 1}`);
 
+  const subGroupSize = context.config?.zero_optimization.sub_group_size ?? mostTogether;
   const validation = context.config?.checkpoint.tag_validation ?? 'Warn';
+
+  /** This rank's share of what training does not change. */
+  const frozenTensor = (shard: Shard): FlatTensor => ({
+    name: 'frozen',
+    count: shard.count,
+    places: placesOf(zero.frozen, shard).map(({ place }) => place),
+    changedBy: null,
+  });
 
   async function save(event: CheckpointEvent): Promise<void> {
     zero.settle?.();
@@ -42,6 +49,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       name,
       count: shard.count,
       places: placesOf(parts, shard).map(({ place }) => place),
+      changedBy: 'update',
     });
     const pending = await beginCheckpoint(addon, context, event.directory, tag, {
       layout,
@@ -52,18 +60,25 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       tensors: [
         own('parameters', zero.weights.stored),
         ...zero.optimizer.stored.map((parts, index) => own(stateNames[index]!, parts)),
-        ...(frozen ? [frozenTensor(frozen, communicator.rank)] : []),
+        ...(frozen ? [frozenTensor(frozen.layout.shards[communicator.rank]!)] : []),
         ...zero.local.map(({ name, buffer, count }) => ({
           name,
           count,
           places: [{ buffer, byteOffset: 0, bytes: count * 4 }],
+          changedBy: 'backward' as const,
         })),
       ],
+      stretches: subGroups(shard.count, Math.min(subGroupSize, mostTogether), []),
+      beingSaved: zero.beingSaved,
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
     });
-    if (event.background) event.pending = pending;
-    else event.written = await pending.publish();
+    if (event.background) {
+      event.pending = {
+        ...pending,
+        updatable: zero.waitsForSave ? Promise.resolve() : pending.read,
+      };
+    } else event.written = await pending.publish();
   }
 
   async function load(event: CheckpointEvent): Promise<void> {
@@ -79,7 +94,9 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       ...zero.optimizer.stored.map((parts, index) => ({ tensor: stateNames[index]!, parts })),
     ];
     await readFlat(addon, checkpoint, layout, targets);
-    if (context.frozen) await readFrozen(addon, checkpoint, context.frozen);
+    if (context.frozen) {
+      await readFrozen(addon, checkpoint, context.frozen.layout, zero.frozen);
+    }
     await readLocal(context, checkpoint, zero.local);
     zero.optimizer.restore(checkpoint.manifest.optimizer.step);
     const restored = zero.weights.restore();

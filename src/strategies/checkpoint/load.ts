@@ -3,15 +3,8 @@ import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
-import {
-  type FlatLayout,
-  type FrozenParameters,
-  intersect,
-  type Shard,
-  type Slot,
-  tensorOf,
-} from '../../layout.ts';
-import { inMemory, placesOf, type HeldPart } from '../held.ts';
+import { type FlatLayout, intersect, type Shard, type Slot, tensorOf } from '../../layout.ts';
+import { placesOf, type HeldPart } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
 
@@ -149,14 +142,14 @@ function slotDifferences(
 export async function readFrozen(
   addon: NativeAddon,
   { folder, manifest }: OpenCheckpoint,
-  { layout, buffer }: FrozenParameters,
+  layout: FlatLayout,
+  parts: readonly HeldPart[],
 ): Promise<void> {
   if (!manifest.frozen) return;
   // The same files, seen as shards of the other flat buffer.
   const shards = manifest.shards.map((shard) => ({ ...shard, ...shard.frozen! }));
-  const range = { offset: 0, count: layout.total };
   await readFlat(addon, { folder, manifest: { layout: manifest.frozen, shards } }, layout, [
-    { tensor: 'frozen', parts: [inMemory(buffer, range)] },
+    { tensor: 'frozen', parts },
   ]);
 }
 

@@ -7,7 +7,9 @@ import type { PendingCheckpoint } from '../../hooks/index.ts';
 import { isNativeError } from '../../native/native-error.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
-import { type FlatLayout, tensorOf } from '../../layout.ts';
+import { type FlatLayout, type Shard, tensorOf } from '../../layout.ts';
+import type { BeingSaved } from '../being-saved.ts';
+import { swapFailure } from '../offload/swap-failure.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
 import { type Manifest, versionOf } from './manifest.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';
@@ -21,6 +23,10 @@ export interface CheckpointContent {
   optimizer: Manifest['optimizer'];
   /** This rank's shard: `parameters`, then the optimizer states. */
   tensors: FlatTensor[];
+  /** Stretches of the shard that are read one after the other, offsets relative to it. */
+  stretches: readonly Shard[];
+  /** Is told what has been read. */
+  beingSaved: BeingSaved;
   /** JSON of the host and the plugins; rank 0's is stored. */
   state: Record<string, unknown>;
   createdBy: string;
@@ -38,7 +44,7 @@ export async function beginCheckpoint(
   directory: string,
   tag: string,
   content: CheckpointContent,
-): Promise<PendingCheckpoint> {
+): Promise<Omit<PendingCheckpoint, 'updatable'>> {
   checkTag(tag);
   const { rank } = peers.communicator;
   // The host's state goes on changing while shards are written.
@@ -55,14 +61,29 @@ export async function beginCheckpoint(
       }
     }),
   );
-  const { pieces, offsets } = shardFile(content.tensors);
+  const { groups, offsets } = shardFile(content.tensors, content.stretches);
   const file = `rank_${String(rank).padStart(5, '0')}.safetensors`;
   const withFix = (cause: unknown) => {
+    const swap = swapFailure(cause);
+    if (swap) throw swap;
     throw isNativeError(cause) && cause.code.startsWith('IO_')
       ? notWritable(directory, cause)
       : cause;
   };
-  const shard = addon.writeFile(join(temporary, file), pieces).catch(withFix);
+  const { taken, written } = peers.engine.writeFile(join(temporary, file), groups);
+  const own = content.layout.shards[rank]!;
+  content.beingSaved.begin(
+    taken[0]!,
+    content.stretches.map(({ offset, count }, index) => ({
+      range: { offset: own.offset + offset, count },
+      read: taken[index + 1]!,
+    })),
+  );
+  const shard = written.catch(withFix);
+  const read = peers.engine.wait(taken.at(-1)!).then(
+    () => content.beingSaved.end(),
+    () => {}, // the engine has gone
+  );
   /** Rank 0 adds the manifest and gives the folder its name. */
   const complete = async (written: Written[]) => {
     const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
@@ -79,20 +100,19 @@ export async function beginCheckpoint(
     await sweep(directory, tag);
   };
   const publishAll = async () => {
-    const written = await agree(peers, async () => ({ file, offsets, ...(await shard) }));
+    const shards = await agree(peers, async () => ({ file, offsets, ...(await shard) }));
     await agree(peers, async () => {
-      if (rank === 0) await complete(written).catch(withFix);
+      if (rank === 0) await complete(shards).catch(withFix);
     });
     return {
       folder: join(directory, tag),
-      bytes: written.reduce((sum, one) => sum + one.bytes, 0),
+      bytes: shards.reduce((sum, one) => sum + one.bytes, 0),
     };
   };
+  // Whoever publishes looks at it later; until then a failure is not one that nobody handles.
+  shard.catch(() => {});
   return {
-    read: shard.then(
-      () => {},
-      () => {},
-    ),
+    read,
     publish: () => removeUnless(temporary, rank, publishAll),
   };
 }

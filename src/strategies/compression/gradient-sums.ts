@@ -9,6 +9,7 @@ import type {
   Region,
   Work,
 } from '../../native/contract.ts';
+import type { BeingSaved } from '../being-saved.ts';
 import type { Bucket } from '../buckets.ts';
 import type { LocalState } from '../local-state.ts';
 
@@ -27,6 +28,7 @@ export interface CompressionRecipe {
  */
 export class GradientSums {
   readonly #engine: NativeEngine;
+  readonly #beingSaved: BeingSaved;
   readonly #error: NativeBuffer;
   readonly #factors: NativeBuffer | null;
   /** By bucket; null where there is nothing to send. */
@@ -35,11 +37,15 @@ export class GradientSums {
 
   constructor(
     engine: NativeEngine,
-    layout: FlatLayout,
-    buckets: readonly Bucket[],
+    {
+      layout,
+      buckets,
+      beingSaved,
+    }: { layout: FlatLayout; buckets: readonly Bucket[]; beingSaved: BeingSaved },
     { type, ...options }: GradientCompression,
   ) {
     this.#engine = engine;
+    this.#beingSaved = beingSaved;
     const made = buckets.map((bucket) => {
       const tensors = tensorsOf(bucket, layout);
       if (tensors.length === 0) return null;
@@ -89,7 +95,8 @@ export class GradientSums {
       byteOffset: offset * bytesPerElement,
     };
     const { id, factors } = compressor;
-    return [this.#engine.compressedSum(id, gradient, error, factors, after)];
+    const ready = [...after, ...this.#beingSaved.local];
+    return [this.#engine.compressedSum(id, gradient, error, factors, ready)];
   }
 }
 

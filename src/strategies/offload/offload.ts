@@ -5,7 +5,7 @@ import type { StrategyContext } from '../plugin.ts';
 import { elementBytes } from '../precision/wire.ts';
 import type { StorageType } from '../precision/precision.ts';
 import type { HeldPart } from '../held.ts';
-import { type OffloadSettings, swapUnit } from './settings.ts';
+import { elementsKept, frozenKept, type OffloadSettings } from './settings.ts';
 import { SwapSpace, type Tail } from './swap-space.ts';
 import type { Split } from './walk.ts';
 
@@ -73,26 +73,43 @@ export class Offload {
     return this.#optimizer.reserve('float32', 0, this.#count);
   }
 
+  /**
+   * What training does not change, fp32: it has what the trained parameters leave of `max_in_cpu`.
+   *
+   * @param elements of this rank's shard
+   */
+  frozen(elements: number): Split {
+    const kind = { name: 'frozen parameter shard', category: 'parameters' } as const;
+    return this.#split(
+      'float32',
+      kind,
+      this.#parameters,
+      elements,
+      frozenKept(this.settings, this.#count),
+    );
+  }
+
   #ofOptimizer(kind: Kind): Split {
     const ratio = this.settings.optimizer?.ratio ?? 0;
     const kept = this.#count - Math.round(ratio * this.#count);
-    return this.#split('float32', kind, this.#optimizer, kept);
+    return this.#split('float32', kind, this.#optimizer, this.#count, kept);
   }
 
   #ofParameters(dtype: StorageType, name: string): Split {
     const kept = this.settings.parameters?.maxInMemory ?? this.#count;
-    return this.#split(dtype, { name, category: 'parameters' }, this.#parameters, kept);
+    const kind = { name, category: 'parameters' } as const;
+    return this.#split(dtype, kind, this.#parameters, this.#count, kept);
   }
 
   #split(
     dtype: StorageType,
     { name, category }: Kind,
     space: SwapSpace | null,
+    elements: number,
     wanted: number,
   ): Split {
-    const whole = !space || wanted >= this.#count;
-    const first = whole ? this.#count : Math.floor(wanted / swapUnit) * swapUnit;
-    const count = this.#count - first;
+    const first = space ? elementsKept(elements, wanted) : elements;
+    const count = elements - first;
     return {
       ...(first > 0 && { head: this.#allocate(dtype, first, { name, category }) }),
       ...(count > 0 && { tail: space!.reserve(dtype, first, count) }),

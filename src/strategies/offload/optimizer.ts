@@ -37,7 +37,11 @@ export class OffloadedOptimizer extends ShardOptimizer {
     { shard }: Pick<ReducedGradient, 'shard'>,
     after: Work[],
   ): Work {
-    const { swapped, gradients } = this.#options;
-    return swapped.update(step, shard ? { head: shard } : gradients.swapped!.split, after);
+    const { swapped, gradients, layout, rank, beingSaved } = this.#options;
+    const { offset: first } = layout.shards[rank]!;
+    const gradient = shard ? { head: shard } : gradients.swapped!.split;
+    return swapped.update(step, gradient, after, ({ offset, count }) =>
+      beingSaved.before({ offset: first + offset, count }),
+    );
   }
 }

@@ -32,6 +32,16 @@ export interface ParameterOffload {
 /** Elements whose bytes direct I/O moves in one piece, whatever their type: 4096 bytes of 16-bit ones. */
 export const swapUnit = 2048;
 
+/** Of `elements`, those that stay in memory where `wanted` may. */
+export function elementsKept(elements: number, wanted: number): number {
+  return wanted >= elements ? elements : Math.floor(wanted / swapUnit) * swapUnit;
+}
+
+/** Elements of the frozen parameters' shard that may stay in memory beside a trained shard of `trained`. */
+export function frozenKept({ parameters }: OffloadSettings, trained: number): number {
+  return Math.max(0, (parameters?.maxInMemory ?? Number.POSITIVE_INFINITY) - trained);
+}
+
 /** Where slots of the flat buffer begin: parameters and their gradients are moved by direct I/O. */
 export function layoutAlignment(settings: OffloadSettings | null): number {
   return settings ? swapUnit : slotAlignment;

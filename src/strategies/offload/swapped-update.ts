@@ -1,4 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
+import type { Shard } from '../../layout.ts';
 import type { NativeEngine, OptimizerRange, Work } from '../../native/contract.ts';
 import type { StepSettings } from '../zero/shard-optimizer.ts';
 import { rangesWithin, subGroups } from './sub-groups.ts';
@@ -52,8 +53,16 @@ export class SwappedUpdate {
     );
   }
 
-  /** @param gradient the shard's */
-  update(step: StepSettings, gradient: Split, after: Work[]): Work {
+  /**
+   * @param gradient the shard's
+   * @param before what a sub-group has to wait for besides
+   */
+  update(
+    step: StepSettings,
+    gradient: Split,
+    after: Work[],
+    before: (group: Shard) => Work[] = () => [],
+  ): Work {
     const { master, copy16, states } = this.tensors;
     return this.#walk.run({
       reads: [master, ...states, gradient],
@@ -73,7 +82,7 @@ export class SwappedUpdate {
             gradient: at(gradient),
             ranges: this.#ranges.get(group.offset)!,
           },
-          ready,
+          [...ready, ...before(group)],
         );
       },
     });

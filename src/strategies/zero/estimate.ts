@@ -23,6 +23,14 @@ export function gathersParameters(
   return stage === 3 && (ranks > 1 || (offload != null && (narrow || offload.parameters !== null)));
 }
 
+/** Whether what training does not change is gathered, too. From memory, one rank alone has nothing to gather. */
+export function gathersFrozen(
+  { stage, offload }: { stage: ZeroStage; offload?: OffloadSettings | null },
+  ranks: number,
+): boolean {
+  return stage === 3 && (ranks > 1 || offload?.parameters != null);
+}
+
 /** Bytes that a rank holds all the time, by category of the memory account. */
 export interface ZeroBytes {
   parameters: number;

@@ -1,13 +1,13 @@
-import { elementCount, type Host } from '../../hooks/index.ts';
+import type { Host } from '../../hooks/index.ts';
 import type { FlatLayout } from '../../layout.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { gradientSumsBytes } from '../compression/index.ts';
 import { gradientStaging } from '../offload/gradient-on-disk.ts';
-import { swapUnit } from '../offload/settings.ts';
+import { elementsKept, frozenKept, swapUnit } from '../offload/settings.ts';
 import { oneBitBytes } from '../one-bit/index.ts';
 import type { Precision } from '../precision/precision.ts';
 import { elementBytes } from '../precision/wire.ts';
-import { gathersParameters, zeroBytes } from './estimate.ts';
+import { gathersFrozen, gathersParameters, zeroBytes } from './estimate.ts';
 import { planGathers } from './gather-plan.ts';
 import { sentGradientType, type ZeroOptions } from './index.ts';
 import type { OptimizerRecipe } from './optimizer.ts';
@@ -33,6 +33,8 @@ export interface FootprintRequest {
   options: ZeroOptions;
   host: Pick<Host, 'parameters' | 'segments' | 'frozen' | 'activationBytes'>;
   layout: FlatLayout;
+  /** Of what training does not change. */
+  frozen: FlatLayout | null;
   worldSize: number;
   optimizer: OptimizerRecipe;
   precision: Precision;
@@ -53,13 +55,11 @@ export function footprint(request: FootprintRequest): Footprint {
     wholeGradients,
     offload,
   );
-  const frozen = (host.frozen ?? []).map(({ shape }) => elementCount(shape));
   const gradients = wholeGradients ? 0 : gradientWindow(request);
   return {
     ...held,
     optimizer: held.optimizer + compressionBytes(request),
-    parameters:
-      held.parameters + 4 * frozen.reduce((sum, count) => sum + count, 0) + secondaryBytes(request),
+    parameters: held.parameters + frozenBytes(request) + secondaryBytes(request),
     window: held.window + 4 * gradients + parameterWindows(request),
     communication:
       held.communication +
@@ -83,10 +83,27 @@ function compressionBytes(request: FootprintRequest): number {
   return gradientSumsBytes(compression.compression, layout, bucketsOf(request));
 }
 
-function secondaryBytes({ options, layout, worldSize, precision }: FootprintRequest): number {
+/** Of what training does not change, the bytes that are in memory. */
+function frozenBytes({ options, layout, frozen, worldSize }: FootprintRequest): number {
+  if (!frozen) return 0;
+  if (!gathersFrozen(options, worldSize)) return 4 * frozen.total;
+  const elements = frozen.total / worldSize;
+  const { offload } = options;
+  if (!offload?.parameters) return 4 * elements;
+  return 4 * elementsKept(elements, frozenKept(offload, layout.total / worldSize));
+}
+
+function secondaryBytes({
+  options,
+  layout,
+  frozen,
+  worldSize,
+  precision,
+}: FootprintRequest): number {
   if (worldSize === 1) return 0;
   const { secondaryRanks = 1 } = options.plusPlus ?? {};
-  return secondaryCount(layout.total, secondaryRanks) * elementBytes(precision.storage);
+  const trained = secondaryCount(layout.total, secondaryRanks) * elementBytes(precision.storage);
+  return trained + secondaryCount(frozen?.total ?? 0, secondaryRanks) * 4;
 }
 
 /** Elements of what gradient buckets share. */
@@ -117,15 +134,17 @@ function stagedGradients(request: FootprintRequest): number {
 
 /** Bytes that parameters are gathered into, and widened into. */
 function parameterWindows(request: FootprintRequest): number {
-  const { options, host, layout, worldSize, precision } = request;
+  const { options, host, layout, frozen, worldSize, precision } = request;
   const narrow = precision.storage !== 'float32';
   if (!gathersParameters(options, worldSize, narrow)) return 0;
   // Only what is read from disk has to begin where direct I/O can put it.
   const { maxInMemory = Number.POSITIVE_INFINITY } = options.offload?.parameters ?? {};
-  const fromDisk = maxInMemory < layout.total / worldSize;
+  const gathered = frozen && gathersFrozen(options, worldSize) ? frozen : null;
+  const fromDisk = maxInMemory < (layout.total + (gathered?.total ?? 0)) / worldSize;
   const { wireSize, modelSize } = planGathers({
     parameters: host.parameters,
     layout,
+    ...(gathered && { frozen: { parameters: host.frozen!, layout: gathered } }),
     segmentCount: host.segments.length,
     limits: options.gather!,
     narrow,

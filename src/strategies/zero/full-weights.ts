@@ -1,34 +1,38 @@
 import type { WeightOwner } from '../../hooks/index.ts';
 import { type FlatLayout, joined, type Shard, type Slot, tensorOf } from '../../layout.ts';
-import type { Peers } from '../agree.ts';
+import type { Region } from '../../native/contract.ts';
 import { bucketShards } from '../buckets.ts';
-import { placesOf, readPlace, writePlace } from '../held.ts';
+import { type HeldPart, placesOf, readPlace, writePlace } from '../held.ts';
+import type { StrategyContext } from '../plugin.ts';
 import type { Weights } from '../precision/weights.ts';
 
-/** The fp32 weights of one parameter, whole, wherever its shards are. For looking, not for a step. */
+/** The fp32 values of one parameter, whole, wherever its shards are. For looking, not for a step. */
 export class FullWeights implements WeightOwner {
-  readonly #peers: Peers;
-  readonly #layout: FlatLayout;
+  readonly #context: StrategyContext;
   readonly #weights: Weights;
+  readonly #frozen: () => readonly HeldPart[];
 
-  constructor(peers: Peers, layout: FlatLayout, weights: Weights) {
-    this.#peers = peers;
-    this.#layout = layout;
+  /** @param frozen what this rank has of the parameters that training does not change */
+  constructor(context: StrategyContext, weights: Weights, frozen: () => readonly HeldPart[]) {
+    this.#context = context;
     this.#weights = weights;
+    this.#frozen = frozen;
   }
 
   async read(parameter: string): Promise<Float32Array> {
-    const { engine } = this.#peers;
+    const { engine } = this.#context;
     await engine.idle();
-    const slots = this.#layout.tensors.get(parameter)!;
+    const { layout, stored } = this.#homeOf(parameter);
+    const slots = layout.tensors.get(parameter)!;
     const parts: Float32Array[] = [];
     for (const slot of slots) {
       const values = await this.#travelling(slot, (window, region) => {
-        for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+        for (const { range, place } of placesOf(stored, slot)) {
           readPlace(place, part(window, range, slot));
         }
-        if (this.#holdsAll) return null;
-        return engine.allGather(region, bucketShards(slot, this.#layout));
+        return holdsAll(stored, layout)
+          ? null
+          : engine.allGather(region, bucketShards(slot, layout));
       });
       parts.push(values);
     }
@@ -36,15 +40,16 @@ export class FullWeights implements WeightOwner {
   }
 
   async write(parameter: string, given: Float32Array, from: number): Promise<void> {
-    const { engine } = this.#peers;
+    const { engine } = this.#context;
     await engine.idle();
-    for (const slot of this.#layout.tensors.get(parameter)!) {
+    const { layout, stored } = this.#homeOf(parameter);
+    for (const slot of layout.tensors.get(parameter)!) {
       const { start } = tensorOf(slot);
       const agreed = await this.#travelling(slot, (values, region) => {
         values.set(given.subarray(start, start + slot.count));
         return engine.broadcast(region, from);
       });
-      for (const { range, place } of placesOf(this.#weights.stored, slot)) {
+      for (const { range, place } of placesOf(stored, slot)) {
         writePlace(place, part(agreed, range, slot));
       }
     }
@@ -52,15 +57,19 @@ export class FullWeights implements WeightOwner {
     if (restored !== null) await engine.wait(restored);
   }
 
+  #homeOf(parameter: string): { layout: FlatLayout; stored: readonly HeldPart[] } {
+    const { layout, frozen } = this.#context;
+    return layout.tensors.has(parameter)
+      ? { layout, stored: this.#weights.stored }
+      : { layout: frozen!.layout, stored: this.#frozen() };
+  }
+
   /** Fills memory of the tensor's size, lets it travel, and returns what arrived. */
   async #travelling(
     { count }: Slot,
-    send: (
-      values: Float32Array,
-      region: Parameters<Peers['engine']['allGather']>[0],
-    ) => number | null,
+    send: (values: Float32Array, region: Region) => number | null,
   ): Promise<Float32Array> {
-    const { engine } = this.#peers;
+    const { engine } = this.#context;
     const buffer = engine.allocate(Math.max(count * 4, 64), {
       category: 'window',
       name: 'one parameter',
@@ -74,11 +83,10 @@ export class FullWeights implements WeightOwner {
       buffer.dispose();
     }
   }
+}
 
-  get #holdsAll(): boolean {
-    const held = this.#weights.stored.reduce((sum, { range }) => sum + range.count, 0);
-    return held === this.#layout.total;
-  }
+function holdsAll(stored: readonly HeldPart[], { total }: FlatLayout): boolean {
+  return stored.reduce((sum, { range }) => sum + range.count, 0) === total;
 }
 
 /** Elements `range` of the flat buffer in the values of a slot. */

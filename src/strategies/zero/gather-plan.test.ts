@@ -21,25 +21,34 @@ const request = fc
         size: fc.integer({ min: 1, max: 300 }),
         uses: fc.array(fc.nat(5), { minLength: 1, maxLength: 3 }),
         forwardOnly: fc.boolean(),
+        frozen: fc.boolean(),
       }),
       { minLength: 1, maxLength: 16 },
     ),
   })
   .map(({ segmentCount, narrow, limits, seeds }) => {
     const parameters = seeds
-      .map(({ size, uses, forwardOnly }, index): HostParameter => {
+      .map(({ size, uses, forwardOnly, frozen }, index) => {
         const segments = [...new Set(uses.map((use) => use % segmentCount))].sort((a, b) => a - b);
         return {
           name: `p${index}`,
           shape: [size],
           segments,
           group: 0,
+          isFrozen: frozen,
           ...(forwardOnly && { readBackward: [] }),
         };
       })
       .sort((a, b) => b.segments[0]! - a.segments[0]!);
-    return { parameters, layout: flatLayout(parameters, 3), segmentCount, limits, narrow };
+    const laidOut = (some: HostParameter[]) => ({ parameters: some, layout: flatLayout(some, 3) });
+    const trained = laidOut(parameters.filter(({ isFrozen }) => !isFrozen));
+    const frozen = laidOut(parameters.filter(({ isFrozen }) => isFrozen));
+    return { ...trained, frozen, segmentCount, limits, narrow };
   });
+
+type Given = typeof request extends fc.Arbitrary<infer T> ? T : never;
+const layoutOf = ({ layout, frozen }: Given, gathering: Pick<Gathering, 'frozen'>) =>
+  gathering.frozen ? frozen.layout : layout;
 
 const readersOf = ({ segments, readBackward = segments }: HostParameter, count: number) => [
   ...segments.map((segment) => positionOf(segment, 'forward', count)),
@@ -51,7 +60,7 @@ it('every pass finds what it reads gathered exactly once, or whole', () => {
     fc.property(request, (given) => {
       const plan = planGathers(given);
       const whole = new Set(plan.persistent.flatMap(({ parameters }) => parameters));
-      for (const parameter of given.parameters) {
+      for (const parameter of [...given.parameters, ...given.frozen.parameters]) {
         const stays = plan.gatherings.filter((one) => one.parameters.includes(parameter.name));
         const expected = whole.has(parameter.name) ? [] : readersOf(parameter, given.segmentCount);
         expect(stays.flatMap(({ readers }) => readers).sort((a, b) => a - b)).toEqual(expected);
@@ -65,8 +74,9 @@ it('a gathering is a stretch of the flat buffer that holds its parameters and no
   fc.assert(
     fc.property(request, (given) => {
       const { gatherings, persistent } = planGathers(given);
-      for (const { parameters, offset, count } of [...gatherings, ...persistent]) {
-        const inside = given.layout.slots.filter(
+      for (const gathering of [...gatherings, ...persistent]) {
+        const { parameters, offset, count } = gathering;
+        const inside = layoutOf(given, gathering).slots.filter(
           (slot) => slot.offset >= offset && slot.offset < offset + count,
         );
         expect(inside.map(({ name }) => name)).toEqual(parameters);
@@ -85,19 +95,21 @@ it('two that are there together share no memory', () => {
       const meets = (a: number, b: number, one: Gathering, other: Gathering) =>
         a < b + other.count && b < a + one.count;
       const last = ({ readers }: Gathering) => readers.at(-1) ?? Number.POSITIVE_INFINITY;
-      const widened = ({ readers, issue }: Gathering) => readers[0] ?? issue;
+      const read = ({ readers, issue }: Gathering) => readers[0] ?? issue;
+      const isWidened = ({ frozen }: Gathering) => given.narrow && !frozen;
+      const start = (one: Gathering) => (isWidened(one) ? read(one) : one.issue);
       for (const one of all) {
         expect(one.wirePlace % slotAlignment).toBe(0);
         expect(one.modelPlace % slotAlignment).toBe(0);
-        expect(one.wirePlace + one.count).toBeLessThanOrEqual(wireSize);
         expect(one.modelPlace + one.count).toBeLessThanOrEqual(modelSize);
-        if (!given.narrow) expect(one.wirePlace).toBe(one.modelPlace);
+        if (isWidened(one)) expect(one.wirePlace + one.count).toBeLessThanOrEqual(wireSize);
+        else expect(one.wirePlace).toBe(one.modelPlace);
         for (const other of all) {
           if (one === other) continue;
-          const start = given.narrow ? widened : ({ issue }: Gathering) => issue;
           if (start(one) <= last(other) && start(other) <= last(one))
             expect(meets(one.modelPlace, other.modelPlace, one, other)).toBe(false);
-          if (one.issue <= widened(other) && other.issue <= widened(one))
+          if (!isWidened(one) || !isWidened(other)) continue;
+          if (one.issue <= read(other) && other.issue <= read(one))
             expect(meets(one.wirePlace, other.wirePlace, one, other)).toBe(false);
         }
       }
@@ -108,14 +120,15 @@ it('two that are there together share no memory', () => {
 it('keeps its limits; only what a pass reads itself may exceed them', () => {
   fc.assert(
     fc.property(request, (given) => {
-      const { layout, limits, segmentCount } = given;
+      const { limits, segmentCount } = given;
       const { gatherings, persistent } = planGathers(given);
-      const sizeOf = ({ parameters }: Gathering) =>
-        parameters.reduce((sum, name) => sum + layout.byName.get(name)!.count, 0);
+      const sizes = (one: Gathering) =>
+        one.parameters.map((name) => layoutOf(given, one).byName.get(name)!.count);
+      const sizeOf = (one: Gathering) => sizes(one).reduce((all, count) => all + count, 0);
       const sum = (some: readonly Gathering[]) => some.reduce((all, one) => all + sizeOf(one), 0);
       expect(sum(persistent)).toBeLessThanOrEqual(limits.persistentTotal);
-      for (const name of persistent.flatMap(({ parameters }) => parameters))
-        expect(layout.byName.get(name)!.count).toBeLessThanOrEqual(limits.persistence);
+      for (const count of persistent.flatMap(sizes))
+        expect(count).toBeLessThanOrEqual(limits.persistence);
       for (let position = 0; position < 2 * segmentCount; position += 1) {
         const live = gatherings.filter(
           ({ issue, readers }) => issue <= position && position <= readers.at(-1)!,
@@ -183,6 +196,20 @@ describe('three layers of 100 elements', () => {
       [1, 1, 4],
       [2, 2, 3],
     ]);
+  });
+
+  it('what no pass reads stays whole', () => {
+    const unread = [{ name: 'unread', shape: [500], segments: [], group: 0 }];
+    const { gatherings, persistent } = planGathers({
+      parameters,
+      layout,
+      frozen: { parameters: unread, layout: flatLayout(unread, 2) },
+      segmentCount: 3,
+      limits: none,
+      narrow: true,
+    });
+    expect(gatherings.flatMap((one) => one.parameters)).not.toContain('unread');
+    expect(persistent.map((one) => [one.parameters, one.frozen])).toEqual([[['unread'], true]]);
   });
 
   it('below the threshold nothing is gathered', () => {

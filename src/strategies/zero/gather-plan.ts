@@ -1,4 +1,4 @@
-import type { HostParameter } from '../../hooks/index.ts';
+import type { FrozenParameter } from '../../hooks/index.ts';
 import type { FlatLayout, Slot } from '../../layout.ts';
 import { firstFit } from './first-fit.ts';
 
@@ -16,11 +16,13 @@ export interface GatherLimits {
 }
 
 /**
- * Neighbours of the flat buffer that are gathered, read and released together. Positions count passes of
+ * Neighbours of a flat buffer that are gathered, read and released together. Positions count passes of
  * segments: 0 ... S − 1 the forwards, S ... 2S − 1 the backwards, the last segment's first.
  */
 export interface Gathering {
   readonly parameters: readonly string[];
+  /** Of those that training does not change, which have a flat buffer of their own. */
+  readonly frozen: boolean;
   /** Elements of the flat buffer. */
   readonly offset: number;
   readonly count: number;
@@ -36,16 +38,22 @@ export interface Gathering {
 export interface GatherPlan {
   /** By `issue`, then by the first reader. */
   readonly gatherings: readonly Gathering[];
-  /** Gathered once a step, after the optimizer. */
+  /** Gathered once a step, after the optimizer; frozen ones once. */
   readonly persistent: readonly Gathering[];
   /** Elements of the memory where gatherings arrive, and of that where the model reads. */
   readonly wireSize: number;
   readonly modelSize: number;
 }
 
-export interface GatherRequest {
-  parameters: readonly HostParameter[];
+/** Parameters and where they lie, one slot each. */
+export interface LaidOutParameters {
+  parameters: readonly FrozenParameter[];
   layout: FlatLayout;
+}
+
+export interface GatherRequest extends LaidOutParameters {
+  /** What training does not change, where it is sharded, too. It arrives in fp32, where it is read. */
+  frozen?: LaidOutParameters;
   segmentCount: number;
   limits: GatherLimits;
   /** What arrives is widened into other memory before the first reader. */
@@ -68,10 +76,15 @@ export function segmentAt(position: number, segmentCount: number): number {
   return position < segmentCount ? position : 2 * segmentCount - 1 - position;
 }
 
-/** A stay of one parameter in memory. */
-interface Stay {
+/** A slot of one of the flat buffers; neighbours of a buffer have indices that follow each other. */
+interface Place {
   readonly slot: Slot;
+  readonly frozen: boolean;
   readonly index: number;
+}
+
+/** A stay of one parameter in memory. */
+interface Stay extends Place {
   readonly readers: number[];
   issue: number;
 }
@@ -81,19 +94,15 @@ interface Stay {
  * comes to the same plan, which is the order of its collectives.
  */
 export function planGathers(request: GatherRequest): GatherPlan {
-  const { parameters, layout, segmentCount, limits, narrow } = request;
+  const { segmentCount, limits, narrow } = request;
   const positions = 2 * segmentCount;
-  const whole = persistentOnes(layout, limits);
-  const stays: Stay[] = parameters.flatMap((parameter, index) => {
-    const slot = layout.slots[index]!;
-    if (whole.has(slot)) return [];
-    return readersOf(parameter, segmentCount).map((at) => ({
-      slot,
-      index,
-      readers: [at],
-      issue: at,
-    }));
-  });
+  const places = placesOf(request);
+  const whole = persistentOnes(places, limits);
+  const stays: Stay[] = places.flatMap(({ parameter, ...place }) =>
+    whole.has(place.slot)
+      ? []
+      : readersOf(parameter, segmentCount).map((at) => ({ ...place, readers: [at], issue: at })),
+  );
   const live = new Array<number>(positions).fill(0);
   for (const { slot, readers } of stays) live[readers[0]!]! += slot.count;
   const kept = keepForReuse(stays, live, limits);
@@ -102,43 +111,76 @@ export function planGathers(request: GatherRequest): GatherPlan {
   const groups = [
     ...group(kept),
     ...group(
-      layout.slots.flatMap((slot, index) =>
-        whole.has(slot) ? [{ slot, index, readers: [], issue: -1 }] : [],
+      places.flatMap(({ parameter: _, ...place }) =>
+        whole.has(place.slot) ? [{ ...place, readers: [], issue: -1 }] : [],
       ),
     ),
   ];
+  const isWidened = ({ frozen }: { frozen: boolean }) => narrow && !frozen;
   // What stays whole is there throughout; it arrives between steps, at position -1.
-  const read = groups.map(({ readers, issue, count }) => ({
-    first: narrow ? (readers[0] ?? -1) : issue,
-    last: readers.at(-1) ?? positions,
-    count,
-  }));
-  const model = firstFit(read, request.alignment);
-  const wire = narrow
-    ? firstFit(
-        groups.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })),
-        request.alignment,
-      )
-    : model;
-  const placed = groups.map(({ end: _, ...one }, index) => ({
-    ...one,
-    wirePlace: wire.offsets[index]!,
-    modelPlace: model.offsets[index]!,
-  }));
+  const model = firstFit(
+    groups.map((one) => ({
+      first: isWidened(one) ? (one.readers[0] ?? -1) : one.issue,
+      last: one.readers.at(-1) ?? positions,
+      count: one.count,
+    })),
+    request.alignment,
+  );
+  const widened = groups.filter(isWidened);
+  const wire = firstFit(
+    widened.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })),
+    request.alignment,
+  );
+  const arrivals = new Map(widened.map((one, index) => [one, wire.offsets[index]!]));
+  const placed = groups.map((one, index) => {
+    const { end: _, ...gathering } = one;
+    const modelPlace = model.offsets[index]!;
+    return { ...gathering, modelPlace, wirePlace: arrivals.get(one) ?? modelPlace };
+  });
   return {
     gatherings: placed
       .filter(({ readers }) => readers.length > 0)
-      .sort((a, b) => a.issue - b.issue || a.readers[0]! - b.readers[0]! || a.offset - b.offset),
+      .sort(
+        (a, b) =>
+          a.issue - b.issue ||
+          a.readers[0]! - b.readers[0]! ||
+          Number(a.frozen) - Number(b.frozen) ||
+          a.offset - b.offset,
+      ),
     persistent: placed.filter(({ readers }) => readers.length === 0),
-    wireSize: wire.size,
+    wireSize: narrow ? wire.size : model.size,
     modelSize: model.size,
   };
 }
 
-function persistentOnes({ slots }: FlatLayout, limits: GatherLimits): Set<Slot> {
+/** The slots of both buffers. No slot of the one is a neighbour of the other's. */
+function placesOf({
+  frozen,
+  ...trained
+}: GatherRequest): (Place & { parameter: FrozenParameter })[] {
+  const places = ({ parameters, layout }: LaidOutParameters, isFrozen: boolean, first: number) =>
+    parameters.map((parameter, index) => ({
+      parameter,
+      slot: layout.slots[index]!,
+      frozen: isFrozen,
+      index: first + index,
+    }));
+  const gap = trained.parameters.length + 1;
+  return [...places(trained, false, 0), ...(frozen ? places(frozen, true, gap) : [])];
+}
+
+/** What no pass reads stays whole, too: there is no pass to gather it for. */
+function persistentOnes(
+  places: readonly (Place & { parameter: FrozenParameter })[],
+  limits: GatherLimits,
+): Set<Slot> {
   const whole = new Set<Slot>();
   let total = 0;
-  for (const slot of slots) {
+  for (const { slot, parameter } of places) {
+    if (parameter.segments.length === 0) {
+      whole.add(slot);
+      continue;
+    }
     if (slot.count > limits.persistence || total + slot.count > limits.persistentTotal) continue;
     total += slot.count;
     whole.add(slot);
@@ -146,7 +188,7 @@ function persistentOnes({ slots }: FlatLayout, limits: GatherLimits): Set<Slot> 
   return whole;
 }
 
-function readersOf(parameter: HostParameter, segmentCount: number): number[] {
+function readersOf(parameter: FrozenParameter, segmentCount: number): number[] {
   const { segments, readBackward = segments } = parameter;
   return [
     ...segments.map((segment) => positionOf(segment, 'forward', segmentCount)),
@@ -212,6 +254,7 @@ function addLive(live: number[], from: number, to: number, count: number, limit:
 function group(stays: readonly Stay[]) {
   const groups: {
     parameters: string[];
+    frozen: boolean;
     offset: number;
     count: number;
     readers: readonly number[];
@@ -225,7 +268,7 @@ function group(stays: readonly Stay[]) {
     const [one, other] = [key(a), key(b)];
     return one < other ? -1 : one > other ? 1 : a.index - b.index;
   });
-  for (const { slot, index, readers, issue } of ordered) {
+  for (const { slot, frozen, index, readers, issue } of ordered) {
     const last = groups.at(-1);
     if (last && last.end === index && key(last) === key({ readers, issue })) {
       last.parameters.push(slot.name);
@@ -233,7 +276,8 @@ function group(stays: readonly Stay[]) {
       last.end = index + 1;
     } else {
       const { offset, count } = slot;
-      groups.push({ parameters: [slot.name], offset, count, readers, issue, end: index + 1 });
+      const parameters = [slot.name];
+      groups.push({ parameters, frozen, offset, count, readers, issue, end: index + 1 });
     }
   }
   return groups;

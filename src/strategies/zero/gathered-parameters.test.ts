@@ -15,12 +15,10 @@ it('a parameter that a pass reads without having it gathered is named, with the 
   const shard: Region = { buffer, byteOffset: 0, count: 64, dtype: 'float32' };
   const gathered = new GatheredParameters({
     engine: { allocate: () => buffer } as unknown as NativeEngine,
-    layout,
     rank: 0,
     segmentCount: 2,
     plan: planGathers({ parameters, layout, segmentCount: 2, limits, narrow: false }),
-    master: { head: shard },
-    sent: { head: shard },
+    trained: { layout, master: { head: shard }, sent: { head: shard } },
   });
   expect(gathered.location('head', 1, 'backward').byteOffset).toBe(0);
   expect(() => gathered.location('table', 0, 'backward')).toThrow(

@@ -19,12 +19,9 @@ import { elementBytes } from '../precision/wire.ts';
 import { type Gathering, type GatherPlan, positionOf, segmentAt } from './gather-plan.ts';
 import type { SecondaryShard } from './plus-plus.ts';
 
-export interface GatheredParametersOptions {
-  engine: NativeEngine;
+/** A flat buffer of which a rank keeps its shard. */
+export interface ShardedBuffer {
   layout: FlatLayout;
-  rank: number;
-  segmentCount: number;
-  plan: GatherPlan;
   /** This rank's shard: fp32, and in the type that travels. The same where that is fp32. */
   master: Split;
   sent: Split;
@@ -34,6 +31,19 @@ export interface GatheredParametersOptions {
   secondary?: SecondaryShard;
 }
 
+export interface GatheredParametersOptions {
+  engine: NativeEngine;
+  rank: number;
+  segmentCount: number;
+  plan: GatherPlan;
+  trained: ShardedBuffer;
+  /** What training does not change; absent where that is whole on every rank. Sent in fp32. */
+  frozen?: ShardedBuffer;
+}
+
+/** A stretch of a flat buffer on its way to its place. */
+type Arriving = Pick<Gathering, 'frozen' | 'offset' | 'count' | 'wirePlace'>;
+
 /**
  * Stage 3: a rank keeps its shard; what a pass of a segment reads is gathered into windows before it, and
  * their memory serves other parameters after it. Each gather first copies this rank's part from its shard
@@ -42,7 +52,6 @@ export interface GatheredParametersOptions {
 export class GatheredParameters implements ParameterOwner {
   readonly gathers = true;
   readonly #options: GatheredParametersOptions;
-  readonly #shard: Shard;
   readonly #type: FloatType;
   readonly #wire: NativeBuffer;
   /** Where the model reads, fp32; `#wire` itself where that is fp32. */
@@ -60,9 +69,8 @@ export class GatheredParameters implements ParameterOwner {
 
   constructor(options: GatheredParametersOptions) {
     this.#options = options;
-    const { engine, layout, rank, plan, sent, segmentCount } = options;
-    this.#shard = layout.shards[rank]!;
-    this.#type = (sent.head ?? sent.tail)!.dtype;
+    const { engine, plan, trained, frozen, segmentCount } = options;
+    this.#type = (trained.sent.head ?? trained.sent.tail)!.dtype;
     this.#wire = engine.allocate(Math.max(plan.wireSize, 1) * elementBytes(this.#type), {
       category: 'window',
       shared: true,
@@ -71,6 +79,7 @@ export class GatheredParameters implements ParameterOwner {
     this.#model = this.#narrow
       ? engine.allocate(Math.max(plan.modelSize, 1) * 4, {
           category: 'window',
+          shared: frozen !== undefined,
           name: 'widened parameters',
         })
       : this.#wire;
@@ -86,6 +95,20 @@ export class GatheredParameters implements ParameterOwner {
 
   get #narrow(): boolean {
     return this.#type !== 'float32';
+  }
+
+  /** Whether what arrives must be widened before it is read. */
+  #widens({ frozen }: Pick<Gathering, 'frozen'>): boolean {
+    return this.#narrow && !frozen;
+  }
+
+  #bufferOf({ frozen }: Pick<Gathering, 'frozen'>): ShardedBuffer {
+    return frozen ? this.#options.frozen! : this.#options.trained;
+  }
+
+  /** This rank's shard of a buffer. */
+  #shardOf({ layout }: ShardedBuffer): Shard {
+    return layout.shards[this.#options.rank]!;
   }
 
   location(parameter: string, segment: number, pass: SegmentEvent['pass']): Location {
@@ -121,32 +144,28 @@ export class GatheredParameters implements ParameterOwner {
       this.#works.set(gathering, this.#gatherForPass(gathering, after));
     }
     if (plan.training && pass === 'forward') this.#keepSecondary(this.#readBy[position]!);
-    if (!this.#narrow) return;
     for (const gathering of this.#readBy[position]!) {
-      if (this.#widened.has(gathering)) continue;
+      if (!this.#widens(gathering) || this.#widened.has(gathering)) continue;
       this.#widened.add(gathering);
       this.#works.set(gathering, this.#widen(gathering, [this.#works.get(gathering)!]));
     }
   }
 
   #gatherForPass(gathering: Gathering, after: Work[]): Work {
-    const { segmentCount, secondary, allGather } = this.#options;
-    const { wirePlace, count, readers } = gathering;
-    if (!secondary || readers[0]! < segmentCount) {
-      return this.#gather(gathering, wirePlace, after, { allGather });
+    const { secondary, allGather } = this.#bufferOf(gathering);
+    if (!secondary || gathering.readers[0]! < this.#options.segmentCount) {
+      return this.#gather(gathering, after, { allGather });
     }
-    return secondary.gather(gathering, this.#region(wirePlace, count), after);
+    return secondary.gather(gathering, this.#arrival(gathering), after);
   }
 
   /** Before the pass that reads it: then it has arrived, and nothing waits for it that would not anyway. */
   #keepSecondary(gatherings: readonly Gathering[]): void {
-    const { secondary } = this.#options;
-    if (!secondary) return;
     for (const gathering of gatherings) {
-      if (this.#kept.has(gathering)) continue;
+      const { secondary } = this.#bufferOf(gathering);
+      if (!secondary || this.#kept.has(gathering)) continue;
       this.#kept.add(gathering);
-      const window = this.#region(gathering.wirePlace, gathering.count);
-      secondary.keep(gathering, window, [this.#works.get(gathering)!]);
+      secondary.keep(gathering, this.#arrival(gathering), [this.#works.get(gathering)!]);
     }
   }
 
@@ -171,11 +190,14 @@ export class GatheredParameters implements ParameterOwner {
   }
 
   write(parameter: string, read: (start: number, count: number) => Float32Array): void {
-    const slot = this.#options.layout.byName.get(parameter)!;
-    const own = intersect(slot, this.#shard);
+    const gathering = this.#holding.get(parameter)![0]!;
+    const buffer = this.#bufferOf(gathering);
+    const slot = buffer.layout.byName.get(parameter)!;
+    const shard = this.#shardOf(buffer);
+    const own = intersect(slot, shard);
     if (own.count === 0) return;
     const values = read(own.offset - slot.offset, own.count);
-    for (const { range, place } of placesOf(heldSplit(this.#options.master, this.#shard), own)) {
+    for (const { range, place } of placesOf(heldSplit(buffer.master, shard), own)) {
       const start = range.offset - own.offset;
       writePlace(place, values.subarray(start, start + range.count));
     }
@@ -187,95 +209,97 @@ export class GatheredParameters implements ParameterOwner {
   }
 
   read(parameter: string): Float32Array {
-    const { engine, layout } = this.#options;
-    const slot = layout.byName.get(parameter)!;
     const gathering = this.#holding.get(parameter)![0]!;
+    const { frozen } = gathering;
+    const { offset, count } = this.#bufferOf(gathering).layout.byName.get(parameter)!;
     const modelPlace = this.#placeIn(gathering.modelPlace, gathering, parameter);
     if (gathering.readers.length > 0) {
       const wirePlace = this.#placeIn(gathering.wirePlace, gathering, parameter);
-      const { offset, count } = slot;
-      const gathered = this.#gather({ offset, count }, wirePlace, []);
-      const whole = this.#narrow
-        ? this.#widen({ count, wirePlace, modelPlace }, [gathered])
-        : gathered;
-      engine.waitSync(whole);
+      const one = { frozen, offset, count, wirePlace, modelPlace };
+      const gathered = this.#gather(one, []);
+      this.#options.engine.waitSync(this.#widens(one) ? this.#widen(one, [gathered]) : gathered);
     }
-    return new Float32Array(this.#model.view(), modelPlace * 4, slot.count).slice();
+    return new Float32Array(this.#model.view(), modelPlace * 4, count).slice();
   }
 
   /**
    * Shards were changed, and `after` ended: what stays whole is gathered anew.
    *
+   * @param frozen those that training does not change, too
    * @returns the work after which it is whole; null with nothing to do or to wait for
    */
-  refresh(after: readonly Work[]): Work | null {
+  refresh(after: readonly Work[], { frozen }: { frozen: boolean }): Work | null {
     let last = after.at(-1) ?? null;
     for (const gathering of this.#options.plan.persistent) {
+      if (gathering.frozen && !frozen) continue;
       const behind = last === null ? [] : [last];
-      last = this.#gather(gathering, gathering.wirePlace, [...after], { behind });
-      if (this.#narrow) last = this.#widen(gathering, [last]);
+      last = this.#gather(gathering, [...after], { behind });
+      if (this.#widens(gathering)) last = this.#widen(gathering, [last]);
     }
     return last;
   }
 
   /** @param behind works that must not fail before it; unlike `after`, copying does not wait for them */
   #gather(
-    stretch: Shard,
-    wirePlace: number,
+    arriving: Arriving,
     after: Work[],
     {
       behind = [],
       allGather = (...call) => this.#options.engine.allGather(...call),
     }: { behind?: Work[]; allGather?: NativeEngine['allGather'] | undefined } = {},
   ): Work {
-    const { layout } = this.#options;
-    const own = intersect(stretch, this.#shard);
-    let ready = after;
-    if (own.count > 0) {
-      const first = own.offset - this.#shard.offset;
-      ready = this.#fetch(first, own.count, wirePlace + own.offset - stretch.offset, after);
-    }
-    const window = this.#region(wirePlace, stretch.count);
-    return allGather(window, bucketShards(stretch, layout), [...ready, ...behind]);
+    const buffer = this.#bufferOf(arriving);
+    const own = intersect(arriving, this.#shardOf(buffer));
+    const ready = own.count > 0 ? this.#fetch(own, arriving, after) : after;
+    const shards = bucketShards(arriving, buffer.layout);
+    return allGather(this.#arrival(arriving), shards, [...ready, ...behind]);
   }
 
-  /** Elements [first, first + count) of the shard go to a place of the wire, from memory and from disk. */
-  #fetch(first: number, count: number, place: number, after: Work[]): Work[] {
-    const { engine, sent } = this.#options;
-    const { head, tail } = sent;
+  /** This rank's part of what arrives goes to its place there, from memory and from disk. */
+  #fetch(own: Shard, arriving: Arriving, after: Work[]): Work[] {
+    const { engine } = this.#options;
+    const buffer = this.#bufferOf(arriving);
+    const { head, tail } = buffer.sent;
+    const { count } = own;
+    const first = own.offset - this.#shardOf(buffer).offset;
+    const place = arriving.wirePlace + own.offset - arriving.offset;
+    const target = (skipped: number, elements: number) =>
+      this.#arrival({ ...arriving, wirePlace: place + skipped, count: elements });
     const inMemory = Math.max(0, Math.min(count, (head?.count ?? 0) - first));
     const works: Work[] = [];
     if (inMemory > 0) {
-      const byteOffset = head!.byteOffset + first * elementBytes(this.#type);
-      const source = { ...head!, byteOffset, count: inMemory };
-      works.push(engine.copy(source, this.#region(place, inMemory), after));
+      const byteOffset = head!.byteOffset + first * elementBytes(head!.dtype);
+      works.push(
+        engine.copy({ ...head!, byteOffset, count: inMemory }, target(0, inMemory), after),
+      );
     }
     if (inMemory < count) {
-      const region = this.#region(place + inMemory, alignUp(count - inMemory, swapUnit));
+      const region = target(inMemory, alignUp(count - inMemory, swapUnit));
       const fileOffset = tailByte(tail!, first + inMemory);
       works.push(engine.swapIn(tail!.file, [{ fileOffset, region }], after));
     }
     return works;
   }
 
-  #widen(
-    { count, wirePlace, modelPlace }: Pick<Gathering, 'count' | 'wirePlace' | 'modelPlace'>,
-    after: Work[],
-  ): Work {
+  #widen(arrived: Arriving & Pick<Gathering, 'modelPlace'>, after: Work[]): Work {
+    const { modelPlace, count } = arrived;
     const target = { buffer: this.#model, byteOffset: modelPlace * 4, count } as const;
     return this.#options.engine.copy(
-      this.#region(wirePlace, count),
+      this.#arrival(arrived),
       { ...target, dtype: 'float32' },
       after,
     );
   }
 
-  #region(place: number, count: number): Region {
-    const dtype = this.#type;
-    return { buffer: this.#wire, byteOffset: place * elementBytes(dtype), count, dtype };
+  /** Where it arrives: what is not widened where it is read. */
+  #arrival({ frozen, wirePlace, count }: Omit<Arriving, 'offset'>): Region {
+    const dtype = frozen ? 'float32' : this.#type;
+    const buffer = frozen ? this.#model : this.#wire;
+    return { buffer, byteOffset: wirePlace * elementBytes(dtype), count, dtype };
   }
 
-  #placeIn(place: number, { offset }: Gathering, parameter: string): number {
-    return place + this.#options.layout.byName.get(parameter)!.offset - offset;
+  #placeIn(place: number, gathering: Gathering, parameter: string): number {
+    const { layout } = this.#bufferOf(gathering);
+    return place + layout.byName.get(parameter)!.offset - gathering.offset;
   }
 }

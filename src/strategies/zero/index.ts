@@ -6,13 +6,16 @@ import { GradientOnDisk } from '../offload/gradient-on-disk.ts';
 import { Offload } from '../offload/offload.ts';
 import { OffloadedOptimizer } from '../offload/optimizer.ts';
 import type { OffloadSettings } from '../offload/settings.ts';
+import type { Split } from '../offload/walk.ts';
 import { SwappedUpdate } from '../offload/swapped-update.ts';
 import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
 import { type CompressionRecipe, GradientSums } from '../compression/index.ts';
+import { BeingSaved } from '../being-saved.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { groupRanges } from '../../layout.ts';
 import type { Work } from '../../native/contract.ts';
+import type { HeldPart } from '../held.ts';
 import type { LocalState } from '../local-state.ts';
 import { gathersParameters } from './estimate.ts';
 import { GradientInMemory, type GradientShard } from './gradient-shard.ts';
@@ -22,6 +25,7 @@ import {
   ShardedGradient,
   WholeGradient,
 } from './gradients.ts';
+import { shardOfFrozen, storedFrozen } from './frozen-shard.ts';
 import { FullWeights } from './full-weights.ts';
 import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
@@ -72,6 +76,12 @@ export interface ZeroState {
   readonly optimizer: ShardOptimizer;
   /** The weights to save and to load. */
   readonly weights: Weights;
+  /** What training does not change, as this rank has it. */
+  readonly frozen: readonly HeldPart[];
+  /** Told by who saves, asked by who changes what is saved. */
+  readonly beingSaved: BeingSaved;
+  /** The update waits for what it changes; otherwise who asks for it waits for all. */
+  readonly waitsForSave: boolean;
   /** State of this rank alone, which means something at this world size only. */
   readonly local: readonly LocalState[];
   /** Before saving: brings what is saved up to date. */
@@ -89,6 +99,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
   const { rank, size: worldSize } = communicator;
   const segmentCount = host.segments.length;
   const lossScale = applyLossScale(context, options.stage);
+  const beingSaved = new BeingSaved();
   const reducer: ReducerOptions = {
     engine,
     layout,
@@ -112,12 +123,17 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
   };
   const sums =
     options.compression && worldSize > 1
-      ? new GradientSums(engine, layout, reducer.buckets, options.compression.compression)
+      ? new GradientSums(
+          engine,
+          { layout, buckets: reducer.buckets, beingSaved },
+          options.compression.compression,
+        )
       : null;
   if (options.plusPlus?.quantisedGradients && worldSize > 1) {
     reducer.scatter = quantisedScatter(engine, layout, reducer.buckets);
   }
   const offload = options.offload ? new Offload(context, options.offload) : null;
+  const frozenShard = shardOfFrozen(context, options, offload);
   const gradients: GradientReducer =
     options.stage >= 2 && !options.wholeGradients
       ? new ShardedGradient(reducer, gradientShard(context, offload, reducer.buckets))
@@ -132,12 +148,13 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     recipe: context.optimizer,
     lossScale,
     skipsOverflow: precision.skipsOverflow,
+    beingSaved,
   };
   const optimizer = offload
-    ? offloadedOptimizer(context, options, offload, stepping)
+    ? offloadedOptimizer(context, options, { offload, frozenShard }, stepping)
     : new PartitionedOptimizer({
         ...stepping,
-        weights: weightsOf(context, options),
+        weights: weightsOf(context, options, frozenShard),
         partitioned: options.stage >= 1,
       });
   const oneBit: CompressingOptimizer | null =
@@ -156,7 +173,8 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
         });
   claims.claim('optimizerStep', 'zero', oneBit ?? optimizer);
   const weights = oneBit?.weights ?? optimizer.weights;
-  claims.claim('weights', 'zero', new FullWeights(context, layout, weights));
+  const frozen = () => storedFrozen(context, frozenShard);
+  claims.claim('weights', 'zero', new FullWeights(context, weights, frozen));
   lifecycle.tap('parametersWritten', 'acquire', 'zero.adopt', async () => {
     const adopted = weights.adopt();
     if (adopted !== null) await engine.wait(adopted);
@@ -167,13 +185,22 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     stage: options.stage,
     optimizer,
     weights,
+    get frozen() {
+      return frozen();
+    },
+    beingSaved,
+    waitsForSave: oneBit === null,
     local: [...(oneBit?.local ?? []), ...(sums?.local ?? [])],
     settle: () => oneBit?.settle?.(),
   };
 }
 
 /** One rank alone has nothing to gather: its stage 3 is stage 2. */
-function weightsOf(context: StrategyContext, options: ZeroOptions): MemoryWeights {
+function weightsOf(
+  context: StrategyContext,
+  options: ZeroOptions,
+  frozenShard: Split | null,
+): MemoryWeights {
   const { engine, layout, communicator, precision, host } = context;
   const { rank, size: worldSize } = communicator;
   const { stage } = options;
@@ -195,6 +222,7 @@ function weightsOf(context: StrategyContext, options: ZeroOptions): MemoryWeight
       context,
       options,
       { master: { head: master }, ...(copy16 && { copy16: { head: copy16 } }) },
+      frozenShard,
       () => (copy16 ? engine.copy(master, copy16) : null),
     ),
     master,
@@ -224,7 +252,7 @@ function gradientShard(
 function offloadedOptimizer(
   context: StrategyContext,
   options: ZeroOptions,
-  offload: Offload,
+  { offload, frozenShard }: { offload: Offload; frozenShard: Split | null },
   stepping: ShardOptimizerOptions,
 ): OffloadedOptimizer {
   const { settings } = offload;
@@ -234,7 +262,7 @@ function offloadedOptimizer(
   const narrow = precision.storage !== 'float32';
   // As without offloading, a rank alone gathers nothing where the model's memory is the optimizer's.
   const alone = !gathersParameters({ stage: 3, offload: settings }, worldSize, narrow);
-  const own = alone ? weightsOf(context, options) : null;
+  const own = alone ? weightsOf(context, options, frozenShard) : null;
   const weights = own ? { master: { head: own.master } } : offload.weights(precision.storage);
   const states = offload.states(stateCount(recipe));
   const gradient = stepping.gradients.swapped;
@@ -248,15 +276,16 @@ function offloadedOptimizer(
   return new OffloadedOptimizer({
     ...stepping,
     swapped,
-    weights: own ?? gatheredWeights(context, options, weights, () => swapped.narrow()),
+    weights: own ?? gatheredWeights(context, options, weights, frozenShard, () => swapped.narrow()),
   });
 }
 
-/** Claims `parameters`: they are gathered from the shard, segment by segment. */
+/** Claims `parameters`, and `frozen` where it is sharded: they are gathered, segment by segment. */
 function gatheredWeights(
   context: StrategyContext,
   options: ZeroOptions,
   shard: ShardWeights,
+  frozenShard: Split | null,
   narrow: () => Work | null,
 ): Weights {
   const { claims, lifecycle } = context;
@@ -264,10 +293,12 @@ function gatheredWeights(
     context,
     options.gather!,
     shard,
+    frozenShard,
     narrow,
     options.plusPlus,
   );
   claims.claim('parameters', 'zero', parameters);
+  if (frozenShard) claims.claim('frozen', 'zero', parameters);
   lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));
   for (const hook of ['forward', 'backward'] as const) {
     lifecycle.tap(hook, 'release', 'zero.release', (event) => parameters.passed(event));

@@ -2,7 +2,9 @@ import { DeepSpeedError } from '../../errors.ts';
 import type { ReducedGradient } from '../../hooks/index.ts';
 import { groupRanges, type Shard, tensorRanges } from '../../layout.ts';
 import type { NativeBuffer, OptimizerRange, Region, Work } from '../../native/contract.ts';
+import { rangesWithin } from '../offload/sub-groups.ts';
 import type { MemoryWeights } from '../precision/weights.ts';
+import { elementBytes } from '../precision/wire.ts';
 import { inMemory, type HeldPart } from '../held.ts';
 import { stateCount } from './recipe.ts';
 import {
@@ -28,18 +30,23 @@ export class PartitionedOptimizer extends ShardOptimizer {
   readonly states: readonly NativeBuffer[];
   readonly stored: readonly HeldPart[][];
   readonly #engine: PartitionedOptimizerOptions['engine'];
+  readonly #beingSaved: PartitionedOptimizerOptions['beingSaved'];
   readonly #partitioned: boolean;
+  /** Its ranges are tensors, which cannot be divided. */
+  readonly #wholeTensors: boolean;
   readonly #ranges: OptimizerRange[];
 
   constructor(options: PartitionedOptimizerOptions) {
     super(options);
-    const { engine, layout, rank, recipe, partitioned, weights } = options;
+    const { engine, layout, rank, recipe, partitioned, weights, beingSaved } = options;
     this.weights = weights;
     this.#engine = engine;
+    this.#beingSaved = beingSaved;
     this.#partitioned = partitioned;
     this.updated = partitioned ? layout.shards[rank]! : { offset: 0, count: layout.total };
     this.#ranges = partitioned ? this.ownRanges : groupRanges(layout, this.updated);
-    if (recipe.kind === 'lamb' || recipe.kind === 'onebit_lamb') {
+    this.#wholeTensors = recipe.kind === 'lamb' || recipe.kind === 'onebit_lamb';
+    if (this.#wholeTensors) {
       if (partitioned)
         throw new DeepSpeedError('INTERNAL', 'internal: LAMB under ZeRO 1, which rules refuse');
       this.#ranges = tensorRanges(layout);
@@ -58,24 +65,43 @@ export class PartitionedOptimizer extends ShardOptimizer {
     { shard, whole }: Omit<ReducedGradient, 'after'>,
     after: Work[],
   ): Work {
+    const gradient = (this.#partitioned ? shard : whole)!;
+    const parts = this.#wholeTensors
+      ? [{ range: this.updated, after: this.#beingSaved.before(this.updated) }]
+      : this.#beingSaved.divide(this.updated);
+    // Each after the one before, so that what fails anywhere fails the last.
+    let last = after;
+    for (const part of parts) {
+      last = [this.#updatePart(step, gradient, part.range, [...last, ...part.after])];
+    }
+    return last[0]!;
+  }
+
+  /** Parts share nothing but the norm: the bits are those of one update of the whole. */
+  #updatePart(step: StepSettings, gradient: Region, range: Shard, after: Work[]): Work {
+    const part = { offset: range.offset - this.updated.offset, count: range.count };
     const { master, copy16 } = this.weights;
-    const [state1, state2, state3] = this.states.map((buffer) => this.#region(buffer));
+    const [state1, state2, state3] = this.states.map((buffer) =>
+      stretchOf({ buffer, byteOffset: 0, count: this.updated.count, dtype: 'float32' }, part),
+    );
     return this.#engine.optimizerStep(
       {
         ...step,
-        master,
-        ...(copy16 && { copy16 }),
-        gradient: (this.#partitioned ? shard : whole)!,
+        master: stretchOf(master, part),
+        ...(copy16 && { copy16: stretchOf(copy16, part) }),
+        gradient: stretchOf(gradient, part),
         ...(state1 && { state1 }),
         ...(state2 && { state2 }),
         ...(state3 && { state3 }),
-        ranges: this.#ranges,
+        ranges: rangesWithin(this.#ranges, part),
       },
       after,
     );
   }
+}
 
-  #region(buffer: NativeBuffer): Region {
-    return { buffer, byteOffset: 0, count: this.updated.count, dtype: 'float32' };
-  }
+/** Elements [offset, offset + count) of a region. */
+function stretchOf(region: Region, { offset, count }: Shard): Region {
+  const byteOffset = region.byteOffset + offset * elementBytes(region.dtype);
+  return { ...region, byteOffset, count };
 }

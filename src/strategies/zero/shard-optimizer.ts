@@ -14,6 +14,7 @@ import type {
   Work,
 } from '../../native/contract.ts';
 import type { Weights } from '../precision/weights.ts';
+import type { BeingSaved } from '../being-saved.ts';
 import type { HeldPart } from '../held.ts';
 import type { GradientReducer } from './gradients.ts';
 import type { OptimizerRecipe } from './recipe.ts';
@@ -31,6 +32,8 @@ export interface ShardOptimizerOptions {
   lossScale: { readonly value: number };
   /** A step with gradients that are not finite is skipped, not an error. */
   skipsOverflow: boolean;
+  /** Asked by `update`. */
+  beingSaved: BeingSaved;
 }
 
 /** A step without what it updates. */

@@ -1,8 +1,10 @@
+import type { FlatLayout } from '../../layout.ts';
 import type { Region, Work } from '../../native/contract.ts';
 import { heldSplit } from '../offload/offload.ts';
 import { swapUnit } from '../offload/settings.ts';
 import type { Split } from '../offload/walk.ts';
 import type { StrategyContext } from '../plugin.ts';
+import type { StorageType } from '../precision/precision.ts';
 import type { Weights } from '../precision/weights.ts';
 import { type GatherLimits, planGathers } from './gather-plan.ts';
 import { GatheredParameters } from './gathered-parameters.ts';
@@ -40,45 +42,60 @@ export function shardInMemory(context: StrategyContext): { master: Region; copy1
 /**
  * Stage 3: of parameters, too, a rank holds its shard alone.
  *
+ * @param frozen its shard of what training does not change; null where that is whole
  * @param narrow enqueues the rounding of the whole shard; null where nothing is rounded
  */
 export function shardedWeights(
   context: StrategyContext,
   limits: GatherLimits,
   shard: ShardWeights,
+  frozen: Split | null,
   narrow: () => Work | null,
   plusPlus?: PlusPlus,
 ): { weights: Weights; parameters: GatheredParameters } {
-  const { host, engine, layout, communicator } = context;
+  const { host, engine, layout, communicator, precision } = context;
   const { rank, size } = communicator;
   const { master, copy16 } = shard;
   const segmentCount = host.segments.length;
+  const ofFrozen = frozen && { split: frozen, layout: context.frozen!.layout };
+  const fromDisk = (copy16 ?? master).tail ?? frozen?.tail;
   const plan = planGathers({
     parameters: host.parameters,
     layout,
+    ...(ofFrozen && { frozen: { parameters: host.frozen!, layout: ofFrozen.layout } }),
     segmentCount,
     limits,
     narrow: copy16 !== undefined,
-    ...((copy16 ?? master).tail && { alignment: swapUnit }),
+    ...(fromDisk && { alignment: swapUnit }),
   });
-  const { quantisedWeights = false, secondaryRanks = 1 } = (size > 1 && plusPlus) || {};
-  const type = context.precision.storage;
+  const { quantisedWeights = false, secondaryRanks: ranks = 1 } = (size > 1 && plusPlus) || {};
+  const secondary = (of: FlatLayout, type: StorageType) =>
+    ranks > 1 && { secondary: new SecondaryShard(engine, of, { rank, ranks, type }) };
+  const trained = plan.gatherings.filter((one) => !one.frozen);
   const parameters = new GatheredParameters({
     engine,
-    layout,
     rank,
     segmentCount,
     plan,
-    master,
-    sent: copy16 ?? master,
-    ...(quantisedWeights && { allGather: quantisedGather(engine, layout, plan.gatherings) }),
-    ...(secondaryRanks > 1 && {
-      secondary: new SecondaryShard(engine, layout, { rank, ranks: secondaryRanks, type }),
+    trained: {
+      layout,
+      master,
+      sent: copy16 ?? master,
+      ...(quantisedWeights && { allGather: quantisedGather(engine, layout, trained) }),
+      ...secondary(layout, precision.storage),
+    },
+    ...(ofFrozen && {
+      frozen: {
+        layout: ofFrozen.layout,
+        master: ofFrozen.split,
+        sent: ofFrozen.split,
+        ...secondary(ofFrozen.layout, 'float32'),
+      },
     }),
   });
   const spread = () => {
     const narrowed = narrow();
-    return parameters.refresh(narrowed === null ? [] : [narrowed]);
+    return parameters.refresh(narrowed === null ? [] : [narrowed], { frozen: true });
   };
   return {
     parameters,
@@ -86,7 +103,7 @@ export function shardedWeights(
       get stored() {
         return heldSplit(master, layout.shards[rank]!);
       },
-      publish: (updated) => parameters.refresh([updated]) ?? updated,
+      publish: (updated) => parameters.refresh([updated], { frozen: false }) ?? updated,
       adopt: spread,
       restore: spread,
     },

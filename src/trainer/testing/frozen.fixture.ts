@@ -1,5 +1,6 @@
 /** One rank of frozen.test.ts: a GPT-2 whose layers are frozen, each rank with weights of its own. */
 import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
+import type { MemoryAccount } from '../../native/index.ts';
 import { Trainer } from '../trainer.ts';
 import type { World } from './run-ranks.ts';
 
@@ -12,6 +13,8 @@ export interface FrozenTask {
   steps: number;
   /** Default 2. */
   stage?: number;
+  /** More of `zero_optimization`. */
+  zero?: object;
   resume?: boolean;
   exclude?: boolean;
 }
@@ -20,6 +23,7 @@ export interface FrozenResult {
   parameters: Record<string, Float32Array>;
   /** What this rank began with by itself. */
   initial: Record<string, Float32Array>;
+  memory: MemoryAccount;
 }
 
 export async function run(task: FrozenTask, world: World): Promise<FrozenResult> {
@@ -47,14 +51,18 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
       learningRate: 0.01,
       excludeFrozenParameters: task.exclude ?? false,
       deepspeed: {
-        zero_optimization: { stage: task.stage ?? 2, stage3_param_persistence_threshold: 0 },
+        zero_optimization: {
+          stage: task.stage ?? 2,
+          stage3_param_persistence_threshold: 0,
+          ...task.zero,
+        },
       },
       reportTo: [],
       disableTqdm: true,
     },
     runtime: { world, threads: 1 },
   });
-  const result: FrozenResult = { parameters: {}, initial: {} };
+  const result: Omit<FrozenResult, 'memory'> = { parameters: {}, initial: {} };
   for (const { name } of model.parameters) {
     result.initial[name] = model.initial(name).read().slice();
   }
@@ -63,8 +71,8 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
     for (const { name } of model.parameters) {
       result.parameters[name] = (await trainer.parameter(name)).slice();
     }
+    return { ...result, memory: await trainer.memory() };
   } finally {
     await trainer.close();
   }
-  return result;
 }
