@@ -4,7 +4,8 @@
  * (AMX) our product runs with them and without; the limit beside each is its own: a loop of multiplications
  * in vector registers, or in tile registers. Per width: GPT-2's product forward, its input gradient and its
  * weight gradient, and a product with a weight stored as Llama's. A pause before each pass lets the last
- * subject's threads stop spinning. `--only "1 thread"` takes a minute.
+ * subject's threads stop spinning. `--only "1 thread"` takes a minute. Under DEEPSPEED_JS_ISA=avx2 the limit,
+ * OpenBLAS and PyTorch are those of AVX2, too; ONNX Runtime takes what the processor has.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -80,11 +81,12 @@ async function enginePeer(
   return peer;
 }
 
+const [best] = loadAddon().info().isa as [string];
 /** Our instruction sets that are worth a row: the one in use, and the vectors beside the tiles. */
-function isas(): string[] {
-  const [best] = loadAddon().info().isa as [string];
-  return best === 'amx' ? ['amx', 'avx512'] : [best];
-}
+const isas = best === 'amx' ? ['amx', 'avx512'] : [best];
+const isAvx2 = best === 'avx2';
+/** What others read to go without what we go without. */
+const onlyAvx2 = { OPENBLAS_CORETYPE: 'Haswell', MKL_ENABLE_INSTRUCTIONS: 'AVX2' };
 
 const peerNames = ['onnxruntime', 'openblas', 'torch'];
 
@@ -128,11 +130,14 @@ async function runThreads(
   const chosen = shapes.filter(({ name }) => `${label} ${name}`.includes(options.only));
   if (chosen.length === 0) return;
   const ours = await Promise.all(
-    isas().map((isa) => enginePeer('deepspeed-js', threads, options, isa)),
+    isas.map((isa) => enginePeer('deepspeed-js', threads, options, isa)),
   );
+  const processor = isAvx2 ? 'haswell' : 'native';
   const limits = [
-    await limitPeer('limit', 'fma.cc', [String(threads)], options),
-    await limitHere('limit amx', 'amx.cc', [String(threads)], options),
+    await limitPeer('limit', 'fma.cc', [String(threads)], options, processor),
+    isas.includes('amx')
+      ? await limitHere('limit amx', 'amx.cc', [String(threads)], options)
+      : null,
   ];
   const peers = [
     ...limits,
@@ -157,7 +162,7 @@ async function runThreads(
     const { rate, spread } = outcome(times, operations, threads);
     for (const { name: subject } of peers)
       figures[`${label} ${name}: ${subject} GFLOP/s`] = rate(subject);
-    for (const isa of isas()) {
+    for (const isa of isas) {
       const own = rate(`deepspeed-js ${isa}`)!;
       const limit = rate(isa === 'amx' ? 'limit amx' : 'limit');
       const over = (peer: string): string => {
@@ -180,11 +185,12 @@ async function runThreads(
 }
 
 async function run(options: BenchOptions): Promise<Report> {
+  if (isAvx2) Object.assign(process.env, onlyAvx2);
   const head = ['case', 'deepspeed-js (spread)', 'limit', 'ONNX Runtime', 'OpenBLAS', 'torch'];
   const report = { figures: { tokens } as Report['figures'], table: [head] };
   const worst = new Worst();
   for (const threads of threadCounts) await runThreads(threads, options, report, worst);
-  const aims = isas().flatMap((isa): Report['aims'] => [
+  const aims = isas.flatMap((isa): Report['aims'] => [
     {
       name: `${isa}: least share of its limit, width ${largeWidth} and more`,
       value: worst.get(`${isa} share`),

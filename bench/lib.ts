@@ -195,14 +195,18 @@ export function pythonCommand(script: string, args: string[]): string[] {
   return [python, join(here, 'peers', script), ...args];
 }
 
-/** A limit of `bench/limits/SOURCE`, compiled for this processor. Throws where it does not compile. */
+/**
+ * A limit of `bench/limits/SOURCE`, compiled for this processor or as for a lesser one (a name that
+ * compilers know). Throws where it does not compile.
+ */
 export async function limitPeer(
   name: string,
   source: string,
   args: string[],
   options: BenchOptions,
+  processor?: string,
 ): Promise<Peer> {
-  const peer = await limitHere(name, source, args, options);
+  const peer = await limitHere(name, source, args, options, processor);
   if (!peer) throw new Error(`${source} does not run`);
   return peer;
 }
@@ -213,17 +217,19 @@ export function limitHere(
   source: string,
   args: string[],
   { log }: Pick<BenchOptions, 'log'>,
+  processor?: string,
 ): Promise<Peer | null> {
-  const program = compile(process.env.CXX ?? 'c++', join('limits', source));
+  const program = compile(process.env.CXX ?? 'c++', join('limits', source), processor);
   return Peer.start(name, program, args, log);
 }
 
-/** Compiles `bench/SOURCE` for this processor and returns the program. */
-export function compile(compiler: string, source: string): string {
+/** Compiles `bench/SOURCE` for a processor and returns the program. */
+export function compile(compiler: string, source: string, processor = 'native'): string {
   const folder = join(root, 'build', 'bench', dirname(source));
   mkdirSync(folder, { recursive: true });
-  const program = join(folder, basename(source, extname(source)));
-  const flags = ['-std=c++20', '-O3', '-march=native', '-pthread', `-I${join(root, 'addon')}`];
+  const program = join(folder, `${basename(source, extname(source))}-${processor}`);
+  const tune = `-march=${processor}`;
+  const flags = ['-std=c++20', '-O3', tune, '-pthread', `-I${join(root, 'addon')}`];
   const built = spawnSync(compiler, [...flags, join(here, source), '-o', program], {
     encoding: 'utf8',
   });

@@ -14,7 +14,29 @@ namespace dsjs {
 
 DSJS_DECLARE_ISA_TABLES(AttentionKernels, attention)
 
-const AttentionKernels& attention_kernels(Isa isa) { return DSJS_ISA_TABLE(isa, attention); }
+#if defined(DSJS_HAS_AMX)
+namespace amx {
+extern const AttentionKernels attention;
+}
+#endif
+namespace {
+
+// Tiles take 32 rows, columns and terms at a time; smaller operands would be filled up with zeros.
+// Under a layout memory is what takes the time.
+constexpr size_t kAmxRows = 64, kAmxSize = 32;
+
+bool pays_in_tiles(const Attention& a) {
+  return !a.layout && a.Sq >= kAmxRows && a.Sk >= kAmxRows && a.D >= kAmxSize;
+}
+
+}  // namespace
+
+const AttentionKernels& attention_kernels(const Attention& a, Isa isa) {
+#if defined(DSJS_HAS_AMX)
+  if (isa == Isa::kAmx && pays_in_tiles(a)) return amx::attention;
+#endif
+  return DSJS_ISA_TABLE(isa, attention);
+}
 
 namespace {
 
@@ -91,11 +113,11 @@ void check_attention(const Attention& a) {
 }
 
 size_t attention_scratch(const Attention& a, size_t threads, Isa isa) {
-  return threads * attention_kernels(isa).forward_scratch(a);
+  return threads * attention_kernels(a, isa).forward_scratch(a);
 }
 
 size_t attention_grad_scratch(const Attention& a, size_t threads, Isa isa) {
-  const AttentionKernels& kernels = attention_kernels(isa);
+  const AttentionKernels& kernels = attention_kernels(a, isa);
   const size_t parts = backward_parts(a, threads);
   return threads * kernels.backward_scratch(a) +
          (parts > 1 ? parts * a.B * a.Hkv * kernels.sums_size(a) : 0);
@@ -104,7 +126,7 @@ size_t attention_grad_scratch(const Attention& a, size_t threads, Isa isa) {
 void attention(const Attention& a, const AttentionResult& result, Parallel& parallel,
                float* scratch, Isa isa) {
   if (empty(a)) return;
-  const AttentionKernels& kernels = attention_kernels(isa);
+  const AttentionKernels& kernels = attention_kernels(a, isa);
   const size_t heads = a.B * a.Hkv, parts = forward_parts(a, parallel.threads());
   const size_t units = a.H / a.Hkv * query_blocks(a);
   run_tasks(parallel, heads * parts, kernels.forward_scratch(a), scratch,
@@ -120,7 +142,7 @@ void attention(const Attention& a, const AttentionResult& result, Parallel& para
 void attention_grad(const Attention& a, const AttentionGradient& gradient, Parallel& parallel,
                     float* scratch, Isa isa) {
   if (a.B == 0 || a.H == 0) return;
-  const AttentionKernels& kernels = attention_kernels(isa);
+  const AttentionKernels& kernels = attention_kernels(a, isa);
   const size_t heads = a.B * a.Hkv, parts = backward_parts(a, parallel.threads());
   const size_t each = kernels.backward_scratch(a), sums_size = kernels.sums_size(a);
   float* sums = parts > 1 ? scratch + parallel.threads() * each : nullptr;

@@ -119,6 +119,7 @@ struct AttentionKernels {
                  const SumTask& task);
 };
 
-const AttentionKernels& attention_kernels(Isa isa);
+// The fastest of this instruction set and the lesser ones it stands for, by the sizes.
+const AttentionKernels& attention_kernels(const Attention& attention, Isa isa);
 
 }  // namespace dsjs

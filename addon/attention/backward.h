@@ -11,9 +11,13 @@ namespace dsjs::DSJS_ISA {
 namespace {
 
 struct BackwardMemory {
-  // Sq rows each: scale·R·Q, dY, and the sums of dQ.
+  float* rows;  // packed rows on their way to operands
+  // Each block of queries: scale·R·Q and dY as score rows and as value rows.
   float* queries;
   float* dy;
+  float* query_values;
+  float* dy_values;
+  // Sq rows: the sums of dQ.
   float* dq;
   // One for each block of queries: whether something of it was computed yet.
   float* is_begun;
@@ -21,11 +25,10 @@ struct BackwardMemory {
   float* shift;
   float* weight;
   float* along;
-  // One block of keys: as rows and in panels, and its gradients.
+  // One block of keys: as value rows and as score keys, and its gradients.
   float* keys;
-  float* key_panels;
-  float* values;
-  float* value_panels;
+  float* score_keys;
+  float* value_keys;
   float* dk;
   float* dv;
   // A tile: probabilities, and the gradients of scores.
@@ -35,22 +38,26 @@ struct BackwardMemory {
 };
 
 inline BackwardMemory backward_memory(const Attention& a, float* base) {
-  const size_t Dp = padded(a.D), all = a.Sq * Dp, block = padded(key_block(a)) * Dp;
+  const size_t Dp = padded(a.D), blocks = query_blocks(a);
+  const size_t as_rows = blocks * score_rows_size(kTileQueries, Dp);
+  const size_t as_values = kCopiesRows ? blocks * value_rows_size(kTileQueries, Dp) : 0;
   Scratch scratch{base};
   BackwardMemory m;
-  m.queries = scratch.take(all);
-  m.dy = scratch.take(all);
-  m.dq = scratch.take(all);
-  m.is_begun = scratch.take(query_blocks(a));
+  m.rows = scratch.take(kTileKeys * Dp);
+  m.queries = scratch.take(as_rows);
+  m.dy = scratch.take(as_rows);
+  m.query_values = kCopiesRows ? scratch.take(as_values) : m.queries;
+  m.dy_values = kCopiesRows ? scratch.take(as_values) : m.dy;
+  m.dq = scratch.take(a.Sq * Dp);
+  m.is_begun = scratch.take(blocks);
   m.shift = scratch.take(a.Sq);
   m.weight = scratch.take(a.Sq);
   m.along = scratch.take(a.Sq);
-  m.keys = scratch.take(block);
-  m.key_panels = scratch.take(block);
-  m.values = scratch.take(block);
-  m.value_panels = scratch.take(block);
-  m.dk = scratch.take(block);
-  m.dv = scratch.take(block);
+  m.keys = scratch.take(value_rows_size(kTileKeys, Dp));
+  m.score_keys = scratch.take(score_keys_size(kTileKeys, Dp));
+  m.value_keys = scratch.take(score_keys_size(kTileKeys, Dp));
+  m.dk = scratch.take(kTileKeys * Dp);
+  m.dv = scratch.take(kTileKeys * Dp);
   m.p = scratch.take(kTileQueries * kTileKeys);
   m.ds = scratch.take(kTileQueries * kTileKeys);
   m.size = scratch.used;
@@ -81,6 +88,10 @@ class Backward {
   }
 
  private:
+  // Where a block of queries begins as score rows, and as value rows.
+  size_t rows_of(size_t block) const { return block * score_rows_size(kTileQueries, Dp_); }
+  size_t values_of(size_t block) const { return block * value_rows_size(kTileQueries, Dp_); }
+
   void clear_sums(size_t block) {
     const auto [begin, end] = query_range(a_, block);
     for (size_t e = begin * Dp_; e < end * Dp_; ++e) dq_[e] = 0;
@@ -91,10 +102,16 @@ class Backward {
     m_.is_begun[block] = 1;
     const auto [begin, end] = query_range(a_, block);
     const size_t b = task_.sample;
-    pack_rows(row_of(a_.q, b, head, begin), a_.q.row, end - begin, a_.D, Dp_, a_.scale,
-              rotation_at(a_, begin), m_.queries + begin * Dp_);
-    pack_rows(row_of(g_.dy, b, head, begin), g_.dy.row, end - begin, a_.D, Dp_, 1.0f, kNoRotation,
-              m_.dy + begin * Dp_);
+    const size_t count = end - begin, rows_at = rows_of(block), values_at = values_of(block);
+    float* rows = kCopiesRows ? m_.rows : m_.queries + rows_at;
+    pack_rows(row_of(a_.q, b, head, begin), a_.q.row, count, a_.D, Dp_, a_.scale,
+              rotation_at(a_, begin), rows);
+    put_score_rows(rows, count, Dp_, m_.queries + rows_at);
+    put_value_rows(rows, count, Dp_, m_.query_values + values_at);
+    rows = kCopiesRows ? m_.rows : m_.dy + rows_at;
+    pack_rows(row_of(g_.dy, b, head, begin), g_.dy.row, count, a_.D, Dp_, 1.0f, kNoRotation, rows);
+    put_score_rows(rows, count, Dp_, m_.dy + rows_at);
+    put_value_rows(rows, count, Dp_, m_.dy_values + values_at);
     clear_sums(block);
     const float* lse = g_.lse + (b * a_.H + head) * a_.Sq;
     for (size_t r = begin; r < end; ++r) {
@@ -147,14 +164,16 @@ class Backward {
   }
 
   void pack_keys(size_t begin, size_t end) {
+    float* const rows = kCopiesRows ? m_.rows : m_.keys;
     pack_rows(row_of(a_.k, task_.sample, task_.kv_head, begin), a_.k.row, end - begin, a_.D, Dp_,
-              1.0f, rotation_at(a_, begin), m_.keys);
-    transpose_rows(m_.keys, Dp_, end - begin, Dp_, m_.key_panels);
+              1.0f, rotation_at(a_, begin), rows);
+    put_value_rows(rows, end - begin, Dp_, m_.keys);
+    put_score_keys(rows, end - begin, Dp_, m_.score_keys);
   }
 
   // p = the scores of a tile whose keys are packed.
   void score(const ScoreTile& t) {
-    multiply_keys(t, m_.queries + t.query * Dp_, m_.key_panels, a_.D, Dp_, m_.p);
+    multiply_keys(t, m_.queries + rows_of(t.query / kTileQueries), m_.score_keys, a_.D, Dp_, m_.p);
     add_bias(t, a_.bias, m_.p);
     hide(t, a_, m_.p);
   }
@@ -177,9 +196,8 @@ class Backward {
     const Blocks blocks = queries_of(a_, head, block);
     if (blocks.count > 0) {
       pack_keys(begin, end);
-      pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation,
-                m_.values);
-      transpose_rows(m_.values, Dp_, count, Dp_, m_.value_panels);
+      pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.rows);
+      put_score_keys(m_.rows, count, Dp_, m_.value_keys);
     }
     for (size_t i = 0; i < blocks.count; ++i) {
       const size_t at = block_at(blocks, i);
@@ -219,12 +237,12 @@ class Backward {
   }
 
   void run_tile(const ScoreTile& t) {
-    const float* dy = m_.dy + t.query * Dp_;
+    const size_t block = t.query / kTileQueries;
     score(t);
-    multiply_keys(t, dy, m_.value_panels, a_.D, Dp_, m_.ds);
+    multiply_keys(t, m_.dy + rows_of(block), m_.value_keys, a_.D, Dp_, m_.ds);
     differentiate(t);
-    add_transposed(t, m_.p, dy, Dp_, m_.dv);
-    add_transposed(t, m_.ds, m_.queries + t.query * Dp_, Dp_, m_.dk);
+    add_transposed(t, m_.p, m_.dy_values + values_of(block), Dp_, m_.dv);
+    add_transposed(t, m_.ds, m_.query_values + values_of(block), Dp_, m_.dk);
     add_values(t, m_.ds, m_.keys, Dp_, dq_ + t.query * Dp_, Start::kAdd, nullptr);
   }
 
@@ -236,7 +254,7 @@ class Backward {
       float* ds = m_.ds + r * kTileKeys;
       const F32 shift = splat(m_.shift[t.query + r]), weight = splat(m_.weight[t.query + r]);
       const F32 along = splat(m_.along[t.query + r]);
-      const size_t seen = padded(seen_columns(t, r)), width = padded(t.columns);
+      const size_t seen = padded(seen_columns(t, r)), width = strip_columns(t.columns);
       if (a_.dropout.rng) {
         const float* kept = drop_factors(t, a_, r, factors);
         for (size_t c = 0; c < seen; c += kLanes) {

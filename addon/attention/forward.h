@@ -7,25 +7,25 @@ namespace dsjs::DSJS_ISA {
 namespace {
 
 struct ForwardMemory {
-  float* packed_row;  // kLanes rows
-  float* keys;        // Sk rows in panels
-  float* values;      // Sk rows
-  float* is_packed;   // one for each block of keys
-  float* queries;
+  float* rows;       // packed rows on their way to operands
+  float* keys;       // score keys of Sk rows
+  float* values;     // value rows of each block of keys
+  float* is_packed;  // one for each block of keys
+  float* queries;    // score rows
   float* out;
   float* scores;
   size_t size;
 };
 
 inline ForwardMemory forward_memory(const Attention& a, float* base) {
-  const size_t Dp = padded(a.D), rows = padded(a.Sk);
+  const size_t Dp = padded(a.D), blocks = key_blocks(a);
   Scratch scratch{base};
   ForwardMemory m;
-  m.packed_row = scratch.take(kLanes * Dp);
-  m.keys = scratch.take(rows * Dp);
-  m.values = scratch.take(rows * Dp);
-  m.is_packed = scratch.take(key_blocks(a));
-  m.queries = scratch.take(kTileQueries * Dp);
+  m.rows = scratch.take((kCopiesRows ? kTileKeys : kKeyPanel) * Dp);
+  m.keys = scratch.take(score_keys_size(a.Sk, Dp));
+  m.values = scratch.take(blocks * value_rows_size(kTileKeys, Dp));
+  m.is_packed = scratch.take(blocks);
+  m.queries = scratch.take(score_rows_size(kTileQueries, Dp));
   m.out = scratch.take(kTileQueries * Dp);
   m.scores = scratch.take(kTileQueries * kTileKeys);
   m.size = scratch.used;
@@ -54,8 +54,10 @@ class Forward {
  private:
   // Y and lse of a block, `rows` queries.
   void attend(size_t head, size_t block, size_t query, size_t rows) {
+    float* packed = kCopiesRows ? m_.rows : m_.queries;
     pack_rows(row_of(a_.q, task_.sample, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
-              rotation_at(a_, query), m_.queries);
+              rotation_at(a_, query), packed);
+    put_score_rows(packed, rows, Dp_, m_.queries);
     begin_softmax(softmax_);
     started_ = false;
 
@@ -88,26 +90,33 @@ class Forward {
     if (m_.is_packed[block] != 0) return;
     m_.is_packed[block] = 1;
     const auto [begin, end] = key_range(a_, block);
+    float* const values = values_of(block);
+    float* const rows = kCopiesRows ? m_.rows : values;
     pack_rows(row_of(a_.v, task_.sample, task_.kv_head, begin), a_.v.row, end - begin, a_.D, Dp_,
-              1.0f, kNoRotation, m_.values + begin * Dp_);
-    for (size_t key = begin; key < end; key += kLanes) {
-      const size_t count = end - key < kLanes ? end - key : kLanes;
+              1.0f, kNoRotation, rows);
+    put_value_rows(rows, end - begin, Dp_, values);
+    for (size_t key = begin; key < end; key += kKeyPanel) {
+      const size_t count = end - key < kKeyPanel ? end - key : kKeyPanel;
       pack_rows(row_of(a_.k, task_.sample, task_.kv_head, key), a_.k.row, count, a_.D, Dp_, 1.0f,
-                rotation_at(a_, key), m_.packed_row);
-      transpose_rows(m_.packed_row, Dp_, count, Dp_, m_.keys + key * Dp_);
+                rotation_at(a_, key), m_.rows);
+      put_score_keys(m_.rows, count, Dp_, m_.keys + score_keys_size(key, Dp_));
     }
+  }
+
+  float* values_of(size_t block) const {
+    return m_.values + block * value_rows_size(kTileKeys, Dp_);
   }
 
   // One more tile of scores goes into the sums.
   void advance(const ScoreTile& t) {
-    multiply_keys(t, m_.queries, m_.keys + t.key * Dp_, a_.D, Dp_, m_.scores);
+    multiply_keys(t, m_.queries, m_.keys + score_keys_size(t.key, Dp_), a_.D, Dp_, m_.scores);
     add_bias(t, a_.bias, m_.scores);
     hide(t, a_, m_.scores);
     uint32_t widths[kTileQueries];
     for (size_t r = 0; r < t.rows; ++r) widths[r] = static_cast<uint32_t>(strip_width(t, r));
     advance_softmax(softmax_, t.rows, widths, m_.scores);
     if (a_.dropout.rng) drop(t, a_, m_.scores);
-    add_values(t, m_.scores, m_.values + t.key * Dp_, Dp_, m_.out,
+    add_values(t, m_.scores, values_of(t.key / kTileKeys), Dp_, m_.out,
                started_ ? Start::kScale : Start::kZero, softmax_.factor);
     started_ = true;
   }

@@ -1,8 +1,11 @@
-// A tile of the scores: the product, what is added and hidden, the softmax; for attention_simd.cc.
+// What happens to a tile of the scores: what is added and hidden, the softmax; for
+// attention_simd.cc.
 #pragma once
-#include "attention/attention_kernels.h"
-#include "attention/tile_pack.h"
-#include "attention/tile_product.h"
+#if defined(DSJS_ISA_AMX)
+#include "attention/operands_amx.h"
+#else
+#include "attention/operands.h"
+#endif
 #include "kernels/dropout_mask.h"
 #include "kernels/vector_math.h"
 
@@ -10,88 +13,6 @@ namespace dsjs::DSJS_ISA {
 namespace {
 
 constexpr float kInfinity = __builtin_inff();
-// A tile has at most so many queries and keys; its rows are kTileKeys floats apart.
-constexpr size_t kTileQueries = kDenseQueries;
-constexpr size_t kTileKeys = kDenseKeys;
-// Tiles that the diagonal crosses are worked on in strips of so many rows, each with its own end.
-constexpr size_t kStrip = 12;
-
-struct ScoreTile {
-  size_t sample, head;
-  size_t query, rows;
-  // Columns fill whole vectors; those past the last key are hidden.
-  size_t key, columns;
-  // Row r sees column c when c ≤ r + diagonal.
-  ptrdiff_t diagonal;
-};
-
-inline ScoreTile score_tile(const Attention& a, size_t sample, size_t head, size_t query,
-                            size_t rows, size_t key, size_t columns) {
-  const auto all = static_cast<ptrdiff_t>(kTileKeys);
-  const auto shift = static_cast<ptrdiff_t>(query + a.Sk) - static_cast<ptrdiff_t>(a.Sq + key);
-  return {sample, head, query, rows, key, columns, a.causal && shift < all ? shift : all};
-}
-
-inline bool crosses_diagonal(const ScoreTile& t) {
-  return t.diagonal + 1 < static_cast<ptrdiff_t>(t.columns);
-}
-// How many columns a row sees.
-inline size_t seen_columns(const ScoreTile& t, size_t row) {
-  const ptrdiff_t seen = static_cast<ptrdiff_t>(row) + t.diagonal + 1;
-  return seen <= 0                               ? 0
-         : static_cast<size_t>(seen) < t.columns ? static_cast<size_t>(seen)
-                                                 : t.columns;
-}
-// The first row that sees a column.
-inline size_t first_row(const ScoreTile& t, size_t column) {
-  const ptrdiff_t row = static_cast<ptrdiff_t>(column) - t.diagonal;
-  return row <= 0 ? 0 : static_cast<size_t>(row) < t.rows ? static_cast<size_t>(row) : t.rows;
-}
-
-// A tile of one vector has no columns to leave out.
-inline bool has_strips(const ScoreTile& t) { return crosses_diagonal(t) && t.columns > kLanes; }
-
-// Calls fn(begin, count) for strips of [0, total); one strip when no diagonal crosses the tile.
-template <class Fn>
-inline void for_strips(const ScoreTile& t, size_t total, Fn fn) {
-  const size_t strip = has_strips(t) ? kStrip : total;
-  for (size_t begin = 0; begin < total; begin += strip)
-    fn(begin, total - begin < strip ? total - begin : strip);
-}
-
-// out[rows, columns] = x·panelsᵀ for packed rows x and the panels of the tile's keys. Columns that
-// a strip does not see are left as they are.
-inline void multiply_keys(const ScoreTile& t, const float* x, const float* panels, size_t D,
-                          size_t Dp, float* out) {
-  for_strips(t, t.rows, [&](size_t row, size_t count) {
-    const size_t vectors = vectors_of(seen_columns(t, row + count - 1));
-    multiply<false>({x + row * Dp, Dp, panels, kLanes, kLanes * Dp, out + row * kTileKeys,
-                     kTileKeys, count, vectors, D},
-                    Start::kZero);
-  });
-}
-
-// out[rows, Dp] = factors∘out + tile·values, for packed values of the tile's keys.
-inline void add_values(const ScoreTile& t, const float* tile, const float* values, size_t Dp,
-                       float* out, Start start, const float* factors) {
-  for_strips(t, t.rows, [&](size_t row, size_t count) {
-    const size_t terms = seen_columns(t, row + count - 1);
-    multiply<false>({tile + row * kTileKeys, kTileKeys, values, Dp, kLanes, out + row * Dp, Dp,
-                     count, Dp / kLanes, terms},
-                    start, factors ? factors + row : nullptr);
-  });
-}
-
-// out[columns, Dp] += tileᵀ·rows, for packed rows of the tile's queries.
-inline void add_transposed(const ScoreTile& t, const float* tile, const float* rows, size_t Dp,
-                           float* out) {
-  for_strips(t, t.columns, [&](size_t column, size_t count) {
-    const size_t first = first_row(t, column);
-    multiply<true>({tile + first * kTileKeys + column, kTileKeys, rows + first * Dp, Dp, kLanes,
-                    out + column * Dp, Dp, count, Dp / kLanes, t.rows - first},
-                   Start::kAdd);
-  });
-}
 
 inline void add_bias(const ScoreTile& t, const ScoreBias& bias, float* scores) {
   if (!bias.data) return;
@@ -112,17 +33,10 @@ inline void add_bias(const ScoreTile& t, const ScoreBias& bias, float* scores) {
   }
 }
 
-// How many columns of a row are worked on: those that its strip sees, in whole vectors.
-inline size_t strip_width(const ScoreTile& t, size_t row) {
-  if (!has_strips(t)) return padded(t.columns);
-  const size_t end = (row / kStrip + 1) * kStrip;
-  return padded(seen_columns(t, (end < t.rows ? end : t.rows) - 1));
-}
-
 // −∞ for what a query does not see: keys after it, keys that the mask hides, columns past the end.
 inline void hide(const ScoreTile& t, const Attention& a, float* scores) {
   const uint8_t* mask = a.key_mask ? a.key_mask + t.sample * a.Sk + t.key : nullptr;
-  if (!mask && padded(t.columns) == t.columns && !crosses_diagonal(t)) return;
+  if (!mask && strip_columns(t.columns) == t.columns && !crosses_diagonal(t)) return;
   float limit[kTileKeys];
   for (size_t c = 0; mask && c < t.columns; ++c) limit[c] = mask[c] ? kInfinity : -kInfinity;
   for (size_t r = 0; r < t.rows; ++r) {

@@ -61,11 +61,12 @@ inline F32 careful_rest(F32 x, F32 high) { return is_finite(high) ? x - high : F
 template <size_t kPartsOf>
 inline __mmask16 put_pairs(F32 first, F32 second, float* row) {
   F32 high0 = nearest_bf16(first), high1 = nearest_bf16(second);
-  const __mmask16 odd = not_finite(first) | not_finite(second);
+  const __mmask16 odd0 = not_finite(first), odd1 = not_finite(second), odd = odd0 | odd1;
   F32 rest0 = first - high0, rest1 = second - high1;
   if (__builtin_expect(odd, 0)) {
-    high0 = careful_bf16(first);
-    high1 = careful_bf16(second);
+    // Other lanes keep their parts, and what comes of them its bits.
+    high0 = F32(_mm512_mask_mov_ps(__m512(high0), odd0, __m512(careful_bf16(first))));
+    high1 = F32(_mm512_mask_mov_ps(__m512(high1), odd1, __m512(careful_bf16(second))));
     rest0 = careful_rest(first, high0);
     rest1 = careful_rest(second, high1);
   }

@@ -124,12 +124,19 @@ inline F32 columns_of_b(const float* panel, size_t half, size_t term) {
   return unpack<kPartsOfB>(tile + within % kTileLines * kLanes, within >= kTileLines);
 }
 
+// Panels with their headers; those of B are used from a term on.
+struct WholePanels {
+  const float* a;
+  const float* b;
+  size_t first_term_of_b;
+};
+
 // Rows and columns of `out` that hold what is not finite, again and as IEEE 754 says: parts of an
 // infinity do not add up to one (∞·0 is NaN). Only their elements change.
 template <size_t kPartsOfB>
-void multiply_odd_lines(size_t depth, const float* a, const float* b, size_t rows, float* out,
+void multiply_odd_lines(size_t depth, const WholePanels& panels, size_t rows, float* out,
                         size_t pitch) {
-  const uint32_t odd_rows = odd_lines(a), odd_columns = odd_lines(b);
+  const uint32_t odd_rows = odd_lines(panels.a), odd_columns = odd_lines(panels.b);
   for (size_t r = 0; r < rows; ++r)
     for (size_t half = 0; half < 2; ++half) {
       const auto lanes = static_cast<__mmask16>(
@@ -137,7 +144,8 @@ void multiply_odd_lines(size_t depth, const float* a, const float* b, size_t row
       if (lanes == 0) continue;
       F32 sum{};
       for (size_t term = 0; term < depth; ++term)
-        sum = fma(splat(element_of_a(a, r, term)), columns_of_b<kPartsOfB>(b, half, term), sum);
+        sum = fma(splat(element_of_a(panels.a, r, term)),
+                  columns_of_b<kPartsOfB>(panels.b, half, panels.first_term_of_b + term), sum);
       _mm512_mask_storeu_ps(out + r * pitch + half * kTileLines, lanes, __m512(sum));
     }
 }

@@ -98,7 +98,7 @@ void finish_with(const Product& product, const Sums& sums, float* c, size_t rows
 }
 
 // The sums may lie in C itself.
-void finish(const Product& product, const Sums& sums, float* c, size_t rows, Span columns) {
+inline void finish(const Product& product, const Sums& sums, float* c, size_t rows, Span columns) {
   const auto run = [&](auto fn) { finish_with(product, sums, c, rows, columns, fn); };
   switch (product.epilogue) {
     case Epilogue::kNone:

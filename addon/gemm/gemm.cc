@@ -18,7 +18,7 @@ extern const GemmKernels gemm_table;
 }
 namespace {
 
-// One panel of columns is a way of its own (plan.h), which tiles do not have.
+// One panel of columns is read in place (plan.h), which tiles cannot.
 bool fits_tiles(const Product& product) {
   return product.N > amx::gemm_table.tile_columns && product.K > 0;
 }
@@ -124,10 +124,10 @@ struct Run {
                    operands.c,
                    !product.accumulate && step == 0,
                    step + 1 == plan.depth_parts};
-        if (plan.narrow) {
+        if (plan.rows_in_place) {
           const MatrixStrides& strides = product.a_strides;
           part.a = operands.a + rows.begin * strides.row + depth.begin * strides.column;
-          kernels.multiply_narrow(product, part);
+          kernels.multiply_rows(product, part);
           continue;
         }
         if (packed_rows != row_block)
@@ -164,29 +164,54 @@ struct Run {
     });
   }
 
-  void few_rows(const Operands& operands, float* scratch) const {
-    for (size_t row = 0; row < product.M; ++row)
-      kernels.pack_a(product, operands.a, operands.a2, {row, 1}, {0, product.K},
-                     scratch + row * product.K);
-    // Whole vectors, and a few pieces for each worker: their speed differs where memory is shared.
-    constexpr size_t kUnit = 64, kPieces = 4;
-    const size_t units = parts_of(product.N, kUnit);
+  // Pieces of [0, total) in whole units, a few for each worker: their speed differs where memory is
+  // shared. Calls fn(worker, piece).
+  template <class Fn>
+  void share_span(size_t total, size_t unit, Fn fn) const {
+    constexpr size_t kPieces = 4;
+    const size_t units = parts_of(total, unit);
     const size_t tasks =
         workers == 1 ? std::min<size_t>(1, units) : std::min(units, kPieces * workers);
-    share(parallel, workers, tasks, [&](size_t, auto next) {
+    share(parallel, workers, tasks, [&](size_t worker, auto next) {
       for (size_t task; (task = next()) < tasks;) {
         const Span piece = piece_of(units, tasks, task);
-        const size_t begin = piece.begin * kUnit;
-        kernels.few_rows(product, scratch, operands.b, operands.c,
-                         {begin, std::min(piece.count * kUnit, product.N - begin)});
+        const size_t begin = piece.begin * unit;
+        fn(worker, Span{begin, std::min(piece.count * unit, total - begin)});
       }
+    });
+  }
+
+  void in_place(const Operands& operands, float* scratch) const {
+    const bool dots = product.b_strides.column != 1;
+    const Lines a = kernels.lines_of_a(product, operands.a, operands.a2, dots, scratch);
+    constexpr size_t kWholeVectors = 64;
+    share_span(product.N, kWholeVectors, [&](size_t, Span columns) {
+      kernels.in_place(product, a, operands.b, operands.c, columns);
+    });
+  }
+
+  void few_columns(const Operands& operands, float* scratch) const {
+    // The columns of op(B) are rows of a product's A.
+    Product turned = plain_product(product.N, product.M, product.K);
+    turned.a_strides = {product.b_strides.column, product.b_strides.row};
+    const auto* b = static_cast<const float*>(operands.b);
+    const bool dots = product.a_strides.row != 1;
+    const Lines lines =
+        kernels.lines_of_a(turned, b, nullptr, dots, scratch + workers * plan.packed_a);
+    share_span(product.M, kFewColumnsPiece, [&](size_t worker, Span rows) {
+      for (size_t done = 0; done < rows.count; done += kFewColumnsPiece)
+        kernels.few_columns_of(product, lines, operands.a, operands.c,
+                               {rows.begin + done, std::min(kFewColumnsPiece, rows.count - done)},
+                               scratch + worker * plan.packed_a);
     });
   }
 
   void one(size_t index, float* scratch) const {
     const Operands operands = operands_of(product, index);
-    if (plan.depth_parts == 0)
-      few_rows(operands, scratch);
+    if (plan.way == Way::kInPlace)
+      in_place(operands, scratch);
+    else if (plan.way == Way::kFewColumns)
+      few_columns(operands, scratch);
     else
       blocks(operands, scratch);
   }
@@ -215,13 +240,12 @@ void gemm(const Product& product, Parallel& parallel, float* scratch, Isa isa) {
 
 size_t gemm_scratch(const Product& product, size_t threads, const GemmKernels& kernels) {
   const Plan plan = plan_product(product, threads, kernels);
-  const size_t each = plan.packed_a + (plan.way == Way::kBatches ? plan.packed_b : 0);
-  return plan.workers * each + (plan.way == Way::kBatches ? 0 : plan.packed_b);
+  return plan.workers * plan.packed_a + (plan.share_products ? plan.workers : 1) * plan.packed_b;
 }
 
 void gemm(const Product& product, Parallel& parallel, float* scratch, const GemmKernels& kernels) {
   const Plan plan = plan_product(product, parallel.threads(), kernels);
-  if (plan.way != Way::kBatches) {
+  if (!plan.share_products) {
     const Run run{product, kernels, plan, parallel, plan.workers};
     for (size_t i = 0; i < plan.batches; ++i) run.one(i, scratch);
     return;

@@ -115,7 +115,7 @@ void multiply_panels(const Product& product, const Block& block) {
         continue;
       }
       run(blocks, panels_at(i, j), next, out, kPanelLines, later, rows);
-      if (odd) multiply_odd_lines<kPartsOfB>(block.depth, a, b, rows, out, kPanelLines);
+      if (odd) multiply_odd_lines<kPartsOfB>(block.depth, {a, b, 0}, rows, out, kPanelLines);
       const Sums sums{out, kPanelLines, product.alpha, block.replace};
       if (ends)
         finish(product, sums, c, rows, {column, columns});
@@ -140,6 +140,7 @@ const GemmKernels gemm_table = {kPanelLines,
                                 kPanelLines,
                                 kTileLines,
                                 0,
+                                0,
                                 kBlocking,
                                 packed_a_floats,
                                 packed_b_floats,
@@ -147,6 +148,8 @@ const GemmKernels gemm_table = {kPanelLines,
                                 pack_columns_in_parts,
                                 sum_columns_in_parts,
                                 multiply,
+                                nullptr,
+                                nullptr,
                                 nullptr,
                                 nullptr};
 

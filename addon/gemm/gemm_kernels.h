@@ -35,6 +35,12 @@ struct Block {
   bool finish;   // the sum is complete: the epilogue follows
 };
 
+// Lines of an operand where it lies: element k of line r at r · strides.row + k · strides.column.
+struct Lines {
+  const float* at;
+  MatrixStrides strides;
+};
+
 // What is packed at a time, at most: terms of the sum, rows of A and columns of B.
 struct Blocking {
   size_t depth;
@@ -48,8 +54,10 @@ struct GemmKernels {
   size_t tile_columns;
   // Blocks of rows begin at a multiple of this.
   size_t row_unit;
-  // Products of at most so many rows do not pack B: each of its elements is used too few times.
-  size_t few;
+  // Products of at most so many rows, or so many columns, read the other operand once: it is not
+  // packed. 0: these kernels pack whatever they read.
+  size_t few_rows;
+  size_t few_columns;
   Blocking blocking;
 
   // Floats that so many rows of A or columns of B take when packed, `depth` terms each.
@@ -67,12 +75,21 @@ struct GemmKernels {
                       bool add, float* sums);
   // C = or += alpha · a · b, and the epilogue.
   void (*multiply)(const Product& product, const Block& block);
-  // As multiply, of columns that one panel of B holds; `a` is A's first element of the block, not
-  // packed, and there is no prologue. Null where `few` is 0, as few_rows.
-  void (*multiply_narrow)(const Product& product, const Block& block);
-  // The columns of a whole product of at most `few` rows, straight from B. `x`: the rows of
-  // p(A), K apart.
-  void (*few_rows)(const Product& product, const float* x, const void* b, float* c, Span columns);
+  // The rest is null where few_rows is 0.
+  //
+  // As multiply; `a` is A's first element of the block, not packed, and there is no prologue.
+  void (*multiply_rows)(const Product& product, const Block& block);
+  // p(A) where it lies, or a copy in `out`, M · K floats. by_rows: with elements of a row adjacent.
+  Lines (*lines_of_a)(const Product& product, const float* a, const float* a2, bool by_rows,
+                      float* out);
+  // Columns of a whole product, B where it lies. Its rows are adjacent in memory, or its columns;
+  // then there are at most few_rows rows, and elements of a row of `a` are adjacent.
+  void (*in_place)(const Product& product, const Lines& a, const void* b, float* c, Span columns);
+  // Rows of a whole product of at most few_columns columns, A where it lies and fp32 B, without
+  // prologue. `b`: the columns of op(B) as lines; unless A's rows are adjacent, so are elements of
+  // a line. `sums`: N · rows.count floats of scratch memory.
+  void (*few_columns_of)(const Product& product, const Lines& b, const float* a, float* c,
+                         Span rows, float* sums);
 };
 
 // The fastest of this instruction set and the lesser ones it stands for, by the product's sizes.

@@ -1,8 +1,5 @@
-#include "gemm/epilogue.h"
-#include "gemm/few_rows.h"
-#include "gemm/narrow.h"
+#include "gemm/in_place.h"
 #include "gemm/pack.h"
-#include "gemm/tile.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
@@ -31,20 +28,6 @@ void multiply(const Product& product, const Block& block) {
   }
 }
 
-void multiply_narrow(const Product& product, const Block& block) {
-  const auto& tiles = kNarrow.of[parts_of(block.columns.count, kLanes) - 1];
-  const size_t parts = parts_of(block.rows.count, kNarrowRows);
-  for (size_t i = 0; i < parts; ++i) {
-    const Span rows = piece_of(block.rows.count, parts, i);
-    float* c = block.c + (block.rows.begin + rows.begin) * product.ldc + block.columns.begin;
-    tiles[rows.count - 1](block.depth, block.a + rows.begin * product.a_strides.row,
-                          product.a_strides, block.b, c, product.ldc, block.columns.count,
-                          product.alpha, block.replace);
-    if (block.finish && has_end(product))
-      finish(product, {c, product.ldc, 1, true}, c, rows.count, block.columns);
-  }
-}
-
 // Terms: a panel of B about fills a first-level cache of 48 KiB; 192 to 512 were within 3% of each
 // other. Rows: four tiles of AVX-512; with more the tiles were slower, by 4% at 168. Columns:
 // 384 × 1,536 floats are about a second-level cache of 2 MiB.
@@ -52,9 +35,13 @@ constexpr Blocking kBlocking{384, (56 + kTileRows - 1) / kTileRows* kTileRows, 1
 
 }  // namespace
 
+// Products of fewer columns leave half of a vector's lanes idle.
+constexpr size_t kFewColumns = kLanes / 2;
+
 extern const GemmKernels gemm_table;
-const GemmKernels gemm_table = {kTileRows,       kTileColumns,    1,       kFewRows, kBlocking,
-                                packed_a_floats, packed_b_floats, pack_a,  pack_b,   sum_columns,
-                                multiply,        multiply_narrow, few_rows};
+const GemmKernels gemm_table = {
+    kTileRows,       kTileColumns,    1,        kFewRows,   kFewColumns, kBlocking,
+    packed_a_floats, packed_b_floats, pack_a,   pack_b,     sum_columns, multiply,
+    multiply_rows,   lines_of_a,      in_place, few_columns};
 
 }  // namespace dsjs::DSJS_ISA

@@ -17,6 +17,7 @@
 #include "core/half.h"
 #include "core/threads.h"
 #include "gemm/gemm_kernels.h"
+#include "gemm/plan.h"
 #include "kernels/kernel_testing.h"
 
 using namespace dsjs;
@@ -193,6 +194,10 @@ void check_case(const Case& x, uint64_t seed, size_t threads = 2) {
 const size_t kSizes[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  13, 14,
                          15, 16, 17, 28, 29, 31, 32, 33, 48, 61, 97};
 
+// Beside these, sums long enough for every way of computing them.
+const size_t kDepths[] = {0,  1,  2,  3,  5,  7,  8,  13, 15, 16,  17,
+                          28, 31, 32, 33, 48, 61, 64, 65, 97, 128, 131};
+
 template <class T, size_t count>
 T pick(Random& random, const T (&values)[count]) {
   return values[random.bits() % count];
@@ -205,7 +210,7 @@ void test_shapes() {
       Case x;
       x.M = M;
       x.N = N;
-      x.K = pick(random, kSizes);
+      x.K = pick(random, kDepths);
       x.trans_a = random.bits() & 1;
       x.trans_b = random.bits() & 1;
       x.pad = random.bits() % 3;
@@ -221,7 +226,7 @@ void test_everything_at_once() {
     Case x;
     x.M = pick(random, kSizes);
     x.N = pick(random, kSizes);
-    x.K = pick(random, kSizes);
+    x.K = pick(random, kDepths);
     x.trans_a = random.bits() & 1;
     x.trans_b = random.bits() & 1;
     x.pad = random.bits() % 5;
@@ -257,6 +262,67 @@ void test_blocks() {
     x.accumulate = x.accumulate_sums = true;
     check_case(x, 200 + i, 4);
   }
+}
+
+// Few rows or few columns beside many of the others: shared among threads, in several pieces.
+void test_skinny() {
+  struct Shape {
+    size_t M, N, K;
+  };
+  const Shape shapes[] = {{2003, 8, 131}, {2003, 1, 601}, {701, 4, 640}, {8, 2003, 131},
+                          {1, 5003, 257}, {5, 1031, 401}, {128, 8, 768}, {128, 768, 8}};
+  uint64_t seed = 300;
+  for (const Shape& shape : shapes)
+    for (int layout = 0; layout < 4; ++layout) {
+      Case x;
+      x.M = shape.M;
+      x.N = shape.N;
+      x.K = shape.K;
+      x.trans_a = layout & 1;
+      x.trans_b = layout & 2;
+      x.pad = layout;
+      x.alpha = 0.5f;
+      x.bias = x.residual = true;
+      x.epilogue = Epilogue::kSilu;
+      check_case(x, ++seed);
+      x.bias = x.residual = false;
+      x.epilogue = Epilogue::kNone;
+      x.accumulate = true;
+      x.prologue = layout == 3 ? Prologue::kSiluMul : Prologue::kNone;
+      check_case(x, ++seed, 4);
+    }
+}
+
+// How a product is computed depends on sizes and strides, not on threads.
+void test_ways() {
+  const auto product_of = [](size_t M, size_t N, size_t K, bool trans_a, bool trans_b) {
+    Product product = plain_product(M, N, K);
+    product.a_strides = trans_a ? MatrixStrides{1, M} : MatrixStrides{K, 1};
+    product.b_strides = trans_b ? MatrixStrides{1, K} : MatrixStrides{N, 1};
+    return product;
+  };
+  for_each_isa([&](Isa isa, const std::string& name) {
+    if (isa == Isa::kAmx) return;  // packs whatever it reads
+    const GemmKernels& kernels = own_gemm_kernels(plain_product(1, 1, 1), isa);
+    const auto check_way = [&](const Product& product, Way way) {
+      for (size_t threads : {1, 2, 7})
+        CHECK_MESSAGE(plan_product(product, threads, kernels).way == way, name);
+    };
+    for (bool trans_a : {false, true})
+      for (bool trans_b : {false, true}) {
+        check_way(product_of(kernels.few_rows, 3000, 500, trans_a, trans_b), Way::kInPlace);
+        check_way(product_of(3000, kernels.few_columns, 500, trans_a, trans_b), Way::kFewColumns);
+        check_way(product_of(40, 50, 60, trans_a, trans_b), trans_b ? Way::kBlocks : Way::kInPlace);
+        check_way(product_of(400, 500, 600, trans_a, trans_b), Way::kBlocks);
+      }
+    Product product = product_of(3000, kernels.few_columns, 500, false, false);
+    product.b_dtype = DType::kBFloat16;
+    check_way(product, Way::kBlocks);
+    product = product_of(1, 3000, 500, false, false);
+    float sums[3000];
+    product.column_sums = sums;
+    check_way(product, Way::kBlocks);
+  });
 }
 
 void test_batches() {
@@ -340,7 +406,7 @@ void test_chosen() {
 // Rows more than 2³¹ elements apart, in address space of which little is ever touched.
 void test_far_rows() {
   constexpr size_t kStride = (size_t{1} << 31) + 40;
-  const size_t M = 5, N = 37, K = 3;
+  const size_t M = 20, N = 37, K = 3;
   const auto reserve = [&](size_t rows) {
     const size_t bytes = rows * kStride * sizeof(float);
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
@@ -356,7 +422,7 @@ void test_far_rows() {
     for (size_t k = 0; k < K; ++k) a[m * kStride + k] = random.uniform(-1, 1);
   for (size_t n = 0; n < N; ++n)
     for (size_t k = 0; k < K; ++k) b[n * kStride + k] = random.uniform(-1, 1);
-  for (size_t rows : {size_t{1}, M})
+  for (size_t rows : {size_t{1}, size_t{5}, M})
     for_each_isa([&, a = a, b = b, c = c](Isa isa, const std::string& name) {
       Product product = plain_product(rows, N, K);
       product.a = a;
@@ -485,6 +551,8 @@ int main() {
   test_shapes();
   test_everything_at_once();
   test_blocks();
+  test_skinny();
+  test_ways();
   test_batches();
   test_choice();
   test_chosen();

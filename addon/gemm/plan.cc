@@ -13,20 +13,32 @@ constexpr size_t kLine = 16;
 
 size_t round_up(size_t value, size_t unit) { return parts_of(value, unit) * unit; }
 
-bool reads_b_directly(const Product& product, const GemmKernels& kernels) {
-  return kernels.few_rows && product.M <= kernels.few && !product.column_sums &&
-         (product.b_strides.row == 1 || product.b_strides.column == 1);
+// Below so many multiplications copies cost more than operands in the wrong order.
+constexpr size_t kSmall = size_t{1} << 20;
+// Dot products add up a vector at their end: of so many terms at least.
+constexpr size_t kDotTerms = 64;
+
+Way way_of(const Product& product, const GemmKernels& kernels) {
+  if (kernels.few_rows == 0 || product.column_sums) return Way::kBlocks;
+  const bool b_rows = product.b_strides.column == 1, b_columns = product.b_strides.row == 1;
+  if (product.M <= kernels.few_rows && (b_rows || b_columns)) return Way::kInPlace;
+  const bool a_rows = product.a_strides.column == 1, a_columns = product.a_strides.row == 1;
+  if (product.N > 0 && product.N <= kernels.few_columns && product.prologue == Prologue::kNone &&
+      product.b_dtype == DType::kFloat32 && (a_columns || (a_rows && product.K >= kDotTerms)))
+    return Way::kFewColumns;
+  const bool small = product.M * product.N * product.K < kSmall;
+  return small && b_rows ? Way::kInPlace : Way::kBlocks;
 }
 
 // Enough tasks for all workers, of rows alone where they suffice: a task packs its rows again.
-void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest, Plan& plan) {
+void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest,
+                size_t workers, Plan& plan) {
   plan.row_blocks = parts_of(product.M, kernels.blocking.rows);
   plan.column_groups = 1;
-  if (product.M >= plan.workers * 4 * kernels.tile_rows) {
-    plan.row_blocks = round_up(plan.row_blocks, plan.workers);
+  if (product.M >= workers * 4 * kernels.tile_rows) {
+    plan.row_blocks = round_up(plan.row_blocks, workers);
   } else if (product.M > 0) {
-    plan.column_groups =
-        std::min(narrowest, plan.workers / std::gcd(plan.row_blocks, plan.workers));
+    plan.column_groups = std::min(narrowest, workers / std::gcd(plan.row_blocks, workers));
   }
 }
 
@@ -36,31 +48,36 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   const size_t work = product.M * product.N * product.K;
   Plan plan{};
   plan.batches = batch_count(product.batch);
-  plan.way = plan.batches >= 2 * threads || (plan.batches > 1 && work < kShared) ? Way::kBatches
-             : reads_b_directly(product, kernels)                                ? Way::kFewRows
-                                                                                 : Way::kBlocks;
-  plan.workers = plan.way == Way::kBatches ? std::min(threads, plan.batches) : threads;
-  if (work * (plan.way == Way::kBatches ? plan.batches : 1) < kShared) plan.workers = 1;
+  plan.way = way_of(product, kernels);
+  plan.share_products = plan.batches >= 2 * threads || (plan.batches > 1 && work < kShared);
+  plan.workers = plan.share_products ? std::min(threads, plan.batches) : threads;
+  if (work * (plan.share_products ? plan.batches : 1) < kShared) plan.workers = 1;
 
-  if (reads_b_directly(product, kernels)) {
-    plan.packed_a = round_up(product.M * product.K, kLine);
+  if (plan.way == Way::kInPlace) {
+    const bool dots = product.b_strides.column != 1;
+    const bool copied =
+        product.prologue != Prologue::kNone || (dots && product.a_strides.column != 1);
+    plan.packed_a = copied ? round_up(product.M * product.K, kLine) : 0;
+    return plan;
+  }
+  if (plan.way == Way::kFewColumns) {
+    plan.packed_a = product.N * kFewColumnsPiece;
+    const bool dots = product.a_strides.row != 1;
+    plan.packed_b = dots && product.b_strides.row != 1 ? round_up(product.K * product.N, kLine) : 0;
     return plan;
   }
   const size_t panels = parts_of(product.N, kernels.tile_columns);
   plan.depth_parts = std::max<size_t>(1, parts_of(product.K, kernels.blocking.depth));
   plan.column_parts = parts_of(product.N, round_up(kernels.blocking.columns, kernels.tile_columns));
   const size_t narrowest = panels / std::max<size_t>(1, plan.column_parts);
-  Plan inner = plan;
-  if (plan.way == Way::kBatches) inner.workers = 1;
-  share_rows(product, kernels, narrowest, inner);
-  plan.row_blocks = inner.row_blocks;
-  plan.column_groups = inner.column_groups;
+  share_rows(product, kernels, narrowest, plan.share_products ? 1 : plan.workers, plan);
 
   const size_t depth = parts_of(product.K, plan.depth_parts);
-  plan.narrow = panels == 1 && product.prologue == Prologue::kNone;
+  plan.rows_in_place =
+      kernels.few_rows > 0 && product.prologue == Prologue::kNone && (panels == 1 || work < kSmall);
   const size_t units = parts_of(product.M, kernels.row_unit);
   const size_t rows = parts_of(units, std::max<size_t>(1, plan.row_blocks)) * kernels.row_unit;
-  plan.packed_a = plan.narrow ? 0 : round_up(kernels.packed_a(product, rows, depth), kLine);
+  plan.packed_a = plan.rows_in_place ? 0 : round_up(kernels.packed_a(product, rows, depth), kLine);
   const size_t columns =
       parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns;
   plan.packed_b = round_up(kernels.packed_b(product, columns, depth), kLine);

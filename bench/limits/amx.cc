@@ -2,13 +2,9 @@
 // bf16 and six of their products: tiles of random numbers that never leave the registers. (With
 // zeros the processor runs faster than any product can.) amx THREADS; answers `run` with the
 // seconds of one pass of 2³¹ operations a thread.
-#include <chrono>
 #include <cstdint>
-#include <cstdlib>
-#include <iostream>
-#include <string>
-#include <thread>
-#include <vector>
+
+#include "limit.h"
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include <immintrin.h>
@@ -70,20 +66,9 @@ static void pass() {}
 #endif
 
 int main(int argc, char** argv) {
-  if (argc != 2) return 2;
   if (!permitted()) {
     std::cerr << "this processor has no tile registers\n";
     return 1;
   }
-  const int threads = std::atoi(argv[1]);
-  std::cout << "ready" << std::endl;
-  for (std::string line; std::getline(std::cin, line);) {
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads; ++t) others.emplace_back(pass);
-    pass();
-    for (std::thread& other : others) other.join();
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    std::cout << seconds.count() << std::endl;
-  }
+  return serve_limit(argc, argv, pass);
 }

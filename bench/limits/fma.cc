@@ -1,13 +1,8 @@
 // The most multiplications and additions that the cores can do: vectors that never leave registers.
 // fma THREADS; answers `run` with the seconds of one pass of 2³¹ operations a thread.
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <iostream>
-#include <string>
-#include <thread>
-#include <vector>
+
+#include "limit.h"
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kChains = 24;
@@ -34,17 +29,4 @@ void pass() {
     }
 }
 
-int main(int argc, char** argv) {
-  if (argc != 2) return 2;
-  const int threads = std::atoi(argv[1]);
-  std::cout << "ready" << std::endl;
-  for (std::string line; std::getline(std::cin, line);) {
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads; ++t) others.emplace_back(pass);
-    pass();
-    for (std::thread& other : others) other.join();
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    std::cout << seconds.count() << std::endl;
-  }
-}
+int main(int argc, char** argv) { return serve_limit(argc, argv, pass); }

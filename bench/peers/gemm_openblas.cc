@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -26,14 +27,22 @@ int main(int argc, char** argv) {
     return 1;
   }
   std::cout << "ready" << std::endl;
+  std::minstd_rand random;
+  std::string request;
   for (std::string line; std::getline(std::cin, line);) {
     std::string trans;
     int m, n, k, repeat;
     std::istringstream(line) >> trans >> m >> n >> k >> repeat;
     static std::vector<float> a, b, c;
-    a.resize(size_t(m) * k, 0.5f);
-    b.resize(size_t(k) * n, 0.25f);
+    a.resize(size_t(m) * k);
+    b.resize(size_t(k) * n);
     c.resize(size_t(m) * n);
+    if (request != line) {
+      request = line;
+      std::uniform_real_distribution<float> uniform(-1, 1);
+      for (auto* operand : {&a, &b})
+        for (float& value : *operand) value = uniform(random);
+    }
     const bool ta = trans[0] == 't', tb = trans[1] == 't';
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < repeat; ++i)

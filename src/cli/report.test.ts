@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -174,5 +175,20 @@ describe('instructions', () => {
     expect(instructionsText(['portable'])).toMatch(/^portable: this processor has none of AVX2/);
     vi.stubEnv('DEEPSPEED_JS_ISA', 'portable');
     expect(instructionsText(['portable'])).toMatch(/^portable: DEEPSPEED_JS_ISA asks for it/);
+  });
+
+  it('are told once in a whole report where they are the portable ones', () => {
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      [
+        '--import',
+        import.meta.resolve('tsx'),
+        fileURLToPath(new URL('ds-report.ts', import.meta.url)),
+      ],
+      { encoding: 'utf8', env: { ...process.env, DEEPSPEED_JS_ISA: 'portable' } },
+    );
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout.match(/portable/gi)).toHaveLength(1);
+    expect(stdout).toMatch(/^instructions +portable: .* several times slower$/m);
   });
 });

@@ -1,7 +1,6 @@
 /** Top-level sections that third-party strategies bring along. */
 import type { z } from 'zod';
 import { DeepSpeedError } from '../errors.ts';
-import type { DeepSpeedConfig } from './resolve.ts';
 import { table } from './table.ts';
 
 export interface SectionDefinition<T = unknown> {
@@ -13,10 +12,16 @@ export interface SectionDefinition<T = unknown> {
   meaning?: string;
 }
 
+/** The part of a resolved config that third-party strategies own. */
+export interface Extended {
+  /** Checked sections of third-party strategies, by their key. */
+  extensions: Record<string, unknown>;
+}
+
 /** A registered section: reads its own value from a resolved config, undefined when absent. */
 export interface SectionHandle<T> {
   readonly key: string;
-  read(config: DeepSpeedConfig): T | undefined;
+  read(config: Extended): T | undefined;
 }
 
 const sections = new Map<string, SectionDefinition>();

@@ -5,7 +5,7 @@ import { type Findings, type Origin, checkKeys, unknownKey } from './check.ts';
 import { isObject } from './node.ts';
 import { configError } from './problem.ts';
 import type { RawConfig } from './read.ts';
-import { definedSections } from './registry.ts';
+import { definedSections, type Extended } from './registry.ts';
 import { checkRules } from './rules.ts';
 import { type ConfigValues, aliases, table } from './table.ts';
 
@@ -42,13 +42,12 @@ export type AvailableOptimizer = Extract<
  */
 export interface DeepSpeedConfig
   extends Omit<ConfigValues, keyof BatchSizes | 'optimizer'>,
-    BatchSizes {
+    BatchSizes,
+    Extended {
   optimizer: AvailableOptimizer | null;
   zero_optimization: Omit<ConfigValues['zero_optimization'], 'overlap_comm'> & {
     overlap_comm: boolean;
   };
-  /** Checked sections of third-party strategies, by their key. */
-  extensions: Record<string, unknown>;
   provenance: {
     source: string;
     worldSize: number;

@@ -1,7 +1,7 @@
 /** How the values of one segment's programs are called in the plan. */
 import type { CompiledPiece } from './compile.ts';
 import { gradientName } from './gradient/index.ts';
-import type { PlannedValue, ValueKind } from './plan.ts';
+import type { PlannedValue, ValueKind } from './planned.ts';
 import type { Piece } from './segments.ts';
 
 /** The plan's names and kinds for the formal names of one segment. */

@@ -5,7 +5,13 @@ import { type CompiledPiece, Compiler, type Program } from './compile.ts';
 import type { DataType, Graph, Node, ValueInfo } from './ir.ts';
 import type { TypedGraph } from './passes/rewrite.ts';
 import { isTile } from './passes/tile-tables.ts';
-import type { Binding, PlanOptions, PlannedSegment, PlannedValue, TrainingPlan } from './plan.ts';
+import type {
+  Binding,
+  PlanOptions,
+  PlannedSegment,
+  PlannedValue,
+  TrainingPlan,
+} from './planned.ts';
 import { type Division, type Piece, valuesLeaving } from './segments.ts';
 import { numel } from './tensor.ts';
 import { readsOf, writesOf } from './topology.ts';

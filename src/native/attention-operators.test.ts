@@ -187,21 +187,25 @@ test('dropout: the mask follows the counters, and its own gradient', async () =>
   expectEqual('Y', evaluated, undropped.get('Y')!);
 });
 
-test('nothing is allocated in the steady state', async () => {
-  const { operands, attributes, y, lse } = problem({ title: '', layout: 'bshd', length: 200 });
-  const bound = await runOperator(
-    engine,
-    'Attention',
-    operands,
-    { Y: { dims: y }, lse: { dims: lse } },
-    attributes,
-  );
-  const workspace = () => JSON.stringify(engine.memory());
-  await bound.run();
-  const before = workspace();
-  for (let i = 0; i < 5; i++) await bound.run();
-  expect(workspace()).toBe(before);
-  bound.dispose();
+describe('nothing is allocated in the steady state', () => {
+  const { operands, attributes, y, lse, gradients } = problem({
+    title: '',
+    layout: 'bshd',
+    length: 200,
+  });
+  const given = { dY: random(y, 4), ...operands, Y: random(y, 5), lse: random(lse, 6, 4, 5) };
+  test.each([
+    { opType: 'Attention', inputs: operands, outputs: { Y: { dims: y }, lse: { dims: lse } } },
+    { opType: 'AttentionGrad', inputs: given, outputs: gradients },
+  ])('$opType', async ({ opType, inputs, outputs }) => {
+    const bound = await runOperator(engine, opType, inputs, outputs, attributes);
+    const workspace = () => JSON.stringify(engine.memory());
+    await bound.run();
+    const before = workspace();
+    for (let i = 0; i < 5; i++) await bound.run();
+    expect(workspace()).toBe(before);
+    bound.dispose();
+  });
 });
 
 describe('what does not fit is refused by name', () => {

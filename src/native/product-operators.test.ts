@@ -437,12 +437,37 @@ describe.each([
   });
 });
 
-test('a product allocates nothing after its first run', async () => {
-  const inputs = { A: random([200, 300], 1), B: random([300, 250], 2) };
-  const bound: BoundGraph = await run('MatMul', inputs, { Y: { dims: [200, 250] } });
-  await bound.run({});
-  const before = engine.memory().allocations;
-  for (let i = 0; i < 5; i++) await bound.run({});
-  expect(engine.memory().allocations).toBe(before);
-  bound.dispose();
+describe('nothing is allocated after the first run', () => {
+  const [rows, width, classes] = [200, 300, 250];
+  const X = random([rows, width], 1);
+  const G = random([rows, classes], 2);
+  const W = random([width, classes], 3);
+  const buffer = random([width, classes], 4);
+  const first = flag(false);
+  const perRow = { dims: [rows] };
+  const labels = ints(
+    [rows],
+    Array.from({ length: rows }, (_, i) => (i * 31) % classes),
+  );
+  const cases: [string, Parameters<typeof run>[1], Parameters<typeof run>[2]][] = [
+    ['MatMul', { A: X, B: W }, { Y: { dims: G.dims } }],
+    ['MatMul', { A: random([1, width], 5), B: W }, { Y: { dims: [1, classes] } }],
+    ['MatMulAccumulate', { A: X, B: G, buffer, first }, { token }],
+    ['LinearCrossEntropy', { X, W, labels }, { loss: perRow, lse: perRow }],
+    [
+      'LinearCrossEntropyGrad',
+      { dLoss: random([rows], 6), X, W, labels, lse: random([rows], 7, 8, 9), buffer, first },
+      { dX: { dims: X.dims }, token },
+    ],
+  ];
+  test.each(cases)('%s', async (opType, inputs, outputs) => {
+    const attributes = opType.startsWith('Linear') ? { transposed: 1 } : {};
+    const bound: BoundGraph = await run(opType, inputs, outputs, attributes);
+    await bound.run({});
+    const { allocations, current } = engine.memory();
+    for (let i = 0; i < 5; i++) await bound.run({});
+    expect(engine.memory().allocations).toBe(allocations);
+    expect(engine.memory().current).toEqual(current);
+    bound.dispose();
+  });
 });

@@ -1,0 +1,110 @@
+// Whole products of which at least one operand is read where it lies, for gemm_simd.cc.
+#pragma once
+#include "core/simd_transpose.h"
+#include "gemm/dots.h"
+
+namespace dsjs::DSJS_ISA {
+namespace {
+
+// `lines` lines of `count` adjacent elements, `pitch` apart, as `read` gives them, one behind the
+// other.
+template <class Reader>
+void copy_lines(const Reader& read, size_t lines, size_t count, size_t pitch, float* out) {
+  for (size_t line = 0; line < lines; ++line)
+    for_vectors(count, [&](size_t i, auto, auto put) {
+      const size_t at = line * pitch + i, left = count - i;
+      put(out + line * count + i, left < kLanes ? read.part(at, left) : read.all(at));
+    });
+}
+
+// p(A) as it lies, or a copy in `out`. by_rows: elements of a row adjacent, whatever A is like.
+Lines lines_of_a(const Product& product, const float* a, const float* a2, bool by_rows,
+                 float* out) {
+  const MatrixStrides& strides = product.a_strides;
+  const size_t M = product.M, K = product.K;
+  if (product.prologue == Prologue::kNone && (!by_rows || strides.column == 1)) return {a, strides};
+  const bool by_columns = !by_rows && strides.row == 1;
+  with_reader_of_a(product, a, a2, [&](auto read) {
+    if (strides.column == 1) {
+      copy_lines(read, M, K, strides.row, out);
+    } else if (by_columns) {
+      copy_lines(read, K, M, strides.column, out);
+    } else {
+      for (size_t r = 0; r < M; ++r)
+        for (size_t k = 0; k < K; ++k)
+          out[r * K + k] = read.one(r * strides.row + k * strides.column)[0];
+    }
+  });
+  return {out, by_columns ? MatrixStrides{1, M} : MatrixStrides{K, 1}};
+}
+
+void in_place(const Product& product, const Lines& a, const void* b, float* c, Span columns) {
+  if (product.M == 0) return;
+  float* const first = c + columns.begin;
+  const Target to{first, product.ldc, product.alpha, !product.accumulate};
+  with_reader_of_b(product, b, [&](auto read) {
+    using Reader = decltype(read);
+    if (product.b_strides.column == 1)
+      direct_tiles<Reader>(product.K, a, product.M, {read, product.b_strides.row}, columns.begin,
+                           columns.count, to);
+    else
+      kDots<Reader>.of[product.M - 1](product.K, a.at, a.strides.row,
+                                      {read, product.b_strides.column}, columns.begin,
+                                      columns.count, to);
+  });
+  if (has_end(product)) finish(product, {first, product.ldc, 1, true}, first, product.M, columns);
+}
+
+// Rows and columns change places: `b` are the columns of op(B) as lines, A the vectors beside them.
+// `sums`: N × rows.count floats.
+void few_columns(const Product& product, const Lines& b, const float* a, float* c, Span rows,
+                 float* sums) {
+  const MatrixStrides& strides = product.a_strides;
+  const Target to{sums, rows.count, 1, true};
+  const ReadF32 read{a};
+  if (strides.row == 1)
+    direct_tiles<ReadF32>(product.K, b, product.N, {read, strides.column}, rows.begin, rows.count,
+                          to);
+  else
+    kDots<ReadF32>.of[product.N - 1](product.K, b.at, b.strides.row, {read, strides.row},
+                                     rows.begin, rows.count, to);
+
+  const F32 factor = splat(product.alpha);
+  for (size_t i = 0; i < rows.count; i += kLanes) {
+    const size_t lanes = rows.count - i < kLanes ? rows.count - i : kLanes;
+    F32 square[kLanes];
+    for (size_t n = 0; n < kLanes; ++n) {
+      const float* from = sums + n * rows.count + i;
+      square[n] = n >= product.N ? F32{} : lanes == kLanes ? load(from) : load_part(from, lanes);
+    }
+    transpose(square);
+    for (size_t lane = 0; lane < lanes; ++lane) {
+      float* row = c + (rows.begin + i + lane) * product.ldc;
+      const F32 value = factor * square[lane];
+      store_part(row, product.accumulate ? load_part(row, product.N) + value : value, product.N);
+    }
+  }
+  float* const first = c + rows.begin * product.ldc;
+  if (has_end(product))
+    finish(product, {first, product.ldc, 1, true}, first, rows.count, {0, product.N});
+}
+
+// As multiply, with A's first element of the block in `block.a`, not packed.
+void multiply_rows(const Product& product, const Block& block) {
+  const Lines a{block.a, product.a_strides};
+  for (size_t j = 0; j < block.columns.count; j += kTileColumns) {
+    const size_t left = block.columns.count - j;
+    const size_t width = left < kTileColumns ? left : kTileColumns;
+    float* c = block.c + block.rows.begin * product.ldc + block.columns.begin + j;
+    // The last panel is filled up to whole vectors.
+    const size_t pitch = parts_of(width, kLanes) * kLanes;
+    direct_tiles<ReadF32>(block.depth, a, block.rows.count, {{block.b + j * block.depth}, pitch}, 0,
+                          width, {c, product.ldc, product.alpha, block.replace});
+    if (block.finish && has_end(product))
+      finish(product, {c, product.ldc, 1, true}, c, block.rows.count,
+             {block.columns.begin + j, width});
+  }
+}
+
+}  // namespace
+}  // namespace dsjs::DSJS_ISA
