@@ -8,7 +8,7 @@ const names = [
   ...['fitDataset', 'trainOnBatch', 'validation', 'evaluate', 'classWeights', 'sampleWeights'],
   ...['severalOutputs', 'earlyStopping', 'learningRates', 'sgdRate', 'frozen', 'adversaries'],
   ...['atOnce', 'insideCallback', 'replacedWeights', 'minimizeLoop', 'gradientLoop', 'mixed'],
-  'resumed',
+  ...['ownSeed', 'sharedLayers', 'generated', 'resumed'],
 ];
 
 /**

@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { overRanks, resultsIn } from './tfjs.run.ts';
+import { alone, difference, overRanks, resultsIn } from './tfjs.run.ts';
 
 /** Inside the repository, where copies find what they need. */
 const runs = fileURLToPath(new URL('../runs/', import.meta.url));
@@ -22,6 +22,7 @@ it.each([
   ['stdin', 'reads standard input, which only rank 0 has'],
   ['stdinFile', 'reads standard input, which only rank 0 has'],
   ['stdinName', 'reads standard input, which only rank 0 has'],
+  ['stdinPromise', 'reads standard input, which only rank 0 has'],
 ])('refuses %s', async (name, text) => {
   const { status, stderr } = await launch(name);
   expect(stderr).toContain(text);
@@ -42,8 +43,17 @@ it.each([
   expect(stderr.match(/trains a model/g)).toHaveLength(1);
 });
 
-it('ranks of a launcher that a rank has started are ranks', async () => {
+it('an ES module is trained as it is', async () => {
+  const words = ['--epochs', '4'];
+  const one = await alone('module.mjs', ...words);
+  expect(one.words).toEqual(words);
+  const two = (await overRanks(2, 'module.mjs', words)).results();
+  expect(difference(one, two)).toBeLessThan(3e-5);
+});
+
+it('ranks of a launcher that a rank has started are ranks, and said to be apart', async () => {
   const { stdout, stderr } = await launch('launcher');
   expect(resultsIn(stdout)).toEqual({ epochs: 2 });
   expect(stderr).not.toContain('trains a model');
+  expect(stderr.match(/rank 0 of another run started this one/g)).toHaveLength(1);
 });

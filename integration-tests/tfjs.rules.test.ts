@@ -15,6 +15,12 @@ const cases = new Cases(
     dropout: { name: 'dropout' },
     unseeded: { name: 'unseeded', deepspeed: exact },
     seededDropout: { name: 'seededDropout' },
+    ownSeed: { name: 'ownSeed' },
+    ownSeedExact: { name: 'ownSeed', deepspeed: exact },
+    precisionVouchedFor: {
+      name: 'precisionVouchedFor',
+      deepspeed: { tfjs: { declared: ['precision'] } },
+    },
     ownMetric: { name: 'ownMetric' },
     vouchedFor: { name: 'ownMetric', deepspeed: { tfjs: { ...unverified, declared: [''] } } },
     // Nobody looks, and nothing splits: the reason why the check is on by default.
@@ -74,6 +80,16 @@ describe('chance', () => {
     expect(difference(one, cases.value(3, 'seededDropout'))).toBeLessThan(tolerance);
   });
 
+  it('a script that seeds Math.random itself keeps its numbers', () => {
+    const alone = cases.value(1, 'ownSeed');
+    for (const ranks of [2, 3]) {
+      expect(difference(alone, cases.value(ranks, 'ownSeedExact'))).toBeLessThan(tolerance);
+      // Masks of each rank's own: the first step's and those of one rank are the script's.
+      const { history } = cases.value(ranks, 'ownSeed') as { history: { loss: number[] } };
+      expect(history.loss.every(Number.isFinite)).toBe(true);
+    }
+  });
+
   it('DEEPSPEED_JS_SEED is checked', async () => {
     const env = { DEEPSPEED_JS_SEED: 'x' };
     const { status, stderr } = await overRanks(1, 'rules.ts', ['plain'], { env });
@@ -87,6 +103,11 @@ it("functions of the script's own split where the check says so, or somebody vou
   expect(difference(plain, cases.value(2, 'ownMetric'))).toBeLessThan(tolerance);
   expect(difference(plain, cases.value(2, 'vouchedFor'))).toBeLessThan(tolerance);
   expect(difference(cases.value(1, 'blind'), cases.value(2, 'blind'))).toBeGreaterThan(tolerance);
+});
+
+it('a metric that somebody vouches for is no longer compared; the loss is', () => {
+  const one = cases.value(1, 'precisionVouchedFor');
+  expect(difference(one, cases.value(2, 'precisionVouchedFor'))).toBeLessThan(tolerance);
 });
 
 describe('callbacks', () => {

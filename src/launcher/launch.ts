@@ -18,12 +18,11 @@ import { packageVersion } from './package-version.ts';
 import { openRankLogs } from './rank-log.ts';
 import { RankProcess, type RankStart } from './rank-process.ts';
 import { reportLines, runStatus } from './report.ts';
-import { PRIVATE_VARIABLE } from './run-environment.ts';
+import { PRIVATE_VARIABLE, RANK_PID_VARIABLE, RESTART_VARIABLE } from './run-environment.ts';
 import { resolveScript, type Script, typescriptFlags } from './script.ts';
 import { rankCount } from './hosts/commands.ts';
 import { HOSTS_VARIABLE } from './hosts/hosts-environment.ts';
 import { type HostsPlan, requireTools, runOnHosts } from './hosts/launch-on-hosts.ts';
-import { RESTART_VARIABLE } from './run-environment.ts';
 import { type RunOutcome, supervise } from './supervise.ts';
 
 export interface LaunchOptions {
@@ -61,12 +60,17 @@ export interface LaunchOptions {
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   withoutBystander(process.env);
+  const outerRank = process.env[RANK_PID_VARIABLE] === undefined ? undefined : process.env.RANK;
   const stdout = new Terminal(process.stdout);
   const stderr = new Terminal(process.stderr);
   const say = (text: string) => {
     if (!options.quiet) void stderr.write(`deepspeed: ${text}\n`);
   };
 
+  if (outerRank === '0')
+    say(
+      'note: rank 0 of another run started this one, as every rank of that does: its ranks train with each other, and with nobody else',
+    );
   const script = resolveScript(options.script, options.module);
   const deepspeedConfig = checkConfig(options.deepspeedConfig);
   const setting = { script, deepspeedConfig, terminals: { stdout, stderr }, say };

@@ -2,7 +2,7 @@ import { DeepSpeedError } from '../../errors.ts';
 import type { RunEnvironment } from '../../launcher/run-environment.ts';
 import { openRuntime, type Runtime } from '../../runtime.ts';
 import { Agreement } from './agreement.ts';
-import type { Core, Tensor } from './library.ts';
+import type { Core, MetricFunction, Tensor } from './library.ts';
 import { RandomStreams } from './random.ts';
 import type { Rows } from './rows.ts';
 
@@ -19,6 +19,8 @@ export class HostContext {
   readonly rank: number;
   readonly worldSize: number;
   readonly streams: RandomStreams;
+  /** Losses and metrics that TensorFlow.js exports. */
+  builtIn: ReadonlySet<MetricFunction> = new Set();
   #core: Core | undefined;
   #runtime: Runtime | undefined;
   #agreement: Agreement | undefined;

@@ -2,27 +2,38 @@
 import { gatherJsonSync } from '../../strategies/agree.ts';
 import { type HostContext, numberOf, sliceRows } from './context.ts';
 import type { BatchFunction, LayersModel } from './library.ts';
+import { checkModel } from './model-check.ts';
+import { nameOf, ownFunctions, tryOnParts } from './own-functions.ts';
 import { rowsOfRank } from './rows.ts';
+import type { Settings } from './settings.ts';
 import { differingNumbers, requireNone } from './verify.ts';
 
-export interface EvaluationOptions {
-  verifies(model: LayersModel): boolean;
-  /** Refuses models that cannot be split; called before the first batch. */
-  check(model: LayersModel): void;
-}
-
-/** The test function of a model, split over ranks; its first batch is compared with the whole one. */
+/**
+ * The test function of a model, split over ranks; its first batch of several rows is compared with the whole one.
+ *
+ * @param settingsOf asked for with the first batch
+ */
 export function splitEvaluation(
   context: HostContext,
   model: LayersModel,
   original: BatchFunction,
-  options: EvaluationOptions,
+  settingsOf: () => Pick<Settings, 'declared' | 'verifyFirstBatch'>,
 ): BatchFunction {
-  let first = true;
+  const begin = () => {
+    const { declared, verifyFirstBatch } = settingsOf();
+    const own = ownFunctions(model, context.builtIn);
+    checkModel(model, declared, verifyFirstBatch ? [] : own);
+    return {
+      declared,
+      own: own.filter(({ name }) => !declared.has(name)),
+      verifies: verifyFirstBatch,
+    };
+  };
+  let setting: ReturnType<typeof begin> | undefined;
   let batches = 0;
   return (batch) => {
     const { core, agreement, rank, worldSize } = context;
-    if (first) options.check(model);
+    setting ??= begin();
     batches += 1;
     const total = batch[0]!.shape[0]!;
     agreement.on({
@@ -45,20 +56,24 @@ export function splitEvaluation(
       for (const [index, tensor] of parts.entries()) if (tensor !== batch[index]) tensor?.dispose();
     }
     const totals = context.sum(sums);
-    if (first && options.verifies(model)) {
-      const found = differingNumbers(namesOf(model), compute(batch), totals);
-      requireNone(model.name, gatherJsonSync(context.runtime, found));
+    // One row cannot be split.
+    if (setting.verifies && total > 1) {
+      const { declared, own } = setting;
+      const found = differingNumbers(namesOf(model, declared), compute(batch), totals);
+      const trial = tryOnParts(core, model, own, batch);
+      requireNone(model.name, gatherJsonSync(context.runtime, [...found, ...trial.differences]));
+      setting.verifies = false;
     }
-    first = false;
     return Array.from(totals, (value) => core.scalar(value));
   };
 }
 
-/** What a test function returns: a running total for each loss, then the metrics. */
-function namesOf(model: LayersModel): string[] {
-  const metrics = model.metricsNames.slice(1);
+/** What a test function returns: a running total for each loss, then the metrics; null: vouched for. */
+function namesOf(model: LayersModel, declared: ReadonlySet<string>): (string | null)[] {
   return [
     ...model.lossFunctions.map((_, index) => (index === 0 ? 'loss' : `loss ${index}`)),
-    ...metrics,
+    ...model.metricsTensors.map(([metric], index) =>
+      declared.has(nameOf(metric)) ? null : model.metricsNames[index + 1]!,
+    ),
   ];
 }

@@ -1,28 +1,26 @@
 import { type HostContext, sliceRows } from './context.ts';
-import type { Core, RandomFunction } from './library.ts';
+import type { Core } from './library.ts';
 import type { Rows } from './rows.ts';
 
 /**
  * Makes random layers give each row the numbers that it would get in the whole batch: every rank draws
- * them all, from the shared stream, and keeps its own rows. `tfjs-layers` reaches these operations through
- * the exports of the core, so that replacing them there is enough. A layer with a seed is always drawn so,
+ * them all, from the shared stream, and keeps its own rows. `tfjs-layers` and scripts reach these operations
+ * through the exports of the core, so that replacing them there is enough. A layer with a seed is always drawn so,
  * since its seed fixes the whole batch's mask.
  */
 export function patchRandomOperations(context: HostContext, core: Core): void {
-  const { dropout, randomNormal, randomUniform } = core;
+  const { dropout, randomUniform } = core;
   const exports = core as { -readonly [K in keyof Core]: Core[K] };
-
-  const wholeBatch = (original: RandomFunction): RandomFunction => {
-    return (shape, a, b, dtype, seed) => {
-      const rows = exactRows(context, shape, seed);
-      if (!rows) return original(shape, a, b, dtype, seed);
+  for (const [name, seedAt] of Object.entries(seedPlaces) as [keyof typeof seedPlaces, number][]) {
+    const original = core[name];
+    exports[name] = (shape, ...rest) => {
+      const rows = exactRows(context, shape, rest[seedAt - 1]);
+      if (!rows) return original(shape, ...rest);
       return core.tidy(() =>
-        sliceRows(core, original([rows.total, ...shape.slice(1)], a, b, dtype, seed), rows),
+        sliceRows(core, original([rows.total, ...shape.slice(1)], ...rest), rows),
       );
     };
-  };
-  exports.randomNormal = wholeBatch(randomNormal);
-  exports.randomUniform = wholeBatch(randomUniform);
+  }
 
   exports.dropout = (x, rate, noiseShape, seed) => {
     const shape = noiseShape ? noiseShape.map((size, axis) => size ?? x.shape[axis]!) : x.shape;
@@ -38,8 +36,18 @@ export function patchRandomOperations(context: HostContext, core: Core): void {
   };
 }
 
+/** Operations that draw a tensor of a given shape, and which argument is their seed. */
+const seedPlaces = {
+  randomGamma: 4,
+  randomNormal: 4,
+  randomStandardNormal: 2,
+  randomUniform: 4,
+  randomUniformInt: 3,
+  truncatedNormal: 4,
+} as const;
+
 /** The rows to keep of a draw that runs along the batch; null where nothing is to be done. */
-function exactRows(context: HostContext, shape: number[], seed: number | undefined): Rows | null {
+function exactRows(context: HostContext, shape: number[], seed: unknown): Rows | null {
   const { pass } = context;
   if (!pass || !(pass.exact || seed)) return null;
   const { rows } = pass;

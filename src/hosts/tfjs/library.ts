@@ -64,12 +64,16 @@ export type MetricFunction = (targets: Tensor, outputs: Tensor) => Tensor;
 
 export interface LayersModel extends Layer {
   readonly inputs: { readonly shape: (number | null)[] }[];
-  readonly outputs: unknown[];
+  readonly outputs: { readonly shape: (number | null)[] }[];
   readonly layers: Layer[];
   readonly weights: LayerVariable[];
   readonly nonTrainableWeights: LayerVariable[];
   collectedTrainableWeights?: LayerVariable[];
   optimizer_?: Optimizer;
+  /** As they were given to `compile`: names, functions, lists or maps of them. */
+  readonly loss?: unknown;
+  readonly metrics?: unknown;
+  /** Another list after every `compile`. */
   lossFunctions: MetricFunction[];
   metricsTensors: [MetricFunction, number][];
   metricsNames: string[];
@@ -95,10 +99,11 @@ export interface Core {
   readonly Tensor: abstract new (...args: never[]) => Tensor;
   engine(): Engine;
   getBackend(): string;
-  tensor(values: Float32Array, shape: readonly number[], dtype?: string): Tensor;
+  tensor(values: Float32Array | Int32Array, shape: readonly number[], dtype?: string): Tensor;
   scalar(value: number): Tensor;
   variable(value: Tensor, trainable?: boolean): Variable;
   slice(x: Tensor, begin: readonly number[], size: readonly number[]): Tensor;
+  mean(x: Tensor): Tensor;
   tidy<T>(action: () => T): T;
   keep<T extends Tensor>(tensor: T): T;
   dispose(tensors: unknown): void;
@@ -126,8 +131,12 @@ export interface Core {
   };
   moments(x: Tensor, axes: readonly number[], keepDims?: boolean): Moments;
   dropout(x: Tensor, rate: number, noiseShape?: number[] | null, seed?: number): Tensor;
-  randomUniform: RandomFunction;
+  randomGamma: RandomFunction;
   randomNormal: RandomFunction;
+  randomStandardNormal: RandomFunction;
+  randomUniform: RandomFunction;
+  randomUniformInt: RandomFunction;
+  truncatedNormal: RandomFunction;
 }
 
 export interface Moments {
@@ -135,13 +144,7 @@ export interface Moments {
   variance: Tensor;
 }
 
-export type RandomFunction = (
-  shape: number[],
-  a?: number,
-  b?: number,
-  dtype?: string,
-  seed?: number,
-) => Tensor;
+export type RandomFunction = (shape: number[], ...more: (number | string | undefined)[]) => Tensor;
 
 export interface OptimizerClass {
   readonly prototype: Optimizer;
@@ -149,6 +152,7 @@ export interface OptimizerClass {
 
 export interface Engine {
   readonly backendName: string;
+  readonly registeredVariables: Record<string, Variable>;
   readonly registryFactory: Record<string, unknown>;
   gradients(
     f: () => Tensor,
@@ -166,6 +170,7 @@ export interface IoHandler {
 export interface Layers {
   readonly version_layers: string;
   readonly LayersModel: { prototype: LayersModel };
+  readonly metrics: Record<string, MetricFunction>;
 }
 
 export interface Data {

@@ -1,6 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { isSynchronised } from './batch-norm.ts';
 import type { Layer, LayersModel } from './library.ts';
+import { nameOf, type OwnFunction } from './own-functions.ts';
 
 /** Metrics of TensorFlow.js that are no means over rows. */
 const notMeans = new Set(['precision', 'recall', 'r2Score', 'f1Score']);
@@ -16,12 +17,12 @@ export interface ModelFacts {
  * the model, metrics that are no weighted means.
  *
  * @param declared names that the user vouches for
- * @param verified the first batch will be compared, so that functions of the user's own may be tried
+ * @param unverified losses and metrics of the script's own that nobody will compare
  */
 export function checkModel(
   model: LayersModel,
   declared: ReadonlySet<string>,
-  verified: boolean,
+  unverified: readonly OwnFunction[],
 ): ModelFacts {
   const layers = [...allLayers(model)];
   for (const layer of layers) {
@@ -44,12 +45,13 @@ export function checkModel(
     if (notMeans.has(name)) {
       refuse(`the metric ${name} of output ${output} is no mean over rows`, name);
     }
-    if (!verified) requireKnown(model, metric, 'metric');
   }
-  if (!verified) {
-    for (const loss of model.lossFunctions) {
-      if (!declared.has(nameOf(loss))) requireKnown(model, loss, 'loss');
-    }
+  for (const { what, name } of unverified) {
+    if (declared.has(name)) continue;
+    refuse(
+      `the ${what} ${name || '(anonymous)'} of ${model.name} is the script's own, and verify_first_batch is off: nobody can tell that it is a mean over rows`,
+      name,
+    );
   }
   return { synchronised: layers.some(isSynchronised) };
 }
@@ -62,41 +64,6 @@ function* allLayers(layer: Layer): Generator<Layer> {
     ...[layer.layer, layer.forwardLayer, layer.backwardLayer].filter((one) => one !== undefined),
   ];
   for (const one of inner) yield* allLayers(one);
-}
-
-/** The functions that tfjs-layers exports as metrics and losses: all of them are means over rows. */
-const known = new Set([
-  'binaryAccuracy',
-  'binaryCrossentropy',
-  'categoricalAccuracy',
-  'categoricalCrossentropy',
-  'categoricalHinge',
-  'cosineProximity',
-  'hinge',
-  'kullbackLeiblerDivergence',
-  'logcosh',
-  'meanAbsoluteError',
-  'meanAbsolutePercentageError',
-  'meanSquaredError',
-  'meanSquaredLogarithmicError',
-  'poisson',
-  'sparseCategoricalAccuracy',
-  'sparseCategoricalCrossentropy',
-  'squaredHinge',
-]);
-
-function requireKnown(model: LayersModel, fn: { name: string }, what: string): void {
-  const name = nameOf(fn);
-  if (known.has(name)) return;
-  refuse(
-    `the ${what} ${name || '(anonymous)'} of ${model.name} is the script's own, and verify_first_batch is off: nobody can tell that it is a mean over rows`,
-    name,
-  );
-}
-
-/** Bundled code numbers functions of one name: meanSquaredError$1. */
-function nameOf(fn: { name: string }): string {
-  return fn.name.replace(/\$\d+$/, '');
 }
 
 function refuse(why: string, name: string): never {

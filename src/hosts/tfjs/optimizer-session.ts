@@ -25,7 +25,6 @@ export class OptimizerSession {
   readonly variables: readonly Variable[];
   /** Optimizer steps of this session, for plans and errors. */
   steps = 0;
-  verified = false;
   readonly #context: HostContext;
   /** What each variable held after the last step: another identity or value is the script's doing. */
   readonly #written = new Map<Variable, { dataId: object; values: Float32Array }>();
@@ -129,6 +128,21 @@ export class OptimizerSession {
       );
     }
     return schedule.at(this.steps).lr;
+  }
+
+  /** Before a step of the engine, which would not see what the forward pass has written. */
+  requireUnwritten(): void {
+    for (const variable of this.variables) {
+      if (variable.dataId === this.#written.get(variable)!.dataId) continue;
+      throw new DeepSpeedError(
+        'TFJS_UNSUPPORTED',
+        `step ${this.steps + 1}: the forward pass has written the variable ${variable.name}, which is trained`,
+        {
+          fix: 'Write it between two steps, or compute with a changed copy of it.',
+          data: { variable: variable.name },
+        },
+      );
+    }
   }
 
   /** After a step of the engine: its values become the variables'. */

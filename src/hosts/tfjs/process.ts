@@ -10,7 +10,6 @@ import { installHooks } from './install.ts';
 import { leaveWithReason } from './leaving.ts';
 import type { Core, Data, Layers, LayersModel, Optimizer } from './library.ts';
 import { Loops } from './loops.ts';
-import { checkModel } from './model-check.ts';
 import { OptimizerSession } from './optimizer-session.ts';
 import { adapterOf } from './optimizers.ts';
 import { TrainingQueue } from './queue.ts';
@@ -139,6 +138,7 @@ export class TfjsHost {
   #hookLayers(layers: Layers): void {
     const context = this.#context;
     const { prototype } = layers.LayersModel;
+    context.builtIn = new Set(Object.values(layers.metrics));
     if (context.worldSize > 1) {
       patchBatchNorm(context, context.core);
       this.#hookStopTraining(prototype);
@@ -155,19 +155,29 @@ export class TfjsHost {
       string,
       (...args: unknown[]) => Promise<unknown>
     >;
+    const prepare = (model: LayersModel) => this.#prepare(model);
+    const queue = this.#queue;
+    const fitting = new WeakSet<LayersModel>();
     for (const name of ['fit', 'fitDataset', 'trainOnBatch']) {
       const method = methods[name]!;
-      const prepare = (model: LayersModel) => this.#prepare(model);
-      const queue = this.#queue;
-      methods[name] = function (this: LayersModel, ...args: unknown[]) {
-        return queue.run(async () => {
-          await prepare(this);
-          return method.apply(this, args);
-        });
+      methods[name] = async function (this: LayersModel, ...args: unknown[]) {
+        const isFit = name !== 'trainOnBatch';
+        // In the queue it would find the first one done, and train after all.
+        if (isFit && fitting.has(this)) {
+          throw new Error('Cannot start training because another fit() call is ongoing.');
+        }
+        if (isFit) fitting.add(this);
+        try {
+          return await queue.run(async () => {
+            await prepare(this);
+            return method.apply(this, args);
+          });
+        } finally {
+          if (isFit) fitting.delete(this);
+        }
       };
     }
     const evaluateDataset = methods.evaluateDataset!;
-    const queue = this.#queue;
     methods.evaluateDataset = function (this: LayersModel, ...args: unknown[]) {
       return queue.run(() => evaluateDataset.apply(this, args));
     };
@@ -210,16 +220,9 @@ export class TfjsHost {
     const context = this.#context;
     const { makeTestFunction } = prototype;
     const settings = (model: LayersModel) => this.#settings(model);
-    const options = {
-      verifies: (model: LayersModel) => settings(model).verifyFirstBatch,
-      check: (model: LayersModel) => {
-        const { declared, verifyFirstBatch } = settings(model);
-        checkModel(model, declared, verifyFirstBatch);
-      },
-    };
     prototype.makeTestFunction = function () {
       makeTestFunction.call(this);
-      this.testFunction = splitEvaluation(context, this, this.testFunction, options);
+      this.testFunction = splitEvaluation(context, this, this.testFunction, () => settings(this));
     };
   }
 
@@ -231,6 +234,7 @@ export class TfjsHost {
     if (known) return this.#training.adopt(model, known);
     const settings = this.#settings(model);
     requireHonoured(settings, adapterOf(this.#context.core, optimizer), optimizer);
+    requirePlainGradients(this.#context, optimizer);
     this.#shareFrozen(model);
     const variables = model.collectedTrainableWeights.map((weight) => weight.read());
     const session = await OptimizerSession.open(this.#context, optimizer, variables, settings);
@@ -275,6 +279,17 @@ export class TfjsHost {
     for (const [outer, options] of this.#options) if (outer.model === model) return options;
     return {};
   }
+}
+
+/** What it did to gradients would be done to those of a rank's rows, before they are averaged. */
+function requirePlainGradients({ core, worldSize }: HostContext, optimizer: Optimizer): void {
+  const { computeGradients } = core.Optimizer.prototype;
+  if (worldSize === 1 || optimizer.computeGradients === computeGradients) return;
+  throw new DeepSpeedError(
+    'TFJS_UNSUPPORTED',
+    `the optimizer ${optimizer.getClassName()} computes gradients in a way of its own, which would see those of one rank's rows`,
+    { fix: 'Change them in applyGradients instead: it gets those of the whole batch.' },
+  );
 }
 
 function optimizerClasses(core: Core) {

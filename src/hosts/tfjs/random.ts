@@ -3,7 +3,6 @@
  * shuffles and augmentations of an unchanged script agree. What must differ between ranks (the dropout of
  * each one's own rows) is drawn from another stream.
  */
-export type RandomState = readonly [number, number, number, number];
 
 /** xoshiro128** (Blackman and Vigna, 2021), seeded by splitmix32; two outputs make one double of 53 bits. */
 export class RandomStream {
@@ -18,14 +17,6 @@ export class RandomStream {
       return (z ^ (z >>> 15)) >>> 0;
     };
     this.#state = [next(), next(), next(), next() | 1];
-  }
-
-  get state(): RandomState {
-    return [...this.#state];
-  }
-
-  set state(state: RandomState) {
-    this.#state = [...state];
   }
 
   /** A number in [0, 1). */
@@ -53,31 +44,108 @@ function rotate(x: number, by: number): number {
   return (x << by) | (x >>> (32 - by));
 }
 
-/** The streams of one rank. `Math.random` draws from `shared` unless `locally` runs. */
-export class RandomStreams {
-  readonly shared: RandomStream;
-  readonly #local: RandomStream;
-  #current: RandomStream;
+/** Draws a number in [0, 1). */
+export type Draw = () => number;
 
-  constructor(seed: number, rank: number) {
-    this.shared = new RandomStream(seed, 0);
-    this.#local = new RandomStream(seed, rank + 1);
-    this.#current = this.shared;
+/** What all ranks draw alike. A stretch of it can be drawn again: the check of the first batch needs one mask twice. */
+export class SharedNumbers {
+  source: Draw;
+  /** Numbers to be drawn (again) before the source's next one: those from `#at` on. */
+  #drawn: number[] = [];
+  #at = 0;
+  #recording = false;
+
+  constructor(source: Draw) {
+    this.source = source;
   }
 
-  /** Replaces `Math.random` of this process. */
+  next(): number {
+    const again = this.#drawn[this.#at];
+    if (again !== undefined) {
+      this.#at += 1;
+      return again;
+    }
+    const value = this.source();
+    if (this.#recording) {
+      this.#drawn.push(value);
+      this.#at += 1;
+    }
+    return value;
+  }
+
+  /** From here on `rewind` leads back here, until `stop`. */
+  record(): void {
+    this.stop();
+    this.#recording = true;
+  }
+
+  rewind(): void {
+    this.#at = 0;
+  }
+
+  stop(): void {
+    this.#recording = false;
+    this.#drawn = this.#drawn.slice(this.#at);
+    this.#at = 0;
+  }
+}
+
+/** The streams of one rank. `Math.random` draws from `shared` unless `locally` runs. */
+export class RandomStreams {
+  readonly shared: SharedNumbers;
+  readonly #local: RandomStream;
+  #isLocal = false;
+  /** Where each function that `Math.random` has been draws its shared numbers from. */
+  readonly #sources = new Map<Draw, Draw>();
+  readonly #ours: Draw;
+  #random: Draw;
+
+  constructor(seed: number, rank: number) {
+    const stream = new RandomStream(seed, 0);
+    this.shared = new SharedNumbers(() => stream.next());
+    this.#local = new RandomStream(seed, rank + 1);
+    this.#ours = this.#drawing(this.shared.source);
+    this.#random = this.#ours;
+  }
+
+  /** Whether `Math.random` is a function of the script's own. */
+  get replaced(): boolean {
+    return this.#random !== this.#ours;
+  }
+
+  /**
+   * Replaces `Math.random` of this process. A script that replaces it once more, as those do that seed it, decides
+   * what all ranks draw alike; what each rank draws for itself it does not.
+   */
   install(): void {
-    Math.random = () => this.#current.next();
+    Object.defineProperty(Math, 'random', {
+      configurable: true,
+      get: () => this.#random,
+      set: (own: Draw) => {
+        this.#random = this.#sources.has(own) ? own : this.#drawing(own);
+        this.shared.source = this.#sources.get(this.#random)!;
+      },
+    });
+  }
+
+  #drawing(source: Draw): Draw {
+    const draw = () => {
+      if (this.#isLocal) return this.#local.next();
+      // A function that has been replaced may still be called by the one that replaced it.
+      return this.#random === draw ? this.shared.next() : source();
+    };
+    this.#sources.set(draw, source);
+    return draw;
   }
 
   /** Runs `action` with the stream that belongs to this rank alone. */
   locally<T>(action: () => T): T {
-    const before = this.#current;
-    this.#current = this.#local;
+    const before = this.#isLocal;
+    this.#isLocal = true;
     try {
       return action();
     } finally {
-      this.#current = before;
+      this.#isLocal = before;
     }
   }
 }

@@ -49,12 +49,20 @@ const paths = new Set<unknown>([0, '/dev/stdin', '/dev/fd/0', '/proc/self/fd/0']
 
 /** What reads by a descriptor or a name of it, as `readFileSync(0)`. */
 function refuseDescriptor(stop: () => never): void {
-  const functions = fs as unknown as Record<string, (...args: unknown[]) => unknown>;
-  for (const name of readers) {
-    const original = functions[name]!;
-    const refused = (...args: unknown[]) => (paths.has(args[0]) ? stop() : original(...args));
-    // `promisify` finds what it needs in a property.
-    functions[name] = Object.defineProperties(refused, Object.getOwnPropertyDescriptors(original));
+  for (const [module, names] of [
+    [fs, readers],
+    [fs.promises, ['readFile', 'open']],
+  ] as const) {
+    const functions = module as unknown as Record<string, (...args: unknown[]) => unknown>;
+    for (const name of names) {
+      const original = functions[name]!;
+      const refused = (...args: unknown[]) => (paths.has(args[0]) ? stop() : original(...args));
+      // `promisify` finds what it needs in a property.
+      functions[name] = Object.defineProperties(
+        refused,
+        Object.getOwnPropertyDescriptors(original),
+      );
+    }
   }
   syncBuiltinESMExports();
 }

@@ -12,10 +12,18 @@ import type {
   Tensor,
   Variable,
 } from './library.ts';
+import { undoingMoves } from './forward-moves.ts';
 import { checkModel, type ModelFacts } from './model-check.ts';
 import type { OptimizerSession } from './optimizer-session.ts';
+import { nameOf, ownFunctions, tryOnParts } from './own-functions.ts';
 import { microRows, type Rows, rowsOfRank } from './rows.ts';
-import { differingGradients, differingNumbers, requireNone, type WholeBatch } from './verify.ts';
+import {
+  differingGradients,
+  differingMoves,
+  differingNumbers,
+  requireNone,
+  type WholeBatch,
+} from './verify.ts';
 
 /** Takes the gradients of the minimisation that a train function runs. */
 type Capture = (f: () => Tensor, optimizer: Optimizer, variables: Variable[]) => Tensor;
@@ -24,6 +32,9 @@ export class ModelTraining {
   readonly #context: HostContext;
   readonly #sessions = new WeakMap<Optimizer, OptimizerSession>();
   readonly #facts = new WeakMap<LayersModel, ModelFacts>();
+  /** What has been checked, by the lists of loss functions that `compile` makes. */
+  readonly #verified = new WeakSet<object>();
+  readonly #tried = new WeakSet<object>();
   #capture: Capture | null = null;
 
   constructor(context: HostContext) {
@@ -41,7 +52,8 @@ export class ModelTraining {
 
   adopt(model: LayersModel, session: OptimizerSession): void {
     const { declared, verifyFirstBatch, microBatches } = session.settings;
-    const facts = checkModel(model, declared, verifyFirstBatch);
+    const own = verifyFirstBatch ? [] : ownFunctions(model, this.#context.builtIn);
+    const facts = checkModel(model, declared, own);
     if (facts.synchronised && microBatches > 1) {
       throw new DeepSpeedError(
         'HOST_LACKS_CAPABILITY',
@@ -50,7 +62,8 @@ export class ModelTraining {
       );
     }
     this.#sessions.set(session.optimizer, session);
-    this.#facts.set(model, facts);
+    // A layer of the script's own may have been found to move variables.
+    if (!this.#facts.get(model)?.synchronised) this.#facts.set(model, facts);
   }
 
   /** One call of a train function: one optimizer step. */
@@ -79,17 +92,21 @@ export class ModelTraining {
     const total = batch[0]!.shape[0]!;
     this.#requireBatchSize(total, session);
     const rate = this.#agree(model, session, batch, total);
-    const verifies = worldSize > 1 && settings.verifyFirstBatch && !session.verified;
-    const exact = settings.exactRandom || verifies;
+    const comparing = worldSize > 1 && settings.verifyFirstBatch;
+    const verifies = comparing && !this.#verified.has(model.lossFunctions);
+    // One rank draws from a script's own Math.random as one process does.
+    const asAlone = worldSize === 1 && context.streams.replaced;
+    const exact = settings.exactRandom || verifies || asAlone;
     // A rank without rows would leave the others waiting where a forward pass needs all of them.
     const replicated = total < worldSize && (facts.synchronised || exact);
+    const alike = exact || replicated;
     const rows = replicated
       ? { start: 0, count: total, total }
       : rowsOfRank(total, context.rank, worldSize);
 
-    const before = context.streams.shared.state;
-    const whole =
-      verifies && !replicated ? this.#wholeBatch(model, session, original, batch) : null;
+    const { shared } = context.streams;
+    shared.record();
+    const whole = verifies && !replicated ? this.#wholeBatch(session, original, batch) : null;
     const sums = new Array<number>(1 + model.metricsTensors.length).fill(0);
     const kept: NamedGradients[] = [];
     const { microBatches } = settings;
@@ -99,28 +116,55 @@ export class ModelTraining {
         const micro = microRows(rows, index, microBatches);
         if (micro.count === 0) return writeZeros(session, sink);
         const weight = replicated ? micro.count / (total * worldSize) : micro.count / total;
-        if (exact) context.streams.shared.state = before;
-        const pass = { rows: micro, exact };
+        if (alike) shared.rewind();
+        const pass = { rows: micro, exact: alike };
         const capture = this.#captureInto(session, sink, weight, kept);
         const outputs = this.#run(capture, pass, original, batch, micro);
         for (const [at, value] of outputs.entries()) sums[at]! += weight * value;
       });
     }
     // The check draws what no other number of ranks would: it must not move the stream that all share.
-    if (!settings.exactRandom) context.streams.shared.state = before;
+    if (whole && !settings.exactRandom) shared.rewind();
+    shared.stop();
     const totals = context.sum(sums);
-    if (whole) {
-      const names = model.metricsNames;
-      const found = [
-        ...differingNumbers(names, whole.numbers, totals),
-        ...differingGradients(context, session, whole, kept),
-      ];
-      requireNone(model.name, gatherJsonSync(context.runtime, found));
-    }
-    session.verified = true;
+    if (whole) this.#compare(model, session, whole, { totals, kept });
+    if (comparing) this.#tryOwnFunctions(model, session, batch);
     this.#update(session, rate, kept, totals[0]!, total);
     core.dispose(kept);
     return Array.from(totals, (value) => core.scalar(value));
+  }
+
+  /** The parts of a batch with the whole of it: the same on all ranks, or the end of the run. */
+  #compare(
+    model: LayersModel,
+    session: OptimizerSession,
+    whole: WholeBatch,
+    { totals, kept }: { totals: Float64Array; kept: readonly NamedGradients[] },
+  ): void {
+    const { declared } = session.settings;
+    const metrics = model.metricsTensors.map(([metric], index) =>
+      declared.has(nameOf(metric)) ? null : model.metricsNames[index + 1]!,
+    );
+    const found = [
+      ...differingNumbers(['loss', ...metrics], whole.numbers, totals),
+      ...differingGradients(this.#context, session, whole, kept),
+      ...differingMoves(whole.moved),
+    ];
+    requireNone(model.name, gatherJsonSync(this.#context.runtime, found));
+    this.#verified.add(model.lossFunctions);
+    // What moves with every pass moves on a rank without rows, too.
+    if (whole.moved.length > 0) this.#facts.set(model, { synchronised: true });
+  }
+
+  /** Until a batch's targets can tell; the same on every rank. */
+  #tryOwnFunctions(model: LayersModel, session: OptimizerSession, batch: Batch): void {
+    if (this.#tried.has(model.lossFunctions)) return;
+    const { core, builtIn } = this.#context;
+    const { declared } = session.settings;
+    const own = ownFunctions(model, builtIn).filter(({ name }) => !declared.has(name));
+    const { differences, settled } = tryOnParts(core, model, own, batch);
+    requireNone(model.name, [differences]);
+    if (settled) this.#tried.add(model.lossFunctions);
   }
 
   #requireBatchSize(total: number, { settings: { trainBatchSize } }: OptimizerSession): void {
@@ -159,9 +203,14 @@ export class ModelTraining {
     const { core } = context;
     const parts = batch.map((tensor) => tensor && sliceRows(core, tensor, rows));
     const compute = () => context.during(pass, () => original(parts));
-    this.#capture = capture;
+    let captured: Optimizer | undefined;
+    this.#capture = (f, optimizer, variables) => {
+      captured = optimizer;
+      return capture(f, optimizer, variables);
+    };
     try {
       const outputs = pass.exact ? compute() : context.streams.locally(compute);
+      if (!captured) refuseOwnMinimize();
       const numbers = outputs.map(numberOf);
       core.dispose(outputs);
       return numbers;
@@ -230,19 +279,8 @@ export class ModelTraining {
   }
 
   /** The same batch, whole, on this rank alone: nothing is applied, and nothing of it remains. */
-  #wholeBatch(
-    model: LayersModel,
-    session: OptimizerSession,
-    original: BatchFunction,
-    batch: Batch,
-  ): WholeBatch {
+  #wholeBatch(session: OptimizerSession, original: BatchFunction, batch: Batch): WholeBatch {
     const { core, streams } = this.#context;
-    const { state } = streams.shared;
-    // Moving averages move in a forward pass of training.
-    const moving = model.nonTrainableWeights.map((weight) => {
-      const variable = weight.read();
-      return { variable, value: variable.clone() };
-    });
     const gradients = new Map<string, Float32Array | null>();
     const total = batch[0]!.shape[0]!;
     const rows = { start: 0, count: total, total };
@@ -255,13 +293,11 @@ export class ModelTraining {
       core.dispose(grads);
       return core.scalar(loss);
     };
-    const numbers = this.#run(capture, { rows, exact: true }, original, batch, rows);
-    for (const { variable, value } of moving) {
-      variable.assign(value);
-      value.dispose();
-    }
-    streams.shared.state = state;
-    return { numbers, gradients };
+    const { result: numbers, moved } = undoingMoves(core, () =>
+      this.#run(capture, { rows, exact: true }, original, batch, rows),
+    );
+    streams.shared.rewind();
+    return { numbers, gradients, moved };
   }
 
   #update(
@@ -276,6 +312,7 @@ export class ModelTraining {
       session.steps += 1;
       return;
     }
+    session.requireUnwritten();
     const { steps: step, settings, arrays, adapter } = session;
     adapter.prepare(learningRate);
     const betas = settings.schedule?.at(step).betas;
@@ -339,6 +376,17 @@ export class ModelTraining {
       { data: { step: session.steps + 1, variables: all } },
     );
   }
+}
+
+/** Its gradients have been applied already, and nobody has averaged them. */
+function refuseOwnMinimize(): never {
+  throw new DeepSpeedError(
+    'TFJS_UNSUPPORTED',
+    "the optimizer's own minimize() does not call that of TensorFlow.js, where gradients are averaged over ranks",
+    {
+      fix: 'Override applyGradients, which gets the averaged gradients, or call super.minimize().',
+    },
+  );
 }
 
 function writeZeros(session: OptimizerSession, sink: GradientSink): void {

@@ -1,6 +1,7 @@
 import { DeepSpeedError } from '../../errors.ts';
 import { intersect } from '../../layout.ts';
 import type { HostContext } from './context.ts';
+import type { Moved } from './forward-moves.ts';
 import type { NamedGradients } from './library.ts';
 import type { OptimizerSession } from './optimizer-session.ts';
 
@@ -10,6 +11,7 @@ export interface WholeBatch {
   readonly numbers: readonly number[];
   /** By variable name; null where the loss does not depend on it. */
   readonly gradients: ReadonlyMap<string, Float32Array | null>;
+  readonly moved: readonly Moved[];
 }
 
 /**
@@ -23,16 +25,31 @@ const noise = 1e-6;
 /** Rounding of gradients on the wire, relative. */
 const wireRounding = { float32: 0, bfloat16: 2 ** -7, float16: 2 ** -9 };
 
-/** Names of the numbers that differ, with both values. */
+/** Names of the numbers that differ, with both values. A number whose name is null is not compared. */
 export function differingNumbers(
-  names: readonly string[],
+  names: readonly (string | null)[],
   whole: readonly number[],
   split: ArrayLike<number>,
 ): string[] {
   return names.flatMap((name, index) => {
     const [a, b] = [whole[index]!, split[index]!];
     const same = Object.is(a, b) || Math.abs(a - b) <= tolerance * Math.abs(a) + noise;
-    return same ? [] : [`${name} is ${a} of the whole batch and ${b} of its parts`];
+    return same || name === null
+      ? []
+      : [`${name} is ${a} of the whole batch and ${b} of its parts`];
+  });
+}
+
+/** What the forward passes of the ranks' parts have made of variables, beside what the whole batch's has. */
+export function differingMoves(moved: readonly Moved[]): string[] {
+  return moved.flatMap(({ variable, values }) => {
+    const split = variable.dataSync();
+    const allowed = tolerance * maximum(values) + noise;
+    const at = values.findIndex((value, index) => !(Math.abs(value - split[index]!) <= allowed));
+    if (at < 0) return [];
+    return [
+      `${variable.name} moves to ${values[at]} with the whole batch and to ${split[at]} with its parts, at element ${at}`,
+    ];
   });
 }
 
@@ -114,7 +131,7 @@ function summed(
   };
 }
 
-function maximum(values: Float32Array): number {
+function maximum(values: Iterable<number>): number {
   let largest = 0;
   for (const value of values) largest = Math.max(largest, Math.abs(value));
   return largest;
