@@ -83,7 +83,7 @@ size_t part_begin(const Attention& a, size_t kv_head, size_t part, size_t parts)
     size_t tiles = 1;
     for (size_t i = 0; i < group; ++i) {
       const size_t head = kv_head * group + i;
-      tiles += (a.layout ? keys_of(a, head, block) : queries_of(a, head, block)).count;
+      tiles += (a.layout ? keys_of(a, head, block) : queries_of(a, block)).count;
     }
     return tiles;
   };

@@ -43,14 +43,14 @@ struct BlockLists {
 };
 
 // The blocks of the scores that exist, block × block each, the last ones cut off by Sq and Sk. What
-// lies outside of them is hidden. Both directions say the same.
+// lies outside of them is hidden.
 struct BlockLayout {
   // 16, 32, 48, ... 128.
   size_t block;
-  // One pair for all heads, or one for each of the H heads.
+  // One for all heads, or one for each of the H heads.
   size_t heads;
-  const BlockLists* keys_of_queries;
-  const BlockLists* queries_of_keys;
+  // The blocks of keys that each block of queries attends to.
+  const BlockLists* lists;
 };
 
 struct Attention {

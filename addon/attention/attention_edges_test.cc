@@ -261,7 +261,7 @@ void test_refusals() {
   a.Sq = (1 << 16) + 1;
   CHECK_THROWS_CODE(check_attention(a), "INVALID_ARGUMENT");
   a = p.attention();
-  BlockLayout layout{24, 1, nullptr, nullptr};
+  BlockLayout layout{24, 1, nullptr};
   a.layout = &layout;
   CHECK_THROWS_CODE(check_attention(a), "INVALID_ARGUMENT");
   layout.block = 256;

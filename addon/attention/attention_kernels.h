@@ -46,8 +46,8 @@ inline size_t block_at(const Blocks& blocks, size_t i) {
 inline Blocks listed(const BlockLists& lists, size_t row) {
   return {lists.blocks + lists.starts[row], 0, lists.starts[row + 1] - lists.starts[row]};
 }
-inline const BlockLists& lists_of(const BlockLists* lists, const BlockLayout& layout, size_t head) {
-  return lists[layout.heads == 1 ? 0 : head];
+inline const BlockLists& lists_of(const BlockLayout& layout, size_t head) {
+  return layout.lists[layout.heads == 1 ? 0 : head];
 }
 
 // The blocks of keys of which some query of the block sees some key.
@@ -57,23 +57,17 @@ inline Blocks keys_of(const Attention& a, size_t head, size_t block) {
   const size_t limit = !a.causal ? a.Sk : end + a.Sk > a.Sq ? end + a.Sk - a.Sq : 0;
   const size_t before = (limit + key_block(a) - 1) / key_block(a);
   if (!a.layout) return {nullptr, 0, before < key_blocks(a) ? before : key_blocks(a)};
-  Blocks blocks = listed(lists_of(a.layout->keys_of_queries, *a.layout, head), block);
+  Blocks blocks = listed(lists_of(*a.layout, head), block);
   while (blocks.count > 0 && blocks.list[blocks.count - 1] >= before) --blocks.count;
   return blocks;
 }
 
-// The blocks of queries of which some query sees some key of the block.
-inline Blocks queries_of(const Attention& a, size_t head, size_t block) {
+// Without a layout: the blocks of queries of which some query sees some key of the block.
+inline Blocks queries_of(const Attention& a, size_t block) {
   // Queries from `first` on see the block's first key.
-  const size_t key = block * key_block(a);
+  const size_t key = block * key_block(a), all = query_blocks(a);
   const size_t first = a.causal && key + a.Sq > a.Sk ? (key + a.Sq - a.Sk) / query_block(a) : 0;
-  if (!a.layout) {
-    const size_t all = query_blocks(a);
-    return {nullptr, first, first < all ? all - first : 0};
-  }
-  Blocks blocks = listed(lists_of(a.layout->queries_of_keys, *a.layout, head), block);
-  for (; blocks.count > 0 && *blocks.list < first; ++blocks.list) --blocks.count;
-  return blocks;
+  return {nullptr, first, first < all ? all - first : 0};
 }
 
 }  // namespace

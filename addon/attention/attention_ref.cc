@@ -35,7 +35,7 @@ Row rotated(const Attention& a, const Row& x, size_t s, bool inverse) {
 bool has_block(const Attention& a, size_t head, size_t query, size_t key) {
   if (!a.layout) return true;
   const BlockLayout& layout = *a.layout;
-  const BlockLists& lists = layout.keys_of_queries[layout.heads == 1 ? 0 : head];
+  const BlockLists& lists = layout.lists[layout.heads == 1 ? 0 : head];
   const size_t row = query / layout.block;
   for (uint32_t i = lists.starts[row]; i < lists.starts[row + 1]; ++i)
     if (lists.blocks[i] == key / layout.block) return true;

@@ -36,45 +36,29 @@ inline std::string text_of(const Options& o) {
          " ";
 }
 
-// Both directions of a random layout.
 class RandomLayout {
  public:
-  RandomLayout(Random& random, const Options& o)
-      : rows_((o.Sq + o.block - 1) / o.block), columns_((o.Sk + o.block - 1) / o.block) {
+  RandomLayout(Random& random, const Options& o) {
+    const size_t rows = (o.Sq + o.block - 1) / o.block, columns = (o.Sk + o.block - 1) / o.block;
     const size_t heads = o.layout_per_head ? o.H : 1;
-    for (size_t h = 0; h < heads; ++h) {
-      std::vector<bool> present(rows_ * columns_);
-      for (size_t i = 0; i < present.size(); ++i) present[i] = random.bits() % 2;
-      const auto across = [&](size_t r, size_t c) { return present[r * columns_ + c]; };
-      const auto down = [&](size_t c, size_t r) { return present[r * columns_ + c]; };
-      lists_.push_back(make_lists(rows_, columns_, across));
-      lists_.push_back(make_lists(columns_, rows_, down));
-    }
-    for (size_t h = 0; h < heads; ++h) {
-      keys_.push_back({lists_[2 * h].starts.data(), lists_[2 * h].blocks.data()});
-      queries_.push_back({lists_[2 * h + 1].starts.data(), lists_[2 * h + 1].blocks.data()});
-    }
-    layout_ = {o.block, heads, keys_.data(), queries_.data()};
+    memory_.resize(heads);
+    for (Lists& own : memory_)
+      for (size_t r = 0; r < rows; ++r) {
+        for (size_t c = 0; c < columns; ++c)
+          if (random.bits() % 2) own.blocks.push_back(static_cast<uint32_t>(c));
+        own.starts.push_back(static_cast<uint32_t>(own.blocks.size()));
+      }
+    for (const Lists& own : memory_) lists_.push_back({own.starts.data(), own.blocks.data()});
+    layout_ = {o.block, heads, lists_.data()};
   }
   const BlockLayout* get() const { return &layout_; }
 
  private:
   struct Lists {
-    std::vector<uint32_t> starts, blocks;
+    std::vector<uint32_t> starts{0}, blocks;
   };
-  template <class Has>
-  static Lists make_lists(size_t rows, size_t columns, Has has) {
-    Lists lists{{0}, {}};
-    for (size_t r = 0; r < rows; ++r) {
-      for (size_t c = 0; c < columns; ++c)
-        if (has(r, c)) lists.blocks.push_back(static_cast<uint32_t>(c));
-      lists.starts.push_back(static_cast<uint32_t>(lists.blocks.size()));
-    }
-    return lists;
-  }
-  size_t rows_, columns_;
-  std::vector<Lists> lists_;
-  std::vector<BlockLists> keys_, queries_;
+  std::vector<Lists> memory_;
+  std::vector<BlockLists> lists_;
   BlockLayout layout_;
 };
 

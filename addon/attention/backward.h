@@ -193,7 +193,7 @@ class Backward {
       pack_rows(dk_rows, g_.dk.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.dk);
       pack_rows(dv_rows, g_.dv.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.dv);
     }
-    const Blocks blocks = queries_of(a_, head, block);
+    const Blocks blocks = queries_of(a_, block);
     if (blocks.count > 0) {
       pack_keys(begin, end);
       pack_rows(row_of(a_.v, b, kv, begin), a_.v.row, count, a_.D, Dp_, 1.0f, kNoRotation, m_.rows);
@@ -232,7 +232,7 @@ class Backward {
     const size_t b = task_.sample, kv = task_.kv_head;
     fetch_rows(row_of(a_.k, b, kv, begin), a_.k.row, end - begin, a_.D);
     fetch_rows(row_of(a_.v, b, kv, begin), a_.v.row, end - begin, a_.D);
-    const Blocks blocks = queries_of(a_, head, block);
+    const Blocks blocks = queries_of(a_, block);
     if (blocks.count > 0) fetch_queries(head, block_at(blocks, 0));
   }
 

@@ -17,7 +17,8 @@ struct BlockMask {
 // Numbers that the lists of a mask take.
 size_t block_list_size(const BlockMask& mask);
 
-// Fills `memory`, block_list_size() long, and `lists`, 2 · heads long; the layout points into both.
+// Fills `memory`, block_list_size() long, and `lists`, one for each head of the mask; the layout
+// points into both.
 BlockLayout block_layout_of(const BlockMask& mask, uint32_t* memory, BlockLists* lists);
 
 }  // namespace dsjs

@@ -22,14 +22,20 @@ class FetchAhead {
     ranges_[end_++] = {rows, row_stride, count, D};
     lines_ += count * lines_of(D);
   }
+  // A row of each range by turns: while the others have theirs, the processor sees a page being
+  // walked through and goes ahead by itself.
   void some() {
     ++calls_;
-    for (size_t lines = 0; lines <= lines_ / expected_calls_ && at_ < end_;) {
+    for (size_t lines = 0; lines <= lines_ / expected_calls_ && end_ > 0;) {
+      if (at_ >= end_) at_ = 0;
       Range& range = ranges_[at_];
       fetch_row(range.rows, range.D);
       lines += lines_of(range.D);
       range.rows += range.stride;
-      if (--range.count == 0) ++at_;
+      if (--range.count > 0)
+        ++at_;
+      else
+        range = ranges_[--end_];
     }
   }
 

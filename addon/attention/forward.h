@@ -124,13 +124,9 @@ class Forward {
   void finish(size_t head, size_t query, size_t rows) {
     if (!started_)
       for (size_t i = 0; i < rows * Dp_; ++i) m_.out[i] = 0;
-    float* lse = result_.lse + (task_.sample * a_.H + head) * a_.Sq + query;
-    for (size_t r = 0; r < rows; ++r) {
-      const float total = sum(load(softmax_.sums + r * kLanes));
-      lse[r] = total == 0 ? -kInfinity : softmax_.top[r] + __builtin_logf(total);
-      unpack_rows(m_.out + r * Dp_, 1, a_.D, Dp_, total == 0 ? 0.0f : 1.0f / total, kNoRotation,
-                  row_of(result_.y, task_.sample, head, query + r), 0);
-    }
+    for (size_t r = 0; r < rows; ++r)
+      finish_query(a_, result_, task_.sample, head, query + r, softmax_.top[r],
+                   sum(load(softmax_.sums + r * kLanes)), m_.out + r * Dp_);
   }
 
   const Attention& a_;

@@ -104,9 +104,10 @@ class SparseBackward {
     }
     transpose_rows(m_.queries, Dp_, rows, Dp_, m_.query_panels);
     transpose_rows(dy_.data, dy_.row, rows, Dp_, m_.dy_panels);
-    begin_queries(head, block, query, rows);
-
     const Blocks blocks = keys_of(a_, head, block);
+    begin_queries(head, block, query, rows);
+    if (!fits_tile(a_, blocks)) read_along(head, query, rows);
+
     SparseTile t{b, head, query, rows, {}, 0, 0, 0};
     for (size_t i = 0; i < blocks.count;) {
       const Start start = i > 0 ? Start::kAdd : Start::kZero;
@@ -116,6 +117,8 @@ class SparseBackward {
       score(t, keys);
       multiply_queries(a_, t, values, m_.dy_panels, Dp_, m_.ds, ahead_);
       hide(a_, t, m_.ds, 0);
+      weigh(t);
+      if (fits_tile(a_, blocks)) sum_along(t);
       differentiate_scores(t);
       for (size_t piece = 0; piece < t.count; ++piece) add_to_keys(t, t.pieces[piece]);
       add_keys(a_, t, m_.ds, keys, Dp_, m_.dq, start, nullptr, ahead_);
@@ -126,7 +129,7 @@ class SparseBackward {
                 row_of(g_.dq, b, head, query), g_.dq.row);
   }
 
-  // shift, weight and along of the queries.
+  // shift and weight of the queries.
   void begin_queries(size_t head, size_t block, size_t query, size_t rows) {
     const size_t b = task_.sample;
     const float* lse = g_.lse + (b * a_.H + head) * a_.Sq + query;
@@ -136,14 +139,34 @@ class SparseBackward {
       // one.
       shift_[r] = r >= rows || lse[r] == -kInfinity ? kInfinity : lse[r];
       weight_[r] = 1;
-      along_[r] = 0;
       is_large = is_large || (shift_[r] != kInfinity && __builtin_fabsf(shift_[r]) >= kLargeLse);
     }
+    if (is_large) restore_sums(head, block, query, rows);
+  }
+
+  void read_along(size_t head, size_t query, size_t rows) {
+    for (size_t r = 0; r < padded(rows); ++r) along_[r] = 0;
     for (size_t r = 0; r < rows; ++r)
       along_[r] = static_cast<float>(row_sum(
-          a_.D, [](F32 d, F32 y) { return d * y; }, row_of(g_.dy, b, head, query + r),
-          row_of(g_.y, b, head, query + r)));
-    if (is_large) restore_sums(head, block, query, rows);
+          a_.D, [](F32 d, F32 y) { return d * y; }, row_of(g_.dy, task_.sample, head, query + r),
+          row_of(g_.y, task_.sample, head, query + r)));
+  }
+
+  // The same from a tile of all the queries' keys, without reading Y: rowsum(dY∘Y) =
+  // rowsum(P∘Z∘(dY·Vᵀ)).
+  void sum_along(const SparseTile& t) {
+    const size_t width = padded(t.rows);
+    for (size_t r = 0; r < t.rows; r += kLanes) {
+      F32 even{}, odd{};
+      const size_t end = seen_columns(a_, t, r) * width + r;
+      size_t at = r;
+      for (; at + width < end; at += 2 * width) {
+        even = fma(load(m_.p + at), load(m_.ds + at), even);
+        odd = fma(load(m_.p + at + width), load(m_.ds + at + width), odd);
+      }
+      if (at < end) even = fma(load(m_.p + at), load(m_.ds + at), even);
+      store(along_ + r, even + odd);
+    }
   }
 
   void restore_sums(size_t head, size_t block, size_t query, size_t rows) {
@@ -170,28 +193,42 @@ class SparseBackward {
     hide(a_, t, m_.p, -kInfinity);
   }
 
-  // p: scores → P∘Z; ds: dY·Vᵀ → dS.
+  // p: scores → P; ds: dY·Vᵀ → Z∘(dY·Vᵀ).
+  void weigh(const SparseTile& t) {
+    for_seen(t, [&](size_t r, size_t at, size_t end, size_t width) {
+      const F32 shift = load(shift_ + r), weight = load(weight_ + r);
+      for (; at < end; at += width) store(m_.p + at, weight * exp_weight(load(m_.p + at) - shift));
+    });
+    if (!a_.dropout.rng) return;
+    fill_factors(a_, t, m_.factors);
+    drop(t, m_.ds);
+  }
+
+  // ds: Z∘(dY·Vᵀ) → dS; p: P → P∘Z.
   void differentiate_scores(const SparseTile& t) {
+    for_seen(t, [&](size_t r, size_t at, size_t end, size_t width) {
+      const F32 along = load(along_ + r);
+      for (; at < end; at += width) store(m_.ds + at, load(m_.p + at) * (load(m_.ds + at) - along));
+    });
+    if (a_.dropout.rng) drop(t, m_.p);
+  }
+
+  // Calls fn(row, begin, end, width) for strips of the tile that some query sees and each vector of
+  // queries: its elements are at begin, begin + width, ... before end.
+  template <class Fn>
+  void for_seen(const SparseTile& t, Fn fn) {
     const size_t width = padded(t.rows);
-    if (a_.dropout.rng) fill_factors(a_, t, m_.factors);
     for (size_t i = 0; i < t.count; ++i)
       for_strips(a_, t, t.pieces[i], [&](size_t begin, size_t count, size_t first) {
         const size_t column = t.pieces[i].column + begin;
-        for (size_t r = first; r < t.rows; r += kLanes) {
-          const F32 shift = load(shift_ + r), weight = load(weight_ + r), along = load(along_ + r);
-          for (size_t at = column * width + r; at < (column + count) * width; at += width) {
-            const F32 probability = weight * exp_weight(load(m_.p + at) - shift);
-            F32 kept = probability, change = load(m_.ds + at);
-            if (a_.dropout.rng) {
-              const F32 factor = load(m_.factors + at);
-              kept *= factor;
-              change *= factor;
-            }
-            store(m_.p + at, kept);
-            store(m_.ds + at, probability * (change - along));
-          }
-        }
+        for (size_t r = first; r < t.rows; r += kLanes)
+          fn(r, column * width + r, (column + count) * width, width);
       });
+  }
+
+  void drop(const SparseTile& t, float* tile) {
+    map(
+        tile, 0, t.columns * padded(t.rows), [](F32 x, F32 f) { return x * f; }, tile, m_.factors);
   }
 
   void add_to_keys(const SparseTile& t, const KeyPiece& piece) {
@@ -233,7 +270,8 @@ class SparseBackward {
     const size_t count = end - query;
     ahead_.add(row_of(a_.q, b, head, query), a_.q.row, count, a_.D);
     ahead_.add(row_of(g_.dy, b, head, query), g_.dy.row, count, a_.D);
-    ahead_.add(row_of(g_.y, b, head, query), g_.y.row, count, a_.D);
+    if (!fits_tile(a_, keys_of(a_, head, block)))
+      ahead_.add(row_of(g_.y, b, head, query), g_.y.row, count, a_.D);
     ahead_.add(row_of(g_.dq, b, head, query), g_.dq.row, count, a_.D);
     for_new_keys(a_, head, block, [&](size_t key, size_t keys) {
       ahead_.add(row_of(a_.k, b, task_.kv_head, key), a_.k.row, keys, a_.D);

@@ -78,7 +78,9 @@ class SparseForward {
     }
     if (blocks.count == 0)
       for (size_t e = 0; e < rows * Dp_; ++e) m_.out[e] = 0;
-    finish(head, query, rows);
+    for (size_t r = 0; r < rows; ++r)
+      finish_query(a_, result_, task_.sample, head, query + r, softmax_.top[r], softmax_.sum[r],
+                   m_.out + r * Dp_);
   }
 
   void drop(const SparseTile& t) {
@@ -86,16 +88,6 @@ class SparseForward {
     map(
         m_.scores, 0, t.columns * padded(t.rows), [](F32 p, F32 f) { return p * f; }, m_.scores,
         m_.factors);
-  }
-
-  void finish(size_t head, size_t query, size_t rows) {
-    float* lse = result_.lse + (task_.sample * a_.H + head) * a_.Sq + query;
-    for (size_t r = 0; r < rows; ++r) {
-      const float total = softmax_.sum[r];
-      lse[r] = total == 0 ? -kInfinity : softmax_.top[r] + __builtin_logf(total);
-      unpack_rows(m_.out + r * Dp_, 1, a_.D, Dp_, total == 0 ? 0.0f : 1.0f / total, kNoRotation,
-                  row_of(result_.y, task_.sample, head, query + r), 0);
-    }
   }
 
   // What a block of queries will read and write, but for blocks of keys that the one before reads.

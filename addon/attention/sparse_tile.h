@@ -60,6 +60,11 @@ inline size_t fill_tile(const Attention& a, const Blocks& blocks, size_t first, 
   return i;
 }
 
+// Whether one tile holds all keys that a block of queries attends to.
+inline bool fits_tile(const Attention& a, const Blocks& blocks) {
+  return blocks.count * key_block(a) <= kTileKeys;
+}
+
 // How many columns, which come first, some query of a step sees.
 inline size_t seen_columns(const Attention& a, const SparseTile& t, size_t row) {
   const size_t end = (row / kStep + 1) * kStep, last = (end < t.rows ? end : t.rows) - 1;
@@ -174,6 +179,12 @@ inline void add_bias(const Attention& a, const SparseTile& t, float* tile) {
   }
 }
 
+inline I32 lanes_before(size_t count) {
+  I32 lane;
+  for (size_t i = 0; i < kLanes; ++i) lane[i] = static_cast<int32_t>(i);
+  return lane < static_cast<int32_t>(count);
+}
+
 // `value` for what a query does not see: keys after it, keys that the mask hides.
 inline void hide(const Attention& a, const SparseTile& t, float* tile, float value) {
   const size_t width = padded(t.rows);
@@ -181,9 +192,12 @@ inline void hide(const Attention& a, const SparseTile& t, float* tile, float val
     const KeyPiece& piece = t.pieces[i];
     if (piece.column + piece.count <= t.plain) continue;
     for_strips(a, t, piece, [&](size_t begin, size_t count, size_t first) {
-      for (size_t k = begin; k < begin + count; ++k)
-        for (size_t r = first; r < blind_queries(a, t, piece.key + k); ++r)
-          tile[(piece.column + k) * width + r] = value;
+      for (size_t k = begin; k < begin + count; ++k) {
+        const size_t blind = blind_queries(a, t, piece.key + k);
+        float* scores = tile + (piece.column + k) * width;
+        for (size_t r = first; r < blind; r += kLanes)
+          store(scores + r, lanes_before(blind - r) ? splat(value) : load(scores + r));
+      }
     });
   }
   if (!a.key_mask) return;

@@ -111,6 +111,16 @@ inline float largest_lane(F32 v) {
 // scores near the lowest number, as a mask makes them, all. Backward computes both again.
 constexpr float kLargeLse = 8192;
 
+// Y and lse of a query, from the largest of its scores, the sum of exponentials relative to it, and
+// the values that these weigh, summed up.
+inline void finish_query(const Attention& a, const AttentionResult& result, size_t sample,
+                         size_t head, size_t query, float top, float total, const float* values) {
+  result.lse[(sample * a.H + head) * a.Sq + query] =
+      total == 0 ? -kInfinity : top + __builtin_logf(total);
+  convert_row(values, row_of(result.y, sample, head, query), a.D, total == 0 ? 0.0f : 1.0f / total,
+              kNoRotation, 0, false);
+}
+
 // A softmax in progress: of each row the largest score so far, the sum of exponentials relative to
 // it in kLanes parts, and what earlier sums and values are multiplied by when a tile comes.
 struct RunningSoftmax {

@@ -185,7 +185,7 @@ const BlockLayout* read_blocks(Call& call, const Inputs& in, const Settings& s,
   require_same("blocks", shape, "what lengths and block say",
                {shape[0], static_cast<int64_t>(rows), static_cast<int64_t>(columns)});
   const BlockMask mask{call.input<uint8_t>(in.blocks), heads, rows, columns, s.block};
-  auto* lists = call.scratch<BlockLists>(2 * heads);
+  auto* lists = call.scratch<BlockLists>(heads);
   auto* memory = call.scratch<uint32_t>(block_list_size(mask));
   return new (call.scratch<BlockLayout>(1)) BlockLayout(block_layout_of(mask, memory, lists));
 }
