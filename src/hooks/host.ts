@@ -55,6 +55,8 @@ export interface SelfAttention {
   readonly causal: boolean;
   /** Positions of the longest sample, where the host has padded to `length`. */
   readonly longest?: number;
+  /** No sample of a dataset has this length: it is one to begin with, or that of a text being written. */
+  readonly isExample?: boolean;
 }
 
 /** `heads[h]`, [⌈length/block⌉, ⌈length/block⌉] row-major: 1 where a block of the scores is computed. */

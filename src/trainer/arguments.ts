@@ -64,8 +64,8 @@ export const trainingArgumentsSchema = z.strictObject({
   dataSeed: z.number().int().nonnegative().optional(),
   /** Leaves out an epoch's last global batch when it is not full. */
   dataloaderDropLast: z.boolean().default(false),
-  /** Sequence lengths are rounded up to a multiple of this. */
-  padToMultipleOf: positiveInt.default(8),
+  /** Sequence lengths are rounded up to a multiple of this. Absent: 8, or `sparse_attention.block` of a config. */
+  padToMultipleOf: positiveInt.optional(),
   loadBestModelAtEnd: z.boolean().default(false),
   /** A metric of `evaluate()`; `eval_` may be left out. */
   metricForBestModel: z.string().default('eval_loss'),

@@ -77,8 +77,9 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
     const source = trainDataset
       ? createBatchSource(trainDataset, sampling(recipe.microBatchSize, recipe.microBatches))
       : null;
+    const padToMultipleOf = args.padToMultipleOf ?? recipe.config?.sparse_attention?.block ?? 8;
     const collateRows = ({ samples, indices }: MicroBatch, rows: number) =>
-      model.collate(samples, indices, { rows, padToMultipleOf: args.padToMultipleOf });
+      model.collate(samples, indices, { rows, padToMultipleOf });
     const first = await firstBatch(source, model);
     const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize), {
       checkpointEvery: checkpointInterval(args, recipe.config),

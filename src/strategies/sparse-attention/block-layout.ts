@@ -36,6 +36,22 @@ export class BlockLayout {
     return this.heads[head]![row * this.blocks + column] === 1;
   }
 
+  /** What is left of it for sequences of fewer blocks. */
+  cut(blocks: number): BlockLayout {
+    const { bitmaps, indices } = this.distinct();
+    const cut = bitmaps.map((bitmap) =>
+      Uint8Array.from(
+        { length: blocks * blocks },
+        (_, i) => bitmap[Math.floor(i / blocks) * this.blocks + (i % blocks)]!,
+      ),
+    );
+    return new BlockLayout(
+      this.block,
+      blocks,
+      indices.map((index) => cut[index]!),
+    );
+  }
+
   /** Bitmaps that differ, and for each head the index of its own. */
   distinct(): { bitmaps: Uint8Array[]; indices: number[] } {
     const bitmaps: Uint8Array[] = [];

@@ -15,7 +15,12 @@ export function applySparseAttention(
 ): void {
   const { host, lifecycle, communicator } = context;
   requireCapability(host, 'attentionReplacement', 'sparse_attention');
-  const { replaced, dense } = host.replaceAttention!((attention) => layoutFor(attention, values));
+  // The batch that training begins with must fit the keys. Later ones, or a prompt, may be shorter.
+  let hasBegun = false;
+  const { replaced, dense } = host.replaceAttention!((attention) =>
+    layoutFor(attention, values, hasBegun || attention.isExample === true),
+  );
+  hasBegun = true;
   if (replaced.length + dense.length === 0) {
     throw new DeepSpeedError(
       'ATTENTION_NOT_REPLACED',
@@ -36,20 +41,25 @@ export function applySparseAttention(
   });
 }
 
-function layoutFor(attention: SelfAttention, values: SparseAttentionValues): BlockLayout {
+function layoutFor(
+  attention: SelfAttention,
+  values: SparseAttentionValues,
+  mayBeShort = true,
+): BlockLayout {
   const { heads, length, causal, longest = length } = attention;
   const { block } = values;
   if (longest !== length && length % block !== 0) {
     throw new DeepSpeedError(
       'LAYOUT_INVALID',
-      `sparse_attention.block: ${block} does not divide the length of the batches: samples have up to ${longest} positions, and padToMultipleOf makes that ${length}`,
+      `sparse_attention.block: ${block} does not divide the length of the batches: samples have up to ${longest} positions, padded to ${length}`,
       {
-        fix: `Set the Trainer's padToMultipleOf to ${block}, or lengthen samples with padToBlockSize.`,
+        fix: `Leave the Trainer's padToMultipleOf out, or set it to ${block}, and use a model whose longest sequence ${block} divides.`,
         data: { key: 'block' },
       },
     );
   }
-  const layout = sparsityConfig(values, heads).makeLayout(length);
+  const config = sparsityConfig(values, heads);
+  const layout = mayBeShort ? config.makeShortLayout(length) : config.makeLayout(length);
   layout.requireAttendingRows({ causal });
   return layout;
 }

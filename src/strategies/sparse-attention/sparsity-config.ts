@@ -55,7 +55,8 @@ export abstract class SparsityConfig {
       );
     }
     const blocks = sequenceLength / block;
-    this.requireFit(blocks);
+    const unmet = this.demands().find((demand) => demand.blocks > blocks);
+    if (unmet) throw misfit(unmet.key, unmet.problem(blocks));
     const drawn = new Map<number, Uint8Array>();
     const heads = Array.from({ length: this.num_heads }, (_, head) => {
       const pattern = different ? this.patternOf(head) : 0;
@@ -64,6 +65,20 @@ export abstract class SparsityConfig {
       return bitmap;
     });
     return new BlockLayout(block, blocks, heads);
+  }
+
+  /**
+   * The layout for a sequence that may be shorter than the keys ask for: what is left of that of the shortest one
+   * that is not.
+   *
+   * @throws LAYOUT_INVALID where the block does not divide the length
+   */
+  makeShortLayout(sequenceLength: number): BlockLayout {
+    const { block } = this.values;
+    const least = block * Math.max(...this.demands().map(({ blocks }) => blocks), 1);
+    if (sequenceLength >= least || sequenceLength < 1 || sequenceLength % block !== 0)
+      return this.makeLayout(sequenceLength);
+    return this.makeLayout(least).cut(sequenceLength / block);
   }
 
   protected get unidirectional(): boolean {
@@ -75,16 +90,13 @@ export abstract class SparsityConfig {
     return 0;
   }
 
-  /** Throws where the layout cannot have this many blocks in a row. */
-  protected requireFit(_blocks: number): void {}
+  /** What keys ask of a sequence, those first that are told first. */
+  protected demands(): readonly Demand[] {
+    return [];
+  }
 
   /** Draws a head's layout; what lies above the diagonal is removed afterwards where it must. */
   protected abstract draw(canvas: Canvas, pattern: number): void;
-
-  /** Throws LAYOUT_INVALID for a key whose value exceeds the blocks of a row. */
-  protected requireAtMost(key: keyof SparseAttentionValues, value: number, blocks: number): void {
-    if (value > blocks) throw misfit(key, `${value} is above the ${blocks} blocks of a row`);
-  }
 
   private drawWhole(blocks: number, pattern: number): Uint8Array {
     const canvas = new Canvas(blocks);
@@ -124,8 +136,8 @@ export class FixedSparsityConfig extends SparsityConfig {
     return head % this.values.num_different_global_patterns;
   }
 
-  protected override requireFit(blocks: number): void {
-    this.requireAtMost('num_global_blocks', this.values.num_global_blocks, blocks);
+  protected override demands(): readonly Demand[] {
+    return counts(this.values, 'num_global_blocks');
   }
 
   /** Pattern 0 has the last blocks of a window as its global ones, pattern 1 those before, ... */
@@ -164,9 +176,8 @@ export class VariableSparsityConfig extends SparsityConfig {
     return this.values.num_random_blocks > 0 ? head : 0;
   }
 
-  protected override requireFit(blocks: number): void {
-    this.requireAtMost('num_random_blocks', this.values.num_random_blocks, blocks);
-    requireInside(this.values, blocks);
+  protected override demands(): readonly Demand[] {
+    return [...counts(this.values, 'num_random_blocks'), ...globals(this.values)];
   }
 
   protected override draw(canvas: Canvas, pattern: number): void {
@@ -200,13 +211,13 @@ export class BigBirdSparsityConfig extends SparsityConfig {
     return this.values.num_random_blocks > 0 ? head : 0;
   }
 
-  protected override requireFit(blocks: number): void {
-    for (const key of [
+  protected override demands(): readonly Demand[] {
+    return counts(
+      this.values,
       'num_random_blocks',
       'num_sliding_window_blocks',
       'num_global_blocks',
-    ] as const)
-      this.requireAtMost(key, this.values[key], blocks);
+    );
   }
 
   protected override draw(canvas: Canvas, pattern: number): void {
@@ -232,10 +243,8 @@ export class BSLongformerSparsityConfig extends SparsityConfig {
     super({ ...options, mode: 'bslongformer' });
   }
 
-  protected override requireFit(blocks: number): void {
-    const { num_sliding_window_blocks: band } = this.values;
-    this.requireAtMost('num_sliding_window_blocks', band, blocks);
-    requireInside(this.values, blocks);
+  protected override demands(): readonly Demand[] {
+    return [...counts(this.values, 'num_sliding_window_blocks'), ...globals(this.values)];
   }
 
   protected override draw(canvas: Canvas): void {
@@ -253,9 +262,8 @@ export class LocalSlidingWindowSparsityConfig extends SparsityConfig {
     super({ ...options, attention: options.attention ?? 'unidirectional', mode: 'local' });
   }
 
-  protected override requireFit(blocks: number): void {
-    const { num_sliding_window_blocks: band } = this.values;
-    this.requireAtMost('num_sliding_window_blocks', band, blocks);
+  protected override demands(): readonly Demand[] {
+    return counts(this.values, 'num_sliding_window_blocks');
   }
 
   protected override draw(canvas: Canvas): void {
@@ -287,15 +295,35 @@ function globalRanges(values: SparseAttentionValues): [number, number][] {
   return starts.map((start, i) => [start, ends?.[i] ?? start + 1]);
 }
 
-function requireInside(values: SparseAttentionValues, blocks: number): void {
-  for (const [start, end] of globalRanges(values)) {
-    if (end <= blocks) continue;
-    const [key, value] =
-      start < blocks
-        ? (['global_block_end_indices', end] as const)
-        : (['global_block_indices', start] as const);
-    throw misfit(key, `${value} lies outside the ${blocks} blocks of the sequence`);
-  }
+/** How many blocks a row must have for a key to make sense. */
+interface Demand {
+  key: keyof SparseAttentionValues;
+  blocks: number;
+  /** What is wrong where it has fewer. */
+  problem(blocks: number): string;
+}
+
+function counts(
+  values: SparseAttentionValues,
+  ...keys: ('num_global_blocks' | 'num_random_blocks' | 'num_sliding_window_blocks')[]
+): Demand[] {
+  return keys.map((key) => ({
+    key,
+    blocks: values[key],
+    problem: (blocks) => `${values[key]} is above the ${blocks} blocks of a row`,
+  }));
+}
+
+function globals(values: SparseAttentionValues): Demand[] {
+  const inside = (key: Demand['key'], value: number, blocks: number): Demand => ({
+    key,
+    blocks,
+    problem: (given) => `${value} lies outside the ${given} blocks of the sequence`,
+  });
+  return globalRanges(values).flatMap(([start, end]) => [
+    inside('global_block_indices', start, start + 1),
+    inside('global_block_end_indices', end, end),
+  ]);
 }
 
 function misfit(key: keyof SparseAttentionValues, what: string): DeepSpeedError {

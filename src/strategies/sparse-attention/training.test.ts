@@ -272,18 +272,21 @@ describe('a language model', () => {
     ...{ num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2 },
     max_position_embeddings: 64,
   };
+  const tokens = (length: number, index = 0) => ({
+    input_ids: Array.from({ length }, (_, i) => (7 * i + index) % 31),
+  });
   const trainerOf = (
     length: number,
     section?: object,
     dropped = 0,
     config: object = gpt2(dropped),
+    args: object = {},
   ) =>
     new Trainer({
       model: AutoModelForCausalLM.fromConfig(config as Record<string, unknown>),
-      trainDataset: {
-        length: 4,
-        get: (index) => ({ input_ids: Array.from({ length }, (_, i) => (7 * i + index) % 31) }),
-      },
+      ...(length > 0 && {
+        trainDataset: { length: 4, get: (index: number) => tokens(length, index) },
+      }),
       args: {
         outputDir: folder,
         deepspeed: { ...(section && { sparse_attention: section }) },
@@ -293,6 +296,7 @@ describe('a language model', () => {
         saveStrategy: 'no',
         reportTo: [],
         disableTqdm: true,
+        ...args,
       },
       runtime: { threads: 1 },
     });
@@ -310,11 +314,43 @@ describe('a language model', () => {
     expect(printed.mock.calls.map(([line]) => line)).toContain(report);
   });
 
-  it('has the lengths of samples told apart from what padding makes of them', async () => {
-    await expect(trainerOf(35, { mode: 'fixed' }).train()).rejects.toMatchObject({
+  it('has its batches padded to the block', async () => {
+    printed.mockClear();
+    const trainer = trainerOf(35, { mode: 'fixed' });
+    await trainer.train();
+    await trainer.close();
+    expect(printed.mock.calls.map(([line]) => line)).toContain(
+      'sparse_attention: fixed, block 16, in 1 of 1 attentions of 2 heads over 48 positions: 100.0% of the causal blocks',
+    );
+  });
+
+  it('has the lengths of samples told apart from what the wrong padding makes of them', async () => {
+    const wrong = trainerOf(35, { mode: 'fixed' }, 0, gpt2(0), { padToMultipleOf: 8 });
+    await expect(wrong.train()).rejects.toMatchObject({
       code: 'LAYOUT_INVALID',
-      message: expect.stringContaining('up to 35 positions, and padToMultipleOf makes that 40'),
+      message: expect.stringContaining('up to 35 positions, padded to 40'),
     });
+  });
+
+  // Within one block a causal layout hides nothing, so both say the same.
+  it('takes batches and prompts shorter than the window once it has begun', async () => {
+    const results = [];
+    for (const section of [{ mode: 'bigbird', num_random_blocks: 2 }, undefined]) {
+      const trainer = trainerOf(64, section, 0, gpt2(0), { learningRate: 0 });
+      await trainer.train();
+      const { eval_loss } = await trainer.evaluate([tokens(10)]);
+      const written = await trainer.generate([3, 1, 4], { maxNewTokens: 5 });
+      await trainer.close();
+      results.push({ loss: eval_loss.toFixed(6), written });
+    }
+    expect(results[0]).toEqual(results[1]);
+    expect(results[0]!.written).toHaveLength(8);
+  });
+
+  it('writes text under a layout without having seen a dataset', async () => {
+    const trainer = trainerOf(0, { mode: 'bigbird' });
+    expect(await trainer.generate([3, 1, 4], { maxNewTokens: 2 })).toHaveLength(5);
+    await trainer.close();
   });
 
   it('drops the probabilities that it would drop without a layout', async () => {
