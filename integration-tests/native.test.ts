@@ -4,6 +4,7 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, it } from 'vitest';
 import { mpiEnvironment, noMpi } from './mpi.ts';
+import { Machines, noNamespaces } from './namespaces.ts';
 import { mustRun } from './run-command.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -35,4 +36,19 @@ describe('the native engine', () => {
       env: mpiEnvironment,
     });
   });
+
+  it.skipIf(noMpi !== null || noNamespaces !== null)(
+    'mpi_conformance, on machines with addresses of their own',
+    async () => {
+      const machines = new Machines(2);
+      try {
+        const hosts = machines.addresses.map((address) => `${address}:2`).join(',');
+        const words = ['--host', hosts, '-n', '4', '--bind-to', 'none'];
+        const program = [join(folder, 'mpi_conformance'), join(folder, 'deepspeed_mpi.so'), '0'];
+        await mustRun('mpirun', [...words, ...program], { cwd: root, env: machines.environment });
+      } finally {
+        machines.dispose();
+      }
+    },
+  );
 });

@@ -159,8 +159,7 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
       MpiOptions mpi;
       mpi.module = string_field(options, "module");
       mpi.identity = string_field(options, "identity");
-      if (!options.Get("lanes").IsUndefined())
-        mpi.most_lanes = integer_field<int>(options, "lanes");
+      if (!options.Get("lanes").IsUndefined()) mpi.lanes = integer_field<int>(options, "lanes");
       if (!options.Get("ranksAHost").IsUndefined())
         mpi.ranks_a_host = integer_field<int>(options, "ranksAHost");
       communicator = make_hosts_group(open_mpi_run(mpi), hang_timeout_ms);

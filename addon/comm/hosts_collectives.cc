@@ -1,6 +1,7 @@
-// The collectives of hosts_group.h, whose head says what travels.
+// The other collectives of hosts_group.h, whose head says what travels.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "comm/hosts_timing.h"
 #include "comm/reduce.h"
@@ -29,87 +30,6 @@ std::vector<Shard> window_of(const std::vector<Shard>& shards, size_t begin, siz
 
 }  // namespace
 
-std::vector<const void*> HostsGroup::reduce_in_hosts(const std::vector<char>& deposits,
-                                                     size_t stride, size_t offset, size_t count,
-                                                     DType type, ReduceOp op,
-                                                     std::vector<std::vector<char>>& sums) const {
-  std::vector<const void*> results;
-  sums.resize(hosts_.size());
-  for (size_t host = 0; host < hosts_.size(); ++host) {
-    std::vector<const void*> sources;
-    for (int member : hosts_[host])
-      sources.push_back(deposits.data() + static_cast<size_t>(member) * stride + offset);
-    if (sources.size() > 1) {
-      sums[host].resize(count * size_of(type));
-      reduce_arrays(sources, {sums[host].data()}, count, type, op);
-      sources[0] = sums[host].data();
-    }
-    results.push_back(sources[0]);
-  }
-  return results;
-}
-
-void HostsGroup::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
-  const size_t element = size_of(type), bytes = count * element;
-  timed(Operation::kAllReduce, bytes, [&] {
-    const bool small = bytes <= kSmallBytes;
-    const std::vector<char> deposits = meet(Operation::kAllReduce, type, count,
-                                            static_cast<uint64_t>(op), data, small ? bytes : 0);
-    if (small) {
-      std::vector<std::vector<char>> sums;
-      const auto parts = reduce_in_hosts(deposits, bytes, 0, count, type, op, sums);
-      return reduce_arrays(parts, {data}, count, type, op);
-    }
-    int used = run_->most_lanes;
-    for (int host = 0; host < hosts(); ++host) used = std::min(used, lanes(host));
-    const size_t window = kScratchBytes * static_cast<size_t>(used) / element;
-    for (size_t begin = 0; begin < count; begin += window) {
-      char* place = bytes_of(data) + begin * element;
-      const size_t length = std::min(window, count - begin);
-      std::vector<Shard> slices;
-      for (int lane = 0; lane < lanes(host_); ++lane) {
-        const Slice part = lane < used ? slice(length, used, lane) : Slice{0, 0};
-        slices.push_back({part.begin, part.count()});
-      }
-      const Shard own = slices[static_cast<size_t>(lane_)];
-      char* own_place = place + own.offset * element;
-      const bool alone = lanes(host_) == 1;
-      // In place: what a rank writes, no other rank of its host reads.
-      if (!alone && op == ReduceOp::kSum)
-        local_->reduce_scatter(place, length, type, slices, own_place, type, false);
-      else if (!alone)
-        local_->all_reduce(place, length, type, op);
-      if (lane_ < used) reduce_between_hosts(own_place, own.count, type, op);
-      if (!alone) local_->all_gather(place, length, type, slices);
-    }
-  });
-}
-
-void HostsGroup::reduce_between_hosts(char* data, size_t count, DType type, ReduceOp op) {
-  const size_t element = size_of(type);
-  const Slice own = slice(count, hosts(), host_);
-  const size_t own_bytes = own.count() * element;
-  char* room = scratch(static_cast<size_t>(hosts()) * own_bytes);
-  std::vector<const void*> sources;
-  std::vector<Outgoing> parts, whole;
-  std::vector<Incoming> ours, theirs;
-  for (int host = 0; host < hosts(); ++host) {
-    const int peer = member_at(host, host == host_ ? 0 : lane_);
-    const Slice part = slice(count, hosts(), host);
-    char* place = data + part.begin * element;
-    char* came = room + static_cast<size_t>(host) * own_bytes;
-    sources.push_back(host == host_ ? place : came);
-    if (host == host_) continue;
-    parts.push_back({peer, place, part.count() * element});
-    ours.push_back({peer, came, own_bytes});
-    whole.push_back({peer, data + own.begin * element, own_bytes});
-    theirs.push_back({peer, place, part.count() * element});
-  }
-  exchange(kData, parts, ours);
-  reduce_arrays(sources, {data + own.begin * element}, own.count(), type, op);
-  exchange(kData, whole, theirs);
-}
-
 std::vector<Shard> HostsGroup::shards_by_lane(const std::vector<Shard>& shards, int host,
                                               int round) const {
   std::vector<Shard> table;
@@ -128,63 +48,71 @@ void HostsGroup::reduce_scatter(const void* bucket, size_t count, DType type,
   const size_t element = size_of(type), bytes = count * element;
   const Shard own = shards[static_cast<size_t>(me_)];
   timed(Operation::kReduceScatter, bytes, [&] {
-    const bool small = bytes <= kSmallBytes;
-    const std::vector<char> deposits =
-        meet(Operation::kReduceScatter, type, count, digest(shards), bucket, small ? bytes : 0);
+    const bool small = bytes <= small_sum_bytes();
+    const Meeting meeting =
+        meet(Operation::kReduceScatter, type, count, digest(shards),
+             small ? sum_of_hosts(bucket, count, type, ReduceOp::kSum) : Deposit{});
     const auto deliver = [&](const std::vector<const void*>& sums, size_t begin, size_t length) {
       if (length > 0)
         sum_into(sums, bytes_of(target) + begin * size_of(target_type), target_type, length, type,
                  accumulate);
     };
-    if (small) {
-      std::vector<std::vector<char>> sums;
-      return deliver(reduce_in_hosts(deposits, bytes, own.offset * element, own.count, type,
-                                     ReduceOp::kSum, sums),
-                     0, own.count);
-    }
+    if (small) return deliver(sums_of(meeting, own.offset * element), 0, own.count);
     // Each window: this host's sums of what its lanes serve, then the other hosts' sums of ours.
+    // One is on its way while the one before is added.
     size_t pieces = static_cast<size_t>(hosts());
     for (int host = 0; host < hosts(); ++host) pieces += static_cast<size_t>(rounds(host));
     // The most pieces that any host may need, so that all ranks have the same windows.
     const size_t most_pieces = 2 * static_cast<size_t>(size());
-    const size_t window = std::max<size_t>(kScratchBytes / most_pieces / element, 1);
-    const bool alone = lanes(host_) == 1;
+    const size_t step = std::max<size_t>(kScratchBytes / 2 / most_pieces / element, 1);
     const size_t largest = largest_count(shards);
-    for (size_t begin = 0; begin < largest; begin += window) {
-      const std::vector<Shard> part = window_of(shards, begin, window);
-      const size_t length = part[static_cast<size_t>(me_)].count;
-      char* room = scratch(pieces * std::min(window, largest) * element);
-      const auto next_piece = [&] {
-        char* piece = room;
-        room += std::min(window, largest) * element;
-        return piece;
-      };
-      std::vector<const void*> sums(static_cast<size_t>(hosts()));
-      std::vector<Outgoing> outgoing;
+    const size_t windows = (largest + step - 1) / step;
+    const size_t piece_bytes = std::min(step, largest) * element;
+    char* const room = scratch(2 * pieces * piece_bytes);
+    struct Window {
+      size_t begin, length;
+      std::vector<const void*> sums;  // by host
       std::vector<Incoming> incoming;
-      for (int host = 0; host < hosts(); ++host) {
-        for (int round = 0; round < rounds(host); ++round) {
-          const std::vector<Shard> table = shards_by_lane(part, host, round);
-          const Shard served = table[static_cast<size_t>(lane_)];
-          const void* sum = bytes_of(bucket) + served.offset * element;
-          if (!alone) {
-            char* piece = next_piece();
-            local_->reduce_scatter(bucket, count, type, table, piece, type, false);
-            sum = piece;
+      std::unique_ptr<Exchange> exchange;
+    };
+    Window under_way[2];
+    for (size_t turn = 0; turn <= windows; ++turn) {
+      if (turn < windows) {
+        const std::vector<Shard> part = window_of(shards, turn * step, step);
+        Window& window = under_way[turn % 2];
+        window = {turn * step, part[static_cast<size_t>(me_)].count, {}, {}, nullptr};
+        char* piece = room + turn % 2 * pieces * piece_bytes;
+        const auto next_piece = [&] { return std::exchange(piece, piece + piece_bytes); };
+        std::vector<Outgoing> outgoing;
+        window.sums.resize(static_cast<size_t>(hosts()));
+        for (int host = 0; host < hosts(); ++host) {
+          for (int round = 0; round < rounds(host); ++round) {
+            const std::vector<Shard> table = shards_by_lane(part, host, round);
+            const Shard served = table[static_cast<size_t>(lane_)];
+            const void* sum = bytes_of(bucket) + served.offset * element;
+            if (lanes(host_) > 1) {
+              char* own_sum = next_piece();
+              local_->reduce_scatter(bucket, count, type, table, own_sum, type, false);
+              sum = own_sum;
+            }
+            const int lane = round * lanes(host_) + lane_;
+            if (host == host_)
+              window.sums[static_cast<size_t>(host)] = sum;
+            else if (lane < lanes(host))
+              outgoing.push_back({member_at(host, lane), sum, served.count * element});
           }
-          const int lane = round * lanes(host_) + lane_;
-          if (host == host_)
-            sums[static_cast<size_t>(host)] = sum;
-          else if (lane < lanes(host))
-            outgoing.push_back({member_at(host, lane), sum, served.count * element});
+          if (host == host_) continue;
+          char* theirs = next_piece();
+          window.incoming.push_back(
+              {member_at(host, lane_ % lanes(host)), theirs, window.length * element});
+          window.sums[static_cast<size_t>(host)] = theirs;
         }
-        if (host == host_) continue;
-        char* piece = next_piece();
-        incoming.push_back({member_at(host, lane_ % lanes(host)), piece, length * element});
-        sums[static_cast<size_t>(host)] = piece;
+        window.exchange = start(kData, outgoing, window.incoming);
       }
-      exchange(kData, outgoing, incoming);
-      deliver(sums, begin, length);
+      if (turn == 0) continue;
+      Window& window = under_way[(turn - 1) % 2];
+      wait(*window.exchange, window.incoming);
+      deliver(window.sums, window.begin, window.length);
     }
   });
 }
@@ -204,13 +132,12 @@ void HostsGroup::all_gather(void* data, size_t count, DType type,
     const bool small = largest <= kSmallBytes;
     std::vector<char> deposit(small ? largest : 0);
     if (small) copy(deposit.data(), place(me_), length(me_));
-    const std::vector<char> deposits =
-        meet(Operation::kAllGather, type, count, digest(shards), deposit.data(), deposit.size());
+    const Meeting meeting = meet(Operation::kAllGather, type, count, digest(shards),
+                                 of_members(deposit.data(), deposit.size()));
     if (small) {
       for (int member = 0; member < size(); ++member)
         if (member != me_)
-          copy(place(member), deposits.data() + static_cast<size_t>(member) * largest,
-               length(member));
+          copy(place(member), deposit_of(meeting, member, largest), length(member));
       return;
     }
     std::vector<Outgoing> outgoing;
@@ -234,7 +161,7 @@ void HostsGroup::all_gather(void* data, size_t count, DType type,
 void HostsGroup::all_to_all(const void* input, void* output, size_t block_bytes) {
   const size_t bytes = block_bytes * static_cast<size_t>(size());
   timed(Operation::kAllToAll, bytes, [&] {
-    meet(Operation::kAllToAll, DType::kUint8, bytes, 0);
+    meet(Operation::kAllToAll, DType::kUint8, bytes, 0, {});
     const auto block = [&](int member) { return static_cast<size_t>(member) * block_bytes; };
     std::vector<Outgoing> outgoing;
     std::vector<Incoming> incoming;
@@ -259,9 +186,9 @@ void HostsGroup::broadcast(void* data, size_t bytes, int root) {
   check_member(Operation::kBroadcast, root);
   timed(Operation::kBroadcast, bytes, [&] {
     const bool small = bytes <= kSmallBytes;
-    const std::vector<char> deposits = meet(Operation::kBroadcast, DType::kUint8, bytes,
-                                            static_cast<uint64_t>(root), data, small ? bytes : 0);
-    if (small) return copy(data, deposits.data() + static_cast<size_t>(root) * bytes, bytes);
+    const Meeting meeting = meet(Operation::kBroadcast, DType::kUint8, bytes,
+                                 static_cast<uint64_t>(root), of_members(data, small ? bytes : 0));
+    if (small) return copy(data, deposit_of(meeting, root, bytes), bytes);
     const int home = host_of_[root];
     std::vector<Outgoing> outgoing;
     for (int host = 0; host < hosts() && me_ == root; ++host)
@@ -274,7 +201,7 @@ void HostsGroup::broadcast(void* data, size_t bytes, int root) {
 }
 
 void HostsGroup::barrier() {
-  timed(Operation::kBarrier, 0, [&] { meet(Operation::kBarrier, DType::kUint8, 0, 0); });
+  timed(Operation::kBarrier, 0, [&] { meet(Operation::kBarrier, DType::kUint8, 0, 0, {}); });
 }
 
 }  // namespace dsjs

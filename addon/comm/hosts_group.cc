@@ -1,4 +1,5 @@
-// Meetings, messages, splitting, and why somebody does not come; hosts_collectives.cc has the rest.
+// Messages, splitting, and why somebody does not come. hosts_meeting.cc, hosts_reduce.cc and
+// hosts_collectives.cc have the rest.
 #include "comm/hosts_group.h"
 
 #include <algorithm>
@@ -32,7 +33,8 @@ HostsGroup::HostsGroup(std::shared_ptr<HostsRun> run, std::unique_ptr<Group> loc
       local_(std::move(local)),
       ranks_(std::move(ranks)),
       channel_(channel),
-      hang_timeout_ms_(hang_timeout_ms) {
+      hang_timeout_ms_(hang_timeout_ms),
+      lane_choice_({1}) {
   std::vector<int> number_of(run_->host_names.size(), -1);
   for (int member = 0; member < size(); ++member) {
     int& host = number_of[static_cast<size_t>(run_->places[run_rank(member)].host)];
@@ -47,6 +49,12 @@ HostsGroup::HostsGroup(std::shared_ptr<HostsRun> run, std::unique_ptr<Group> loc
   }
   host_ = host_of_[me_];
   lane_ = lane_of_[me_];
+  int all = lanes(0);  // that every host has
+  for (int host = 1; host < hosts(); ++host) all = std::min(all, lanes(host));
+  if (run_->lanes > 0)
+    lane_choice_ = LaneChoice({std::min(run_->lanes, all)});
+  else if (all > 1)
+    lane_choice_ = LaneChoice({all, 1});
   if (tag(kData) > run_->transport->last_tag())
     throw EngineError("LIMIT", "too many groups were made in this run", "split", run_->rank);
 }
@@ -106,109 +114,6 @@ char* HostsGroup::scratch(size_t bytes) {
     scratch_ = allocate_private(bytes, Category::kCommunication, account_);
   }
   return static_cast<char*>(scratch_->data());
-}
-
-// ---------------------------------------------------------------- meetings
-
-std::vector<char> HostsGroup::meet(Operation operation, DType type, uint64_t count, uint64_t detail,
-                                   const void* deposit, size_t bytes) {
-  if (failure_) std::rethrow_exception(failure_);
-  message_peer_ = -1;
-  call_ = {++sequence_, static_cast<int32_t>(operation), static_cast<int32_t>(type), count, detail,
-           -1};
-  check_ended();
-  const auto own = static_cast<size_t>(me_);
-  const auto members = static_cast<size_t>(size());
-  std::vector<char> calls(members * sizeof call_), deposits(members * bytes);
-  std::memcpy(calls.data() + own * sizeof call_, &call_, sizeof call_);
-  if (bytes > 0) std::memcpy(deposits.data() + own * bytes, deposit, bytes);
-
-  // The first wait is for who is late; later ones are for a rank that waits for another host's, and
-  // it shall be the one to say so.
-  local_->set_hang_timeout_ms(hang_timeout_ms_);
-  gather_in_host(calls, sizeof call_);
-  local_->set_hang_timeout_ms(3 * hang_timeout_ms_);
-  bool alike = true;
-  for (int member : hosts_[host_])
-    alike &=
-        reinterpret_cast<const Descriptor*>(calls.data())[member].operation == call_.operation &&
-        reinterpret_cast<const Descriptor*>(calls.data())[member].count == call_.count;
-  if (alike && bytes > 0) gather_in_host(deposits, bytes);
-  if (lane_ == 0) gather_from_hosts(calls, deposits, alike ? bytes : 0);
-  spread_in_host(calls);
-  compare(calls);
-  if (bytes > 0) spread_in_host(deposits);
-  return deposits;
-}
-
-void HostsGroup::gather_in_host(std::vector<char>& all, size_t bytes) {
-  const auto& members = hosts_[host_];
-  if (members.size() == 1) return;
-  std::vector<char> ours(members.size() * bytes);
-  std::vector<Shard> shards;
-  for (size_t lane = 0; lane < members.size(); ++lane) {
-    shards.push_back({lane * bytes, bytes});
-    std::memcpy(ours.data() + lane * bytes, all.data() + static_cast<size_t>(members[lane]) * bytes,
-                bytes);
-  }
-  local_->all_gather(ours.data(), ours.size(), DType::kUint8, shards);
-  for (size_t lane = 0; lane < members.size(); ++lane)
-    std::memcpy(all.data() + static_cast<size_t>(members[lane]) * bytes, ours.data() + lane * bytes,
-                bytes);
-}
-
-void HostsGroup::spread_in_host(std::vector<char>& all) {
-  if (lanes(host_) > 1) local_->broadcast(all.data(), all.size(), 0);
-}
-
-// A host's message: the calls of its lanes, then their deposits.
-void HostsGroup::gather_from_hosts(std::vector<char>& calls, std::vector<char>& deposits,
-                                   size_t bytes) {
-  constexpr size_t kCall = sizeof(Descriptor);
-  std::vector<char> ours;
-  const auto append = [&](const std::vector<char>& all, size_t each) {
-    for (int member : hosts_[host_]) {
-      const char* part = all.data() + static_cast<size_t>(member) * each;
-      ours.insert(ours.end(), part, part + each);
-    }
-  };
-  append(calls, kCall);
-  append(deposits, bytes);
-  std::vector<std::vector<char>> theirs;
-  std::vector<Outgoing> outgoing;
-  std::vector<Incoming> incoming;
-  std::vector<int> from;
-  for (int host = 0; host < hosts(); ++host) {
-    if (host == host_) continue;
-    // Room for any call, so that one that differs can be told.
-    theirs.emplace_back(static_cast<size_t>(lanes(host)) * (kCall + kSmallBytes));
-    outgoing.push_back({member_at(host, 0), ours.data(), ours.size()});
-    incoming.push_back({member_at(host, 0), theirs.back().data(), theirs.back().size()});
-    from.push_back(host);
-  }
-  const std::vector<size_t> received = exchange(kOpening, outgoing, incoming);
-  for (size_t index = 0; index < from.size(); ++index) {
-    const auto& members = hosts_[from[index]];
-    const std::vector<char>& message = theirs[index];
-    for (size_t lane = 0; lane < members.size(); ++lane) {
-      const auto member = static_cast<size_t>(members[lane]);
-      // A message that is opened has one call only: that of the rank that sent it.
-      const size_t place = (received[index] >= members.size() * kCall ? lane : 0) * kCall;
-      std::memcpy(calls.data() + member * kCall, message.data() + place, kCall);
-      if (bytes > 0)
-        std::memcpy(deposits.data() + member * bytes,
-                    message.data() + members.size() * kCall + lane * bytes, bytes);
-    }
-  }
-}
-
-// Every member compares with member 0, so that all of them name the same two ranks.
-void HostsGroup::compare(const std::vector<char>& calls) const {
-  const auto* all = reinterpret_cast<const Descriptor*>(calls.data());
-  for (int other = 1; other < size(); ++other) {
-    const std::string what = difference(run_rank(0), all[0], run_rank(other), all[other]);
-    if (!what.empty()) fail("COMM_MISMATCH", what, me_ == 0 ? other : 0);
-  }
 }
 
 // ---------------------------------------------------------------- messages between hosts
@@ -292,16 +197,18 @@ void HostsGroup::check_ended() const {
 
 std::string HostsGroup::current() const {
   const std::string name = "rank " + std::to_string(run_->rank) + " ";
-  if (message_peer_ < 0) return name + describe(call_);
-  const auto operation = static_cast<Operation>(call_.operation);
+  const Descriptor& call = call_.descriptor;
+  if (message_peer_ < 0) return name + describe(call);
+  const auto operation = static_cast<Operation>(call.operation);
   return name + operation_name(operation) +
          (operation == Operation::kSend ? " to rank " : " from rank ") +
-         std::to_string(run_rank(message_peer_)) + " (" + std::to_string(call_.count) + " bytes)";
+         std::to_string(run_rank(message_peer_)) + " (" + std::to_string(call.count) + " bytes)";
 }
 
 void HostsGroup::fail(const char* code, const std::string& message, int peer) const {
-  throw EngineError(code, message, operation_name(static_cast<Operation>(call_.operation)),
-                    run_->rank, peer < 0 ? -1 : run_rank(peer));
+  throw EngineError(code, message,
+                    operation_name(static_cast<Operation>(call_.descriptor.operation)), run_->rank,
+                    peer < 0 ? -1 : run_rank(peer));
 }
 
 void HostsGroup::check_member(Operation operation, int member) const {
@@ -326,10 +233,10 @@ void HostsGroup::message(Operation operation, size_t bytes, int peer, const Body
 
 void HostsGroup::open_message(Operation operation, size_t bytes, int peer) {
   message_peer_ = peer;
-  call_ = {0, static_cast<int32_t>(operation), static_cast<int32_t>(DType::kUint8), bytes, 0, -1};
+  call_.descriptor = {
+      0, static_cast<int32_t>(operation), static_cast<int32_t>(DType::kUint8), bytes, 0, -1};
   check_ended();
-  std::vector<char> answer(static_cast<size_t>(lanes(host_of_[peer])) *
-                           (sizeof call_ + kSmallBytes));
+  std::vector<char> answer(opening_bytes(host_of_[peer]));
   exchange(kOpening, {{peer, &call_, sizeof call_}}, {{peer, answer.data(), answer.size()}});
   Descriptor theirs;
   std::memcpy(&theirs, answer.data(), sizeof theirs);
@@ -379,9 +286,12 @@ std::unique_ptr<Communicator> HostsGroup::split(int color, int key) {
   int failed = -1;  // the first member of the group that has one
   timed(Operation::kSplit, 0, [&] {
     const Wish own{color, key, run_->channels.fetch_add(1)};
-    const std::vector<char> all =
-        meet(Operation::kSplit, DType::kUint8, sizeof own, 0, &own, sizeof own);
-    const auto* wishes = reinterpret_cast<const Wish*>(all.data());
+    const Meeting meeting =
+        meet(Operation::kSplit, DType::kUint8, sizeof own, 0, of_members(&own, sizeof own));
+    std::vector<Wish> wishes(static_cast<size_t>(size()));
+    for (int member = 0; member < size(); ++member)
+      std::memcpy(&wishes[static_cast<size_t>(member)], deposit_of(meeting, member, sizeof own),
+                  sizeof own);
     for (int member = 0; member < size(); ++member)
       if (color >= 0 && wishes[member].color == color) group.push_back(member);
     std::stable_sort(group.begin(), group.end(),
@@ -409,11 +319,13 @@ std::unique_ptr<Communicator> HostsGroup::split(int color, int key) {
     }
     const int32_t has_failed = failure != nullptr;
     completed_ = sequence_;
-    const std::vector<char> outcomes = meet(Operation::kSplit, DType::kUint8, sizeof has_failed, 1,
-                                            &has_failed, sizeof has_failed);
-    for (int member : group)
-      if (reinterpret_cast<const int32_t*>(outcomes.data())[member] != 0 && failed < 0)
-        failed = member;
+    const Meeting outcomes = meet(Operation::kSplit, DType::kUint8, sizeof has_failed, 1,
+                                  of_members(&has_failed, sizeof has_failed));
+    for (int member : group) {
+      int32_t theirs;
+      std::memcpy(&theirs, deposit_of(outcomes, member, sizeof theirs), sizeof theirs);
+      if (theirs != 0 && failed < 0) failed = member;
+    }
     completed_ = sequence_;
   });
   if (failure) std::rethrow_exception(failure);

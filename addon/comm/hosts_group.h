@@ -9,24 +9,31 @@
 //
 // Every call begins with a meeting, in which each member learns what all others call: members of a
 // host tell each other, the first of each host tells the first of the others, and they tell theirs.
-// Up to kSmallBytes travel with it. Larger arrays, H hosts with L members each, B bytes:
+// Small arrays travel with it; of what is to be summed only each host's sum. Larger arrays, H hosts
+// with L members each, B bytes:
 //
 //   allReduce      windows; in each, lane l of every host sums the l-th slice of its host's arrays
 //                  (B/L), and exchanges it with lane l of the other hosts: the h-th part goes to
 //                  host h, which adds and returns it. A host sends and receives 2·B·(H − 1)/H, the
-//                  least there is for any algorithm (Patarasuk and Yuan, JPDC 69, 2009).
+//                  least there is for any algorithm (Patarasuk and Yuan, JPDC 69, 2009). Of two
+//                  hosts each adds everything itself: as many bytes, and one message less to wait
+//                  for. A window is on its way while the one before is added. One lane or all,
+//                  whichever has been faster (lane_choice.h): the sums are the same.
 //   reduceScatter  a shard's sums of each host go to its owner, from the lane that the owner has.
 //   allGather      an owner's shard goes once to each other host, to the lane that the owner has.
 //   broadcast      the root sends to the first of each other host.
 //   allToAll       a block goes straight to its rank.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/group.h"
+#include "comm/lane_choice.h"
 #include "comm/transport.h"
 #include "comm/world.h"
 #include "core/error.h"
@@ -44,8 +51,9 @@ struct HostsRun {
   std::vector<std::string> host_names;  // for errors
   std::shared_ptr<Transport> transport;
   std::shared_ptr<World> world;  // the ranks of this host
-  // Lanes that all-reduce uses at most: 1 lets one rank a host do all the sending.
-  int most_lanes = 1 << 30;
+  // Lanes that all-reduce uses, or 0: as many as measure fastest. That of a group's member 0
+  // counts.
+  int lanes = 0;
   // Channels of this rank's making so far, and communicators of the whole run.
   std::atomic<int> channels{0};
   int communicators = 0;
@@ -96,10 +104,16 @@ class HostsGroup final : public Communicator {
   void throttle(double bytes_per_second) override { bytes_per_second_ = bytes_per_second; }
 
  private:
-  // Bytes of each member that travel with a meeting.
+  // Bytes of each member that travel with a meeting, at most.
   static constexpr size_t kSmallBytes = 4096;
-  // Of what other hosts send in a window of a large array.
+  // And of a host's sum: as much, from all other hosts together. It goes in one message of MPI.
+  static constexpr size_t kSmallSumBytes = 32768;
+  // Of what other hosts send in a window of a large array that is scattered, ...
   static constexpr size_t kScratchBytes = size_t{8} << 20;
+  // ... and of a lane's slice of a window that is reduced, of which so many are on their way
+  // besides the newest.
+  static constexpr size_t kWindowBytes = size_t{1} << 20;
+  static constexpr size_t kWindowsAhead = 4;
   enum Tag { kOpening, kData, kTags };
 
   int tag(Tag kind) const { return 1 + channel_ * kTags + kind; }
@@ -112,17 +126,53 @@ class HostsGroup final : public Communicator {
 
   template <class Body>
   void timed(Operation operation, size_t bytes, const Body& body);
-  // Starts a collective: every member's call at every member, compared; with it `bytes` of each
-  // member's `deposit`, which come back in member order.
-  std::vector<char> meet(Operation operation, DType type, uint64_t count, uint64_t detail,
-                         const void* deposit = nullptr, size_t bytes = 0);
-  // Of `all`, `bytes` a member in member order: this host's members get each other's ...
-  void gather_in_host(std::vector<char>& all, size_t bytes);
-  // ... and all of what their first lane has.
-  void spread_in_host(std::vector<char>& all);
-  // The first lane: calls and deposits of other hosts' members.
-  void gather_from_hosts(std::vector<char>& calls, std::vector<char>& deposits, size_t bytes);
-  void compare(const std::vector<char>& calls) const;
+  // What a member says in a meeting.
+  struct Call {
+    Descriptor descriptor;
+    int32_t lanes;  // that all-reduce is to use; member 0's counts
+  };
+  // What goes with a meeting: `bytes` of each member, or of each host.
+  struct Deposit {
+    size_t bytes = 0;
+    bool is_of_host = false;
+    // Writes this host's part: what its members deposit, one after the other, or together.
+    std::function<void(char* part)> write;
+  };
+  // What a meeting brings: of each host its members' calls, then its part.
+  struct Meeting {
+    std::vector<char> bytes;
+    std::vector<size_t> begin;  // of each host
+    std::vector<size_t> part;
+    const char* part_of(int host) const { return bytes.data() + part[static_cast<size_t>(host)]; }
+    char* part_of(int host) { return bytes.data() + part[static_cast<size_t>(host)]; }
+  };
+  Deposit of_members(const void* own, size_t bytes);
+  Deposit sum_of_hosts(const void* own, size_t count, DType type, ReduceOp op);
+  size_t part_bytes(const Deposit& deposit, int host) const {
+    return deposit.bytes * (deposit.is_of_host ? 1 : static_cast<size_t>(lanes(host)));
+  }
+  // Of a member's own deposit, when it is `bytes` long.
+  const char* deposit_of(const Meeting& meeting, int member, size_t bytes) const {
+    return meeting.part_of(host_of_[member]) + static_cast<size_t>(lane_of_[member]) * bytes;
+  }
+  // `all` holds `bytes` of each member of this host: everybody's own go to all of them.
+  void gather_in_host(void* all, size_t bytes);
+  // How much may be summed with a meeting.
+  size_t small_sum_bytes() const {
+    return std::max(kSmallBytes, kSmallSumBytes / static_cast<size_t>(hosts() - 1));
+  }
+  // The longest message that opens a call on a host.
+  size_t opening_bytes(int host) const {
+    const auto members = static_cast<size_t>(lanes(host));
+    return members * sizeof(Call) + std::max(members * kSmallBytes, kSmallSumBytes);
+  }
+  // Starts a collective: every member's call at every member, compared, and what goes with it.
+  Meeting meet(Operation operation, DType type, uint64_t count, uint64_t detail,
+               const Deposit& deposit);
+  // The first lane: calls and parts of other hosts.
+  void gather_from_hosts(Meeting& meeting);
+  Call call_of(const Meeting& meeting, int member) const;
+  void compare(const Meeting& meeting) const;
 
   // Peers are members. Returns, when all have come and gone, how many bytes came.
   std::vector<size_t> exchange(Tag kind, const std::vector<Outgoing>& outgoing,
@@ -145,12 +195,14 @@ class HostsGroup final : public Communicator {
   [[noreturn]] void fail(const char* code, const std::string& message, int peer) const;
   void tell_others(bool failed, const std::string& reason);
 
-  // Each host's reduction of its members' deposits, `stride` bytes apart, in `sums` or in place.
-  std::vector<const void*> reduce_in_hosts(const std::vector<char>& deposits, size_t stride,
-                                           size_t offset, size_t count, DType type, ReduceOp op,
-                                           std::vector<std::vector<char>>& sums) const;
-  // Elements of a lane's slice, reduced over the hosts' lanes `lane_`.
-  void reduce_between_hosts(char* data, size_t count, DType type, ReduceOp op);
+  // The hosts' sums that came with a meeting, `offset` bytes behind their begin.
+  std::vector<const void*> sums_of(const Meeting& meeting, size_t offset) const;
+  // A window of an all-reduce on its way: hosts_reduce.cc.
+  struct Window;
+  void reduce_large(char* data, size_t count, DType type, ReduceOp op, int lanes);
+  void begin_window(Window& window, DType type, ReduceOp op, char* room);
+  void add_window(Window& window, DType type, ReduceOp op);
+  void end_window(Window& window, DType type);
   // The shard table of this host's members in which lane l has what member `member_at(host, round *
   // lanes + l)` has in `shards`; lanes without one have none.
   std::vector<Shard> shards_by_lane(const std::vector<Shard>& shards, int host, int round) const;
@@ -169,10 +221,12 @@ class HostsGroup final : public Communicator {
   std::vector<std::vector<int>> hosts_;  // members of each host, ascending
   std::vector<int> host_of_, lane_of_;   // of each member
   int me_ = 0, host_ = 0, lane_ = 0;
+  int least_lanes_ = 0;  // of a host
   int channel_;
   double hang_timeout_ms_;
 
-  Descriptor call_{};
+  Call call_{};
+  LaneChoice lane_choice_;
   // The peer of the message under way, -1 in collectives.
   int message_peer_ = -1;
   uint64_t sequence_ = 0, completed_ = 0;

@@ -5,6 +5,7 @@
 
 #include "comm/backends.h"
 #include "comm/conformance.h"
+#include "comm/lane_choice.h"
 
 using namespace dsjs;
 using namespace dsjs::conformance;
@@ -80,6 +81,52 @@ void test_large(const std::vector<int>& host_of) {
       60'000);
 }
 
+// A size is summed by one lane and by all of them in turn, until it is known which is faster; who
+// is not member 0 does not choose. Whatever is chosen, the bits are the same.
+void test_lanes(const std::vector<int>& host_of) {
+  play(
+      host_of,
+      [&](Communicator& world) {
+        const size_t count = 150'001;
+        const auto value = [](int rank, size_t index) {
+          return 1.0f / static_cast<float>(1 + (index + static_cast<size_t>(rank) * 37) % 997);
+        };
+        std::vector<float> data(count), first;
+        for (int call = 0; call < 10; ++call) {
+          for (size_t index = 0; index < count; ++index) data[index] = value(world.rank(), index);
+          world.all_reduce(data.data(), count, DType::kFloat32, ReduceOp::kSum);
+          if (call == 0) first = data;
+          CHECK(data == first);
+        }
+      },
+      60'000);
+}
+
+void test_lane_choice() {
+  LaneChoice choice({4, 1});
+  // How long a call takes: small ones are faster through one lane.
+  const auto nanoseconds = [](size_t bytes, int lanes) -> uint64_t {
+    return 1000 * static_cast<uint64_t>(lanes) + bytes / static_cast<size_t>(lanes);
+  };
+  std::map<std::pair<size_t, int>, int> uses;
+  for (int call = 0; call < 20; ++call)
+    for (const size_t bytes : {size_t{1} << 10, size_t{1} << 20}) {
+      const int lanes = choice.next(bytes);
+      ++uses[{bytes, lanes}];
+      // The first call of each is much slower than it will be.
+      choice.took(bytes, lanes, nanoseconds(bytes, lanes) + (call < 2 ? 1'000'000'000 : 0));
+    }
+  CHECK(choice.next(1 << 10) == 1 && choice.next((1 << 10) + 9) == 1);
+  CHECK(choice.next(1 << 20) == 4 && choice.next((1 << 21) - 1) == 4);
+  // Each was tried four times, and then the faster one stayed.
+  CHECK((uses[{1 << 10, 4}] == 4 && uses[{1 << 10, 1}] == 16));
+  CHECK((uses[{1 << 20, 4}] == 16 && uses[{1 << 20, 1}] == 4));
+  LaneChoice fixed({2});
+  CHECK(fixed.next(1) == 2);
+  for (int call = 0; call < 10; ++call) fixed.took(1, 2, 5);
+  CHECK(fixed.next(1) == 2);
+}
+
 // The part of a group that lies on one machine is shared memory alone, and errors there name ranks
 // by their numbers in the run.
 void test_numbers() {
@@ -112,6 +159,10 @@ int main() {
   suite({0, 0, 0, 1, 2}, {5});
   test_large({0, 1});
   test_large({0, 0, 1, 1, 1});
+  test_large({0, 1, 1, 2});
+  test_lanes({0, 0, 1, 1});
+  test_lanes({0, 0, 1, 1, 1, 2, 2});
+  test_lane_choice();
   test_numbers();
   return dsjs::testing::summary();
 }

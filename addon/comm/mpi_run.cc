@@ -148,7 +148,7 @@ std::shared_ptr<HostsRun> open_run(const MpiOptions& options) {
   auto run = std::make_shared<HostsRun>();
   run->rank = mpi->rank();
   run->transport = mpi;
-  run->most_lanes = options.most_lanes;
+  run->lanes = options.lanes;
   std::vector<int> leaders, lanes;
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     const int leader = ranks[rank].host_leader;

@@ -15,7 +15,7 @@ struct MpiOptions {
   std::string identity;
   // 0: a host is what shares memory; else so many consecutive ranks make one, for tests.
   int ranks_a_host = 0;
-  int most_lanes = 1 << 30;
+  int lanes = 0;  // see HostsRun
 };
 
 // Once a process; later calls give the same run. All ranks call it. Throws MPI_NOT_BUILT,

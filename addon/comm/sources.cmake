@@ -7,7 +7,10 @@ target_sources(dsjs_engine PRIVATE
   comm/group_messages.cc
   comm/hosts_collectives.cc
   comm/hosts_group.cc
+  comm/hosts_meeting.cc
+  comm/hosts_reduce.cc
   comm/hosts_run.cc
+  comm/lane_choice.cc
   comm/memory_transport.cc
   comm/mpi_run.cc
   comm/mpi_transport.cc

@@ -78,7 +78,7 @@ export interface MpiOptions {
   module: string;
   /** What must be alike on all ranks, in words: HOSTS_DIFFER names two ranks where it is not. */
   identity: string;
-  /** All-reduce sends from so many ranks of each machine; default: all of them. */
+  /** All-reduce sends from so many ranks of each machine; default: one or all, whichever measures faster. */
   lanes?: number;
   /** Tests: so many consecutive ranks make a machine, whatever they share. */
   ranksAHost?: number;
