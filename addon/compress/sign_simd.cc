@@ -9,6 +9,12 @@ namespace {
 constexpr size_t kGroup = 16;
 constexpr size_t kVectors = kGroup / kLanes;
 
+inline F64 widen(const float* p) {
+  HalfF32 v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, F64);
+}
+
 // Bit l is 1 where lane l is not negative.
 inline uint32_t not_negative(F32 v) {
 #if defined(DSJS_ISA_AVX512)
@@ -49,12 +55,25 @@ inline void store_signs(uint8_t* bits, size_t first, size_t count, uint32_t sign
   if (count - first > 8) p[1] = static_cast<uint8_t>(signs >> 8);
 }
 
+// Elements that the wide loops take at once.
+constexpr size_t kWide = 64;
+
+// Squares of fp32 are exact in fp64, so that it is the same whether a processor fuses them with the
+// sum.
 struct Squares {
   F64 low[kVectors] = {}, high[kVectors] = {};
   void add(size_t vector, F32 v) {
     const F64 a = low64(v), b = high64(v);
-    low[vector] += a * a;
-    high[vector] += b * b;
+    low[vector] = fma64(a, a, low[vector]);
+    high[vector] = fma64(b, b, high[vector]);
+  }
+  // Of kWide elements in memory, from which they are widened without taking vectors apart.
+  void add_wide(const float* p) {
+    for (size_t v = 0; v < kWide / kLanes; ++v, p += kLanes) {
+      const F64 a = widen(p), b = widen(p + kLanes / 2);
+      low[v % kVectors] = fma64(a, a, low[v % kVectors]);
+      high[v % kVectors] = fma64(b, b, high[v % kVectors]);
+    }
   }
   double total() const {
     double sum = 0;
@@ -89,19 +108,36 @@ inline uint32_t lanes_that_exist(size_t rest) {
   return rest >= kLanes ? ~uint32_t{0} >> (32 - kLanes) : (1u << rest) - 1;
 }
 
+// A block is two passes over what lies in the nearest cache, and the next block lies right behind
+// it: its lines are asked for meanwhile, or memory would rest in the second pass. The processor
+// itself looks ahead to the end of a page only, which is the block's.
+inline void ask_for(const float* p, size_t count) {
+  constexpr size_t kLine = 16;
+  for (size_t i = 0; i < count; i += kLine) __builtin_prefetch(p + i);
+}
+
+// In the wide loops squares are those of the elements before, which have been stored by then.
 double compensate(const float* x, float* error, size_t count) {
   Squares squares;
-  for (size_t first = 0; first < count; first += kGroup)
+  size_t first = 0;
+  for (; first + kWide <= count; first += kWide) {
+    ask_for(x + count + first, kWide);
+    for (size_t v = 0; v < kWide / kLanes; ++v) {
+      float* at = error + first + v * kLanes;
+      store(at, load(at) + load(x + first + v * kLanes));
+    }
+    if (first > 0) squares.add_wide(error + first - kWide);
+  }
+  if (first > 0) squares.add_wide(error + first - kWide);
+  for (; first < count; first += kGroup) {
     each_vector(first, count, [&](size_t at, size_t vector, size_t rest) {
       const F32 v = load_some(error + at, rest) + load_some(x + at, rest);
       store_some(error + at, v, rest);
       squares.add(vector, v);
     });
+  }
   return squares.total();
 }
-
-// Elements that the wide loops take at once.
-constexpr size_t kWide = 64;
 
 inline uint64_t load_wide_signs(const uint8_t* p) {
   uint64_t signs = 0;
@@ -238,11 +274,11 @@ double average(const uint8_t* const* bits, const float* scales, size_t ranks, fl
     }
     for (size_t v = 0; v < kWide / kLanes; ++v) {
       float* at = error + first + v * kLanes;
-      const F32 sent = load(at) + (tabled == ranks ? sum[v] : mean(sum[v]));
-      store(at, sent);
-      squares.add(v % kVectors, sent);
+      store(at, load(at) + (tabled == ranks ? sum[v] : mean(sum[v])));
     }
+    if (first > 0) squares.add_wide(error + first - kWide);
   }
+  if (first > 0) squares.add_wide(error + first - kWide);
   for (; first < count; first += kGroup) {
     F32 sum[kVectors] = {};
     for (size_t r = 0; r < ranks; ++r) {
@@ -265,6 +301,7 @@ void pack(float* error, float scale, uint8_t* bits, size_t count) {
   const F32 step = splat(scale);
   size_t first = 0;
   for (; first + kWide <= count; first += kWide) {
+    ask_for(error + count + first, kWide);
     uint64_t signs = 0;
     for (size_t v = 0; v < kWide / kLanes; ++v) {
       float* at = error + first + v * kLanes;

@@ -112,6 +112,19 @@ inline F32 fma(F32 a, F32 b, F32 c) {
 #endif
 }
 
+// The same of doubles.
+inline F64 fma64(F64 a, F64 b, F64 c) {
+#if defined(DSJS_ISA_AVX512)
+  return F64(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif defined(DSJS_ISA_AVX2)
+  return F64(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#elif defined(DSJS_ISA_NEON)
+  return F64(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
+#else
+  return a * b + c;
+#endif
+}
+
 inline F32 sqrt(F32 v) {
 #if defined(DSJS_ISA_AVX512)
   return F32(_mm512_sqrt_ps(__m512(v)));
