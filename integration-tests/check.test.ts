@@ -1,6 +1,6 @@
 /**
  * `deepspeed-js check` on machines that are network namespaces, of which one is slow, stands still, is cut off or has a
- * bad cable; and on ranks of this machine. All cables carry 100 Mbit/s, so that they and not the processors decide.
+ * bad cable; and on ranks of this machine. Cables are slow, so that they and not the processors decide.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -15,8 +15,8 @@ import { runCommand } from './run-command.ts';
 const root = fileURLToPath(new URL('..', import.meta.url));
 // The built one: seven machines start the agent, and none waits for a compiler.
 const program = join(root, 'dist', 'cli', 'deepspeed.js');
-const rate = '100mbit';
-const slowRate = '8mbit';
+const rate = '40mbit';
+const slowRate = '4mbit';
 
 async function check(words: readonly string[], env: NodeJS.ProcessEnv = {}) {
   const { status, output } = await runCommand(
@@ -68,20 +68,21 @@ describe.skipIf(noNamespaces !== null).each([4, 7])(
     });
 
     it('has one slow link, which halves of the group find when the bandwidth is given', async () => {
-      machines.shapeLink(0, count - 2, '4mbit');
-      const { status, report } = await run('--expect', '0.08');
+      machines.shapeLink(0, count - 2, '1600kbit');
+      const { status, report } = await run('--expect', '0.032');
       machines.unshapeLink(0, count - 2);
       expect(blamed(report)).toEqual({ members: [], links: [[0, count - 2]] });
       expect(report.links[0]!.beside.length).toBeGreaterThan(0);
       expect(status).toBe(1);
     });
 
-    it('has a machine that stands still; the others are measured without it', async () => {
-      const words = ['--hostfile', hostfile(), '--link_timeout', '4', '--all_pairs'];
-      const child = spawn(process.execPath, [program, 'check', ...words], {
-        cwd: root,
-        env: { ...process.env, ...machines.environment },
-      });
+    /** Returns when all agents have come. */
+    const begin = async (...words: string[]) => {
+      const child = spawn(
+        process.execPath,
+        [program, 'check', '--hostfile', hostfile(), '--all_pairs', ...words],
+        { cwd: root, env: { ...process.env, ...machines.environment } },
+      );
       let [printed, said] = ['', ''];
       child.stdout.on('data', (text) => {
         printed += text;
@@ -90,10 +91,28 @@ describe.skipIf(noNamespaces !== null).each([4, 7])(
         said += text;
       });
       const ended = new Promise((resolve) => child.on('close', resolve));
-      // All agents have come.
       await until(() => said.includes('pairs of'));
+      return { child, ended, printed: () => printed };
+    };
+
+    it.runIf(count === 4).each([
+      ['SIGINT', 130],
+      ['SIGTERM', 143],
+    ] as const)('ends at %s, and its agents with it', async (signal, status) => {
+      const { child, ended, printed } = await begin();
+      expect(machines.commands(1)).toContain('node');
+      child.kill(signal);
+      expect(await ended).toBe(status);
+      expect(printed()).toBe('');
+      const left = () => machines.addresses.flatMap((_, index) => machines.processes(index));
+      await until(() => left().length === 0);
+    });
+
+    it('has a machine that stands still; the others are measured without it', async () => {
+      const begun = await begin('--link_timeout', '4');
       machines.stop(2);
-      expect(await ended).toBe(1);
+      expect(await begun.ended).toBe(1);
+      const printed = begun.printed();
       expect(printed).toMatch(
         /^\S+ stands still: its agent \(process \d+\) has been silent for 4 s, and its machine answers\n/,
       );

@@ -24,6 +24,19 @@ function whyNoNamespaces(): string | null {
 export const noNamespaces: string | null = whyNoNamespaces();
 if (noNamespaces !== null) console.log(`tests of several machines are skipped: ${noNamespaces}`);
 
+/** What a signal or the end of the process has to take away. */
+const inUse = new Set<Machines>();
+const endingSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+function disposeAll(): void {
+  for (const machines of inUse) machines.dispose();
+}
+
+function endBySignal(signal: NodeJS.Signals): void {
+  disposeAll();
+  process.kill(process.pid, signal);
+}
+
 export class Machines {
   /** Their addresses, which are their names in a hostfile. */
   readonly addresses: string[] = [];
@@ -33,6 +46,11 @@ export class Machines {
   readonly #names: string[] = [];
 
   constructor(count: number) {
+    if (inUse.size === 0) {
+      process.on('exit', disposeAll);
+      for (const signal of endingSignals) process.once(signal, endBySignal);
+    }
+    inUse.add(this);
     const subnet = `10.${randomInt(64, 128)}.${randomInt(256)}`;
     ip('link', 'add', this.#tag, 'type', 'bridge');
     ip('address', 'add', `${subnet}.1/24`, 'dev', this.#tag);
@@ -161,6 +179,10 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
     }
     spawnSync('ip', ['link', 'delete', this.#tag]);
     rmSync(this.folder, { recursive: true, force: true });
+    inUse.delete(this);
+    if (inUse.size > 0) return;
+    process.off('exit', disposeAll);
+    for (const signal of endingSignals) process.off(signal, endBySignal);
   }
 }
 

@@ -4,6 +4,7 @@
  * a single slow one shows.
  */
 import type { ProbePlan, Reading } from './probes.ts';
+import { shareOf, verifySum } from './sum.ts';
 import type { Wire } from './wire.ts';
 
 /** A size is done again for so long; the fastest counts, since what else runs there only adds time. */
@@ -86,7 +87,7 @@ class Exchange {
   constructor(seat: Seat, count: number) {
     this.count = count;
     this.#seat = seat;
-    this.#own = new Float32Array(count).fill(seat.me + 1);
+    this.#own = new Float32Array(count).fill(shareOf(seat.me));
     const mine = this.#slice(this.#own, seat.me);
     this.#parts = seat.wires.map((wire) => (wire === null ? mine : new Float32Array(mine.length)));
     this.#result = new Float32Array(count);
@@ -122,15 +123,9 @@ class Exchange {
     }
   }
 
-  /** @throws Error where an element is not 1 + 2 + … + n. */
+  /** @throws Error where an element is not everybody's sum. */
   verify(): void {
-    const members = this.#seat.wires.length;
-    const sum = (members * (members + 1)) / 2;
-    const wrong = this.#result.findIndex((value) => value !== sum);
-    if (wrong >= 0)
-      throw new Error(
-        `element ${wrong} of the sum is ${this.#result[wrong]}, and should be ${sum}`,
-      );
+    verifySum(this.#result, this.#seat.wires.length);
   }
 
   #slice(vector: Float32Array, member: number): Float32Array {

@@ -22,7 +22,7 @@ export interface AgentStart {
   /** By which the others reach its machine. */
   address: string;
   token: string;
-  /** Patience with one that does not come, or that falls silent. */
+  /** Patience with one that falls silent. */
   patienceMs: number;
 }
 
@@ -31,6 +31,8 @@ export interface Loss {
   evidence: string;
 }
 
+/** Patience with one that does not come: a login, and a Node that starts on a machine that may be busy. */
+const LEAST_START_MS = 30_000;
 const KNOCK_MS = 2000;
 const TURN_MS = 250;
 
@@ -124,9 +126,11 @@ export class HostAgent {
   #watch(): void {
     const silentMs = Date.now() - this.#heard;
     const { patienceMs } = this.#start;
-    if (this.loss !== null || this.#isKnocking || silentMs <= patienceMs) return;
-    const seconds = Math.round(patienceMs / 1000);
-    if (this.#hello === null) {
+    const isStarting = this.#hello === null;
+    const limitMs = isStarting ? Math.max(patienceMs, LEAST_START_MS) : patienceMs;
+    if (this.loss !== null || this.#isKnocking || silentMs <= limitMs) return;
+    const seconds = Math.round(limitMs / 1000);
+    if (isStarting) {
       this.#lose('unreachable', `nothing was heard of it for ${seconds} s${this.#lastWords()}`);
       return;
     }

@@ -2,6 +2,7 @@
 import { loadAddon } from '../../native/index.ts';
 import { getRunEnvironment } from '../run-environment.ts';
 import type { ProbePlan, Reading } from './probes.ts';
+import { shareOf, verifySum } from './sum.ts';
 
 const LEAST_MS = 40;
 const LEAST_ROUNDS = 3;
@@ -30,7 +31,12 @@ for (const bytes of plan.sizes) {
     engine.waitSync(engine.allReduce(region));
     return performance.now() - start;
   };
-  const first = Math.max(once(), once());
+  const values = new Float32Array(buffer.view());
+  values.fill(shareOf(rank));
+  const cold = once();
+  verifySum(values, worldSize);
+  values.fill(0);
+  const first = Math.max(cold, once());
   // All do as many: rank 0 says how many.
   const rounds = Int32Array.of(
     rank === 0 ? Math.min(MOST_ROUNDS, Math.max(LEAST_ROUNDS, Math.ceil(LEAST_MS / first))) : 0,
