@@ -1,7 +1,8 @@
 // The loops of one-bit compression over blocks of 1,024 elements, as the all-reduce walks them,
-// each beside a loop with the same reads and writes and hardly any arithmetic. One thread: so they
-// run. compress ELEMENTS RANKS; answers `pack`, `average`, `unpack` and the same with ` limit`
-// behind it with the seconds of one pass.
+// each beside a loop with the same reads and writes and hardly any arithmetic; and such loops for
+// gradients of square matrices that are compressed. One thread: so they run. compress ELEMENTS
+// RANKS SIDE; answers `pack`, `average`, `unpack` and the same with ` limit` behind it, and `int8
+// limit`, `topk limit`, `powersgd limit`, with the seconds of one pass.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define DSJS_ISA avx512
 #define DSJS_ISA_AVX512
@@ -45,10 +46,13 @@ T* allocate(size_t count) {
 }
 
 struct Arrays {
-  size_t blocks, ranks;
+  size_t blocks, ranks, matrix;
   float *x, *error;
   uint8_t* sent;
   std::vector<uint8_t*> received;
+  // Of compressed gradients: a byte an element, and what reads must come to.
+  uint8_t* values;
+  float* sums;
 };
 
 float scale_of(double squares) {
@@ -114,29 +118,92 @@ void unpack_limit(const Arrays& a) {
   }
 }
 
+// The passes of int8_compressor.cc: blocks that stay in the nearest cache while they are looked at.
+void int8_limit(const Arrays& a) {
+  const size_t count = a.blocks * kBlock;
+  float* __restrict x = a.x;
+  float* __restrict error = a.error;
+  uint8_t* __restrict q = a.values;
+  uint8_t* __restrict other = a.values + count;
+  for (size_t i = 0; i < count; ++i) {
+    x[i] = x[i] - error[i];
+    q[i] = static_cast<uint8_t>(i);
+  }
+  std::memcpy(other, q, count);
+  for (size_t i = 0; i < count; ++i) error[i] = x[i] - static_cast<float>(q[i]);
+  for (size_t i = 0; i < count; ++i) {
+    error[i] = error[i] - static_cast<float>(other[i]);
+    q[i] = other[i];
+  }
+  for (size_t i = 0; i < count; ++i) x[i] = static_cast<float>(q[i]);
+}
+
+void look_at(const float* __restrict x, float* __restrict sums, size_t count) {
+  for (size_t i = 0; i < count; i += kBlock)
+    for (size_t j = 0; j < kBlock; ++j) sums[j] = sums[j] < x[i + j] ? sums[j] : x[i + j];
+}
+
+// The passes of top_k_compressor.cc, matrix by matrix as long as it chooses.
+void topk_limit(const Arrays& a) {
+  const size_t count = a.blocks * kBlock;
+  for (size_t begin = 0; begin < count; begin += a.matrix) {
+    float* __restrict x = a.x + begin;
+    const float* __restrict error = a.error + begin;
+    for (size_t i = 0; i < a.matrix; ++i) x[i] = x[i] - error[i];
+    for (int look = 0; look < 3; ++look) look_at(x, a.sums, a.matrix);
+  }
+  std::memcpy(a.error, a.x, count * sizeof(float));
+  std::memset(a.x, 0, count * sizeof(float));
+}
+
+// Those of power_sgd_compressor.cc.
+void powersgd_limit(const Arrays& a) {
+  const size_t count = a.blocks * kBlock;
+  for (size_t begin = 0; begin < count; begin += a.matrix) {
+    float* __restrict x = a.x + begin;
+    const float* __restrict error = a.error + begin;
+    for (size_t i = 0; i < a.matrix; ++i) x[i] = x[i] - error[i];
+    look_at(x, a.sums, a.matrix);
+  }
+  look_at(a.x, a.sums, count);
+  for (size_t begin = 0; begin < count; begin += a.matrix) {
+    float* __restrict x = a.x + begin;
+    float* __restrict error = a.error + begin;
+    for (size_t i = 0; i < a.matrix; ++i) error[i] = x[i] - 1.0f;
+    for (size_t i = 0; i < a.matrix; ++i) x[i] = 1.0f;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  Arrays arrays{std::strtoull(argv[1], nullptr, 10) / kBlock,
-                std::strtoull(argv[2], nullptr, 10),
-                nullptr,
-                nullptr,
-                nullptr,
-                {}};
+  if (argc != 4) return 2;
+  const size_t side = std::strtoull(argv[3], nullptr, 10);
+  Arrays arrays{};
+  arrays.blocks = std::strtoull(argv[1], nullptr, 10) / kBlock;
+  arrays.ranks = std::strtoull(argv[2], nullptr, 10);
+  arrays.matrix = side * side;
   const size_t count = arrays.blocks * kBlock;
   arrays.x = allocate<float>(count);
   arrays.error = allocate<float>(count);
   arrays.sent = allocate<uint8_t>(count / 8);
+  arrays.values = allocate<uint8_t>(2 * count);
+  arrays.sums = allocate<float>(kBlock);
   for (size_t r = 0; r < arrays.ranks; ++r) {
     arrays.received.push_back(allocate<uint8_t>(count / 8));
     for (size_t i = 0; i < count / 8; ++i)
       arrays.received[r][i] = static_cast<uint8_t>((i + r) * 2654435761u >> 24);
   }
   const std::pair<std::string, void (*)(const Arrays&)> passes[] = {
-      {"pack", pack},       {"pack limit", pack_limit},
-      {"average", average}, {"average limit", average_limit},
-      {"unpack", unpack},   {"unpack limit", unpack_limit},
+      {"pack", pack},
+      {"pack limit", pack_limit},
+      {"average", average},
+      {"average limit", average_limit},
+      {"unpack", unpack},
+      {"unpack limit", unpack_limit},
+      {"int8 limit", int8_limit},
+      {"topk limit", topk_limit},
+      {"powersgd limit", powersgd_limit},
   };
   std::cout << "ready" << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
