@@ -39,16 +39,28 @@ struct PanelsOfB {
   size_t first_block;
 };
 
+using PanelProduct = decltype(&tile_product<1, 1, kParts>);
+template <bool kAdd>
+constexpr PanelProduct kPanelProducts[2][2] = {
+    {tile_product<1, 1, kParts, kAdd>, tile_product<1, 2, kParts, kAdd>},
+    {tile_product<2, 1, kParts, kAdd>, tile_product<2, 2, kParts, kAdd>}};
+
 // out[rows, columns] = or += a·b for a panel `a` of at most 32 rows and `terms` terms.
 inline void multiply_panel(const float* a, size_t rows, size_t terms, const PanelsOfB& b,
                            size_t columns, float* out, size_t pitch, Start start,
                            const float* factors) {
-  constexpr decltype(&tile_product<1, 1, kParts>) kProducts[2][2] = {
-      {tile_product<1, 1, kParts>, tile_product<1, 2, kParts>},
-      {tile_product<2, 1, kParts>, tile_product<2, 2, kParts>}};
   constexpr size_t kBlockFloats = kParts * 2 * kTileFloats;
   const size_t b_pitch = panel_floats(b.terms, kParts), blocks = parts_of(terms, kBlockTerms);
+  const bool add = start != Start::kZero, whole = rows % kTileLines == 0;
   alignas(64) float sums[kPanelLines * kPanelLines];
+  if (start == Start::kScale)
+    for (size_t r = 0; r < rows; ++r) {
+      const F32 factor = splat(factors[r]);
+      for (size_t i = 0; i < columns; i += kLanes) {
+        float* c = out + r * pitch + i;
+        store(c, factor * load(c));
+      }
+    }
   const auto panels_at = [&](size_t column) {
     return Panels{a + kHeaderFloats, b.at + column / kPanelLines * b_pitch + kHeaderFloats +
                                          b.first_block * kBlockFloats};
@@ -58,25 +70,26 @@ inline void multiply_panel(const float* a, size_t rows, size_t terms, const Pane
     const size_t width = columns < next ? columns - column : kPanelLines;
     const float* b_panel = b.at + column / kPanelLines * b_pitch;
     const bool odd = (odd_lines(a) | odd_lines(b_panel)) != 0;
-    const auto run = kProducts[rows > kTileLines][width > kTileLines];
+    const size_t row_tiles = rows > kTileLines, column_tiles = width > kTileLines;
     const Panels now = panels_at(column), then = panels_at(next < columns ? next : column);
-    // Whole tiles fit there: `out` has room for whole panels of rows.
-    if (start == Start::kZero && !odd) {
+    // What is replaced has room for whole panels of rows; what is added to need not.
+    if (!odd && (whole || !add)) {
+      const auto run = add ? kPanelProducts<true>[row_tiles][column_tiles]
+                           : kPanelProducts<false>[row_tiles][column_tiles];
       run(blocks, now, then, out + column, pitch, Later{}, 0);
       continue;
     }
-    run(blocks, now, then, sums, kPanelLines, Later{}, 0);
+    kPanelProducts<false>[row_tiles][column_tiles](blocks, now, then, sums, kPanelLines, Later{},
+                                                   0);
     if (odd)
       multiply_odd_lines<kParts>(terms, {a, b_panel, b.first_block * kBlockTerms}, rows, sums,
                                  kPanelLines);
-    for (size_t r = 0; r < rows; ++r) {
-      float* c = out + r * pitch + column;
-      const F32 factor = splat(start == Start::kScale ? factors[r] : 1.0f);
+    for (size_t r = 0; r < rows; ++r)
       for (size_t i = 0; i < width; i += kLanes) {
+        float* c = out + r * pitch + column + i;
         const F32 sum = load(sums + r * kPanelLines + i);
-        store(c + i, start == Start::kZero ? sum : fma(factor, load(c + i), sum));
+        store(c, add ? load(c) + sum : sum);
       }
-    }
   }
 }
 

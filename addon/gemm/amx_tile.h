@@ -33,13 +33,13 @@ struct Panels {
   const float* b;
 };
 
-// out[r][c] = the product of up to 32 rows of A and 32 columns of B: kRowTiles × kColumnTiles tiles
-// of 16 × 16, the only ones that the panels use. Rows of `out` are `pitch` floats apart. Tile
-// registers: 0 to 3 sums, 4 and 5 a part of A, 6 and 7 a part of B. Pairs of parts follow each
-// other so that each step changes one of the two; the small ones are added first. Each step
-// fetches its share of the next block ahead, at the end that of the panels of `next`, and of the
-// `rows` rows that come after the product.
-template <size_t kRowTiles, size_t kColumnTiles, size_t kPartsOfB>
+// out[r][c] = or, with kAdd, += the product of up to 32 rows of A and 32 columns of B: kRowTiles ×
+// kColumnTiles tiles of 16 × 16, the only ones that the panels use. Rows of `out` are `pitch`
+// floats apart. Tile registers: 0 to 3 sums, 4 and 5 a part of A, 6 and 7 a part of B. Pairs of
+// parts follow each other so that each step changes one of the two; the small ones are added first.
+// Each step fetches its share of the next block ahead, at the end that of the panels of `next`, and
+// of the `rows` rows that come after the product.
+template <size_t kRowTiles, size_t kColumnTiles, size_t kPartsOfB, bool kAdd = false>
 void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pitch,
                   const Later& later, size_t rows) {
   constexpr size_t kRow = 64;  // bytes
@@ -72,10 +72,20 @@ void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pit
     if constexpr (kRowTiles > 1) _tile_dpbf16ps(2, 5, 6);
     if constexpr (kRowTiles > 1 && kColumnTiles > 1) _tile_dpbf16ps(3, 5, 7);
   };
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  const size_t bytes = pitch * sizeof(float);
+  if constexpr (kAdd) {
+    _tile_loadd(0, out, bytes);
+    if constexpr (kColumnTiles > 1) _tile_loadd(1, out + kTileLines, bytes);
+    if constexpr (kRowTiles > 1) {
+      _tile_loadd(2, out + kTileLines * pitch, bytes);
+      if constexpr (kColumnTiles > 1) _tile_loadd(3, out + kTileLines * pitch + kTileLines, bytes);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (size_t i = 0; i < blocks; ++i) {
     ahead = i + 1 < blocks ? Panels{now.a + kBlockOfA, now.b + kBlockOfB} : next;
     load_a(2);
@@ -98,7 +108,6 @@ void tile_product(size_t blocks, Panels now, Panels next, float* out, size_t pit
     }
     now = ahead;
   }
-  const size_t bytes = pitch * sizeof(float);
   _tile_stored(0, out, bytes);
   if constexpr (kColumnTiles > 1) _tile_stored(1, out + kTileLines, bytes);
   if constexpr (kRowTiles > 1) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <utility>
 
+#include "core/simd_transpose.h"
 #include "gemm/direct.h"
 
 namespace dsjs::DSJS_ISA {
@@ -19,6 +20,23 @@ struct ColumnsOfB {
   Reader read;
   size_t pitch;
 };
+
+// totals[i] = sum(v[i]), bit for bit, kLanes of them at a time.
+template <size_t kCount>
+inline void sum_each(const F32* v, float* totals) {
+  if constexpr (kCount < 4) {
+    for (size_t i = 0; i < kCount; ++i) totals[i] = sum(v[i]);
+  } else {
+    for (size_t first = 0; first < kCount; first += kLanes) {
+      F32 square[kLanes];
+      for (size_t i = 0; i < kLanes; ++i) square[i] = first + i < kCount ? v[first + i] : F32{};
+      transpose(square);
+      for (size_t width = kLanes / 2; width > 0; width /= 2)
+        for (size_t i = 0; i < width; ++i) square[i] += square[i + width];
+      store(totals + first, square[0]);
+    }
+  }
+}
 
 // kRows × kColumns dot products of rows of `x`, whose elements are adjacent, and columns of B from
 // `column` on.
@@ -49,10 +67,12 @@ void dot_tile(size_t depth, const float* x, size_t pitch, const ColumnsOfB<Reade
         sum[r][j] = fma(load_part(x + r * pitch + whole, rest), line, sum[r][j]);
     }
   }
+  float totals[parts_of(kRows * kColumns, kLanes) * kLanes];
+  sum_each<kRows * kColumns>(sum[0], totals);
   for (size_t r = 0; r < kRows; ++r)
     for (size_t j = 0; j < kColumns; ++j) {
       float* at = to.c + r * to.ldc + j;
-      const float value = to.alpha * dsjs::DSJS_ISA::sum(sum[r][j]);
+      const float value = to.alpha * totals[r * kColumns + j];
       *at = to.replace ? value : *at + value;
     }
 }

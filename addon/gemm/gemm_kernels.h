@@ -19,7 +19,9 @@ inline Span piece_of(size_t total, size_t parts, size_t i) {
   const size_t each = total / parts, longer = total % parts;
   return {i * each + (i < longer ? i : longer), each + (i < longer ? 1 : 0)};
 }
-inline size_t parts_of(size_t total, size_t largest) { return (total + largest - 1) / largest; }
+inline constexpr size_t parts_of(size_t total, size_t largest) {
+  return (total + largest - 1) / largest;
+}
 
 }  // namespace
 

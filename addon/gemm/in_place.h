@@ -1,6 +1,5 @@
 // Whole products of which at least one operand is read where it lies, for gemm_simd.cc.
 #pragma once
-#include "core/simd_transpose.h"
 #include "gemm/dots.h"
 
 namespace dsjs::DSJS_ISA {
