@@ -1,8 +1,9 @@
 /** Runs over several machines, which are network namespaces: start, numbers, faults, restarts. */
-import { writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { fixture, startLauncher, until } from './launcher.run.ts';
 import { mpiEnvironment, noMpi } from './mpi.ts';
 import { Machines, noNamespaces } from './namespaces.ts';
@@ -17,11 +18,11 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
   { timeout: 120_000 },
   () => {
     let machines: Machines;
-    beforeAll(() => {
+    beforeEach(() => {
       machines = new Machines(2);
       writeFileSync(join(machines.folder, 'environment'), 'GREETING=good morning\n');
     });
-    afterAll(() => machines?.dispose());
+    afterEach(() => machines?.dispose());
 
     const env = () => ({
       ...machines.environment,
@@ -71,6 +72,54 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       );
       expect(stderr).toContain('ranks 0-1 failed');
       expect(status).toBe(1);
+    });
+
+    it('say which config is whose, when their files differ', async () => {
+      const config = join(machines.folder, 'config.json');
+      writeFileSync(config, JSON.stringify({ gradient_clipping: 1 }));
+      machines.replaceFile(1, config, JSON.stringify({ gradient_clipping: 2 }));
+      const words = ['--deepspeed', config, script, 'ok'];
+      const { status, stderr } = await launch(machines.hostfile(1, 1), ...words).finished;
+      expect(stderr).toMatch(
+        /the hosts differ: \S+-0 \(rank 0\) has deepspeed-js \S+, Node \d+, \S+config.json \(SHA-256 (\w+)\); \S+-1 \(rank 1\) has deepspeed-js \S+, Node \d+, \S+config.json \(SHA-256 (?!\1)\w+\)/,
+      );
+      expect(status).toBe(1);
+    });
+
+    it('name a rank that has another version, and the version that it should have', async () => {
+      const path = join(root, 'package.json');
+      const older = readFileSync(path, 'utf8').replace(/"version": "[^"]+"/, '"version": "0.0.9"');
+      machines.replaceFile(1, path, older);
+      const { status, stderr } = await launch(machines.hostfile(1, 1), script, 'ok').finished;
+      const { version } = JSON.parse(readFileSync(path, 'utf8')) as { version: string };
+      expect(stderr).toMatch(
+        new RegExp(
+          `rank 1 on ${machines.addresses[1]} \\(process \\d+\\) has deepspeed-js 0.0.9, the launcher is deepspeed-js ${version}`,
+        ),
+      );
+      expect(status).toBe(1);
+    });
+
+    it('name both processes of a rank that is started twice', async () => {
+      const run = launch(machines.hostfile(1, 1), script, 'wait');
+      let seen = '';
+      run.child.stdout!.on('data', (text: string) => {
+        seen += text;
+      });
+      await until(() => seen.includes('waiting'));
+      const [first] = machines.ranks(1);
+      const [program, ...words] = [...machines.inside(1), ...machines.commandOf(first!)];
+      const second = spawn(program!, words, {
+        env: machines.environmentOf(first!),
+        stdio: 'ignore',
+      });
+      const { status, stderr } = await run.finished;
+      expect(stderr).toMatch(
+        new RegExp(`rank 1 was started twice: as process ${first} on \\S+ and as process \\d+ on`),
+      );
+      expect(status).toBe(1);
+      await until(() => second.exitCode !== null || second.signalCode !== null);
+      expect(second.exitCode).not.toBe(0);
     });
 
     it('train together when mpirun starts the script itself', async () => {

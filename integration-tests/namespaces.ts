@@ -4,9 +4,16 @@
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 function whyNoNamespaces(): string | null {
   if (process.platform !== 'linux') return 'network namespaces are Linux only';
@@ -71,7 +78,8 @@ export class Machines {
     const agent = `#!/bin/sh
 name=${this.#tag}-$(( \${1##*.} - 2 ))
 shift
-exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"' "$name" "$@"
+files=${this.folder}/files-$name
+exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && if [ -f "$1" ]; then . "$1"; fi && shift && exec sh -c "$*"' "$name" "$files" "$@"
 `;
     writeFileSync(this.agent, agent);
     chmodSync(this.agent, 0o755);
@@ -99,6 +107,15 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
       slots.map((count, index) => `${this.addresses[index]} slots=${count}\n`).join(''),
     );
     return path;
+  }
+
+  /** On that machine, processes that are yet to come find another file in the place of this one. */
+  replaceFile(index: number, path: string, content: string): void {
+    const name = this.#names[index]!;
+    const other = join(this.folder, `${name}-${basename(path)}`);
+    writeFileSync(other, content);
+    // The file list of a namespace's commands is theirs alone: nobody else sees what is mounted there.
+    appendFileSync(join(this.folder, `files-${name}`), `mount --bind '${other}' '${path}'\n`);
   }
 
   /** Pulls the machine's cable. */
@@ -155,15 +172,35 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && exec sh -c "$*"
     return list.split('\n').filter(Boolean).map(Number);
   }
 
+  /** Those that are ranks. */
+  ranks(index: number): number[] {
+    return this.processes(index).filter((pid) => this.#textOf(pid, 'comm') === 'node');
+  }
+
+  /** The environment that a process was started with. */
+  environmentOf(pid: number): NodeJS.ProcessEnv {
+    const entries = this.#textOf(pid, 'environ')
+      .split('\0')
+      .map((entry) => entry.split(/=(.*)/s).slice(0, 2));
+    return Object.fromEntries(entries) as NodeJS.ProcessEnv;
+  }
+
+  commandOf(pid: number): string[] {
+    return this.#textOf(pid, 'cmdline').split('\0').slice(0, -1);
+  }
+
+  /** Empty for a process that is gone meanwhile. */
+  #textOf(pid: number, file: 'comm' | 'environ' | 'cmdline'): string {
+    try {
+      return readFileSync(`/proc/${pid}/${file}`, 'utf8').trim();
+    } catch {
+      return '';
+    }
+  }
+
   /** Their names. */
   commands(index: number): string[] {
-    return this.processes(index).map((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
-      } catch {
-        return ''; // gone meanwhile
-      }
-    });
+    return this.processes(index).map((pid) => this.#textOf(pid, 'comm'));
   }
 
   /** Ends all of its processes at once, as a power cut does. */

@@ -23,6 +23,8 @@ const refusals = {
   otherRows: 'ranks 0 and 1 see batches of 12 and 13 rows',
   minimizeOtherData: "at gradients 1 of the script's own loop, ranks 0 and 1 see other data",
   fewerSteps: 'take other steps',
+  evaluatesAlone:
+    /at (batch 1 of an evaluation|the end of a batch or an epoch) of sequential_\d+_model, ranks 0 and 1 take other steps/,
   notANumber: /step 3: gradients are not finite: dense_Dense\d+\/kernel on rank 1/,
   disposed: /the variable dense_Dense\d+\/bias was disposed/,
   twoStrategies: /the model sequential_\d+ has two strategies/,
@@ -58,6 +60,12 @@ describe('endings', () => {
 
   it('a rank that calls process.exit is named, with the place', async () => {
     const text = await lastWordsOf(2, 'exit');
+    expect(text).toContain('rank 1 has left (rank 1 called process.exit(0)');
+    expect(text).toMatch(/at leaveEarly \(.*rules\.ts/);
+  });
+
+  it('so is one that does before it has trained', async () => {
+    const text = await lastWordsOf(2, 'exitAtOnce');
     expect(text).toContain('rank 1 has left (rank 1 called process.exit(0)');
     expect(text).toMatch(/at leaveEarly \(.*rules\.ts/);
   });

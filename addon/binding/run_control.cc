@@ -115,6 +115,11 @@ void join(const Napi::CallbackInfo& info) {
   });
 }
 
+// leaveRun(reason)
+void leave(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] { leave_run(info[0].ToString()); });
+}
+
 // openLink(options)
 void link(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
@@ -151,6 +156,7 @@ void register_run_control(Napi::Env env, Napi::Object exports) {
   exports["openLink"] = Napi::Function::New(env, link, "openLink");
   exports["tellLauncher"] = Napi::Function::New(env, tell, "tellLauncher");
   exports["joinRun"] = Napi::Function::New(env, join, "joinRun");
+  exports["leaveRun"] = Napi::Function::New(env, leave, "leaveRun");
 }
 
 }  // namespace dsjs::binding

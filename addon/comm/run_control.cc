@@ -114,4 +114,8 @@ void join_run(int rank, int control_fd, const std::vector<int>& arena_fds, int p
   std::thread(beat, run, parent_pid).detach();
 }
 
+void leave_run(const std::string& reason) {
+  if (Joined* run = joined.load()) run->page.leave(run->rank, reason);
+}
+
 }  // namespace dsjs

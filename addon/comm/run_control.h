@@ -38,4 +38,8 @@ class RunControl {
 // Throws INVALID_STATE the second time and LAUNCHER_GONE when `parent_pid` is no longer the parent.
 void join_run(int rank, int control_fd, const std::vector<int>& arena_fds, int parent_pid);
 
+// Says why this process is about to end, to peers that will wait for it; also before it has opened
+// any communicator. Nothing where join_run was not called.
+void leave_run(const std::string& reason);
+
 }  // namespace dsjs

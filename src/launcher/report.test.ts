@@ -67,6 +67,17 @@ it('an error that all ranks share is told once for all of them', () => {
   ]);
 });
 
+it('an exit code that all ranks share is told once; the loss of a rank is none', () => {
+  const said = (...failures: RankEnd[]) => {
+    const terminal = new Terminal(new Writable());
+    return reportLines({ stopped: { kind: 'failure' }, failures }, 3, null, terminal).join(' ');
+  };
+  const left = [0, 1, 2].map((rank) => end(rank, { exitCode: 3 }));
+  expect(said(...left)).toMatch(/^deepspeed: ranks 0-2 failed with exit code 3/);
+  const lost = end(1, { lost: 'host b (rank 1) has died' });
+  expect(said(lost, end(0, {}))).toContain('host b (rank 1) has died');
+});
+
 it('other errors come before it, each once; those that speak of a peer do not come at all', () => {
   const terminal = new Terminal(new Writable());
   const full = error('OUTPUT_NOT_WRITABLE', 'the disk is full');

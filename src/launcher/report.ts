@@ -77,8 +77,10 @@ function ranksOf(ends: readonly RankEnd[]): number[] {
   return ends.map(({ rank }) => rank);
 }
 
-/** Ranks run one script: a mistake in it fails all of them alike. */
+/** Ranks run one script: a mistake in it, and an exit code of its own, ends all of them alike. */
 function isSameError(a: RankEnd, b: RankEnd): boolean {
+  if (a.error === null && b.error === null)
+    return a.lost === null && b.lost === null && a.exitCode !== null && a.exitCode === b.exitCode;
   return a.error !== null && a.error.message === b.error?.message;
 }
 

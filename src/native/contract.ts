@@ -572,6 +572,8 @@ export interface NativeAddon {
     arenaFds: number[];
     parentPid: number;
   }): void;
+  /** Rank: tells peers that will wait for it why it ends, also before it has a communicator. */
+  leaveRun(reason: string): void;
   /**
    * Rank of a run over several machines: connects to its launcher by TCP, sends `hello` as the first line, and
    * from then on signs of life from a thread of its own. An abort of the launcher, or its silence for

@@ -2,7 +2,7 @@ import { DeepSpeedError } from '../../errors.ts';
 import type { NativeAddon, NativeCommunicator } from '../../native/index.ts';
 import type { Batch } from './library.ts';
 
-/** What ranks are about to do together. Everything must be equal on all of them but the learning rate. */
+/** What ranks are about to do together. Everything must be equal on all of them but the value. */
 export interface Intent {
   /** E.g. `step 12 of model_1`: for errors, and compared. */
   what: string;
@@ -10,8 +10,8 @@ export interface Intent {
   rows: number;
   /** Of the batch's values, and of weights that the script replaced since the last step. */
   digest: number;
-  /** Rank 0's holds. */
-  learningRate: number;
+  /** A learning rate, or whatever else ranks may have their own opinion of: rank 0's holds. Default 0. */
+  value?: number;
 }
 
 const fields = 4;
@@ -29,13 +29,13 @@ export class Agreement {
     this.#addon = addon;
   }
 
-  /** @returns rank 0's learning rate */
+  /** @returns rank 0's value */
   on(intent: Intent): number {
     const own = Float64Array.of(
       this.#addon.crc32c(Buffer.from(intent.what)),
       intent.rows,
       intent.digest,
-      intent.learningRate,
+      intent.value ?? 0,
     );
     const bytes = this.#communicator.allGather(new Uint8Array(own.buffer));
     const all = new Float64Array(bytes.slice().buffer);

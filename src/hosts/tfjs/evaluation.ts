@@ -40,7 +40,6 @@ export function splitEvaluation(
       what: `batch ${batches} of an evaluation of ${model.name}`,
       rows: total,
       digest: agreement.digest(batch),
-      learningRate: 0,
     });
     const rows = rowsOfRank(total, rank, worldSize);
     const compute = (parts: typeof batch) => {

@@ -1,3 +1,4 @@
+import { loadAddon } from '../../native/index.ts';
 import type { HostContext } from './context.ts';
 
 /**
@@ -6,13 +7,21 @@ import type { HostContext } from './context.ts';
  */
 export function leaveWithReason(context: HostContext): void {
   const leave = (reason: string) => {
+    // Before a rank trains it has no communicator, and others may wait for it to begin.
     if (context.joined) context.runtime.communicator.leave(reason);
+    else loadAddon().leaveRun(reason);
   };
   const { exit } = process;
   process.exit = ((code) => {
-    const stack = new Error().stack?.split('\n').slice(2, 6).join('\n') ?? '';
-    leave(`rank ${context.rank} called process.exit(${code ?? ''})\n${stack}`);
+    leave(`rank ${context.rank} called process.exit(${code ?? ''})\n${placeInScript()}`);
     return exit.call(process, code);
   }) as typeof process.exit;
   process.once('exit', () => leave(`rank ${context.rank} reached the end of its script`));
+}
+
+/** Frames of the script; of its dependencies where there are no others. */
+function placeInScript(): string {
+  const frames = new Error().stack?.split('\n').slice(3) ?? [];
+  const own = frames.filter((frame) => !/[/\\]node_modules[/\\]|node:/.test(frame));
+  return (own.length > 0 ? own : frames).slice(0, 4).join('\n');
 }

@@ -110,7 +110,6 @@ export class Loops {
       what: `gradients ${this.#steps} of the script's own loop`,
       rows,
       digest,
-      learningRate: 0,
     });
   }
 

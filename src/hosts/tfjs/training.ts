@@ -187,7 +187,7 @@ export class ModelTraining {
       what: `step ${session.steps + 1} of ${model.name}`,
       rows,
       digest: agreement.digest(batch, replaced),
-      learningRate,
+      value: learningRate,
     });
   }
 

@@ -101,6 +101,8 @@ function slurm({ hosts, argv, workingFolder, extra }: Job): CommandLine {
       ...[`--nodelist=${hosts.map(({ name }) => name).join(',')}`, `--chdir=${workingFolder}`],
       ...['--distribution=block', '--cpu-bind=none', '--label', '--unbuffered', '--export=ALL'],
       ...['--kill-on-bad-exit=0', '--wait=0'],
+      // Open MPI meets the others through PMIx only; a cluster's default may well be another, or none.
+      ...(process.env.SLURM_MPI_TYPE === undefined ? ['--mpi=pmix'] : []),
       ...extra,
       ...argv,
     ],

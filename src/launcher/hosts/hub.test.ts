@@ -102,6 +102,18 @@ describe('the hub', () => {
     });
   });
 
+  it('tells of a rank that died before those who ended because of it', async () => {
+    const port = await open();
+    const [falls, follows] = [await join(port, 2), await join(port, 0)];
+    await until(() => hub.joined.length === 2);
+    falls.socket.destroy();
+    await once(falls.socket, 'close');
+    follows.socket.end('{"bye":1}\n');
+    await until(() => ends.length === 2);
+    expect(ends.map(({ rank }) => rank)).toEqual([2, 0]);
+    expect(faults).toHaveLength(1);
+  });
+
   it('names a machine that falls silent', async () => {
     const port = await open(400);
     const beats = [beatOf(await join(port, 0)), beatOf(await join(port, 1))];

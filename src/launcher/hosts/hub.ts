@@ -66,6 +66,8 @@ export class Hub {
   #gathering: NodeJS.Timeout | null = null;
   /** Whose connections ended without a word, for the same fault. */
   #fallen: Member[] = [];
+  /** Whose ends came after those: as a rule because of them. */
+  #following: Member[] = [];
   #closed = false;
   #aborted: string | null = null;
 
@@ -171,13 +173,15 @@ export class Hub {
     if (member.over || this.#closed) return;
     member.over = true;
     if (member.exitCode !== null || member.error !== null) {
-      this.#options.onEnd(this.#endOf(member, null));
+      if (this.#gathering === null) this.#options.onEnd(this.#endOf(member, null));
+      else this.#following.push(member);
       return;
     }
     this.#fallen.push(member);
     this.#gathering ??= setTimeout(() => {
       this.#gathering = null;
       this.#lose(this.#fallen.splice(0), 'died', 'its connection ended without a word');
+      for (const other of this.#following.splice(0)) this.#options.onEnd(this.#endOf(other, null));
     }, GATHER_MS);
   }
 
