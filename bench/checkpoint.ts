@@ -1,6 +1,6 @@
 /**
  * Checkpoints against the disk: bytes a second of a save that is waited for and of a load, beside dd writing and
- * reading as many bytes in the same folder (with fsync, as a save does; reads come from the page cache on both sides); and
+ * reading as many bytes in the same folder (with fsync, as a save does; past the page cache, in 4 MiB, as our writes); and
  * what a save in the background adds to a step that takes at least as long, over the time of the save. One rank, all cores.
  */
 import { spawnSync } from 'node:child_process';
@@ -22,7 +22,7 @@ async function run(options: BenchOptions): Promise<Report> {
     const peer = await rankPeer('rank', 'checkpoint.ts', { worldSize: 1, args }, options);
     await peer.ask('save');
     const bytes = Number(await peer.ask('bytes'));
-    const blocks = Math.round(bytes / 2 ** 20);
+    const blocks = Math.round(bytes / 2 ** 22);
     const file = join(folder, 'dd');
     const dd = (...words: string[]) =>
       timed(() => {
@@ -34,10 +34,18 @@ async function run(options: BenchOptions): Promise<Report> {
         { name: 'save', run: () => peer.run('save') },
         {
           name: 'dd write',
-          run: () => dd('if=/dev/zero', `of=${file}`, 'bs=1M', `count=${blocks}`, 'conv=fsync'),
+          run: () =>
+            dd(
+              'if=/dev/zero',
+              `of=${file}`,
+              'bs=4M',
+              `count=${blocks}`,
+              'oflag=direct',
+              'conv=fsync',
+            ),
         },
         { name: 'load', run: () => peer.run('load') },
-        { name: 'dd read', run: () => dd(`if=${file}`, 'of=/dev/null', 'bs=1M') },
+        { name: 'dd read', run: () => dd(`if=${file}`, 'of=/dev/null', 'bs=4M', 'iflag=direct') },
         { name: 'step', run: () => peer.run('step') },
         { name: 'step beside a save', run: () => peer.run('beside') },
       ],

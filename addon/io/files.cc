@@ -21,9 +21,12 @@
 namespace dsjs::io {
 namespace {
 
-// Every write but the last has this size and starts at a multiple of it.
 constexpr size_t kChunk = size_t{4} << 20;
 constexpr size_t kPage = 4096;
+// What direct I/O asks of addresses in memory: the disk's blocks, of at most a page.
+constexpr size_t kBlock = 512;
+// From here on a piece that starts within a page is worth cutting at the next one.
+constexpr size_t kWorthCutting = size_t{64} << 10;
 
 class File {
  public:
@@ -112,24 +115,63 @@ class Temporary {
   bool created_ = false;
 };
 
+// The same file once more, past the page cache: whole pages cost no copy then, which would take
+// cores from training beside a save. Nothing where the file system has no such way.
+class DirectFile {
+ public:
+  explicit DirectFile(const std::string& name) {
+#if defined(O_DIRECT)
+    descriptor_ = open(name.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
+#else
+    static_cast<void>(name);
+#endif
+  }
+  ~DirectFile() { drop(); }
+  DirectFile(const DirectFile&) = delete;
+  DirectFile& operator=(const DirectFile&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  bool there() const { return descriptor_ >= 0; }
+  void drop() {
+    if (there()) close(descriptor_);
+    descriptor_ = -1;
+  }
+
+  static bool takes(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBlock == 0; }
+
+  // How many of the bytes can go this way.
+  size_t whole_pages(const void* data, size_t bytes, uint64_t offset) const {
+    return there() && takes(data) && offset % kPage == 0 ? bytes - bytes % kPage : 0;
+  }
+
+ private:
+  int descriptor_ = -1;
+};
+
 // Writes pieces where they belong, in any order, and puts their checksums together in the file's.
 class PieceWriter {
  public:
-  PieceWriter(const File& file, const std::string& path, uint64_t total)
-      : file_(file), path_(path), total_(total) {}
+  PieceWriter(const File& file, const std::string& name, const std::string& path, uint64_t total)
+      : file_(file), direct_(name), path_(path), total_(total) {}
 
   void write(const Piece& piece) {
     uint32_t crc = 0;
     for (size_t done = 0; done < piece.bytes;) {
-      const size_t count = std::min(kChunk, piece.bytes - done);
+      const uint64_t offset = piece.file_offset + done;
+      const size_t left = piece.bytes - done;
+      const bool cut = offset % kPage != 0 && left >= kWorthCutting;
+      const size_t count = std::min(cut ? kPage - offset % kPage : kChunk, left);
       const uint8_t* data = static_cast<const uint8_t*>(piece.data) + done;
       if (piece.read) {
         piece.read(done, space(), count);
         data = chunk_.get();
+      } else if (direct_.there() && !DirectFile::takes(data) && count >= kWorthCutting) {
+        std::memcpy(space(), data, count);
+        data = chunk_.get();
       }
       fault_point();  // before each chunk
       crc = crc32c(data, count, crc);
-      write_out(data, count, piece.file_offset + done);
+      write_out(data, count, offset);
       done += count;
     }
     if (piece.bytes > 0) parts_.push_back({piece.file_offset, piece.bytes, crc});
@@ -171,8 +213,15 @@ class PieceWriter {
 
   void write_out(const uint8_t* data, size_t bytes, uint64_t offset) {
     while (bytes > 0) {
-      const ssize_t n = pwrite(file_.descriptor(), data, bytes, static_cast<off_t>(offset));
+      const size_t pages = direct_.whole_pages(data, bytes, offset);
+      const int descriptor = pages > 0 ? direct_.descriptor() : file_.descriptor();
+      const ssize_t n =
+          pwrite(descriptor, data, pages > 0 ? pages : bytes, static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno == EINVAL && pages > 0) {
+        direct_.drop();  // opened, but not for such blocks
+        continue;
+      }
       if (n < 0)
         throw_system_error(
             "write", path_, errno,
@@ -185,6 +234,7 @@ class PieceWriter {
   }
 
   const File& file_;
+  DirectFile direct_;
   const std::string& path_;
   const uint64_t total_;
   std::unique_ptr<uint8_t, Free> chunk_;
@@ -236,7 +286,7 @@ Written write_file(const std::string& path, std::vector<Piece> pieces,
     const File file(path, temporary.name(), O_WRONLY | O_CREAT | O_TRUNC, "create");
     temporary.created();
     fault_point();  // the temporary file is empty
-    PieceWriter writer(file, path, total);
+    PieceWriter writer(file, temporary.name(), path, total);
     for (size_t i = 0; i < pieces.size(); ++i) {
       writer.write(pieces[i]);
       const bool is_last = i + 1 == pieces.size() || pieces[i + 1].group != pieces[i].group;

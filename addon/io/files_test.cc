@@ -98,6 +98,21 @@ void test_files(const fs::path& folder) {
   CHECK(fs::file_size(folder / "empty.bin") == 11);
   fs::remove(folder / "empty.bin");
 
+  // Memory that direct I/O takes as it is: from a page's start, and from its middle to the middle
+  // of another.
+  std::vector<uint8_t> room(data.size() + 8192);
+  uint8_t* const page = room.data() + (8192 - reinterpret_cast<uintptr_t>(room.data()) % 4096);
+  for (size_t begin : {size_t{0}, size_t{512}, size_t{100}}) {
+    std::copy(data.begin(), data.end() - 4096, page + begin);
+    const size_t count = data.size() - 4096;
+    const io::Written placed = io::write_file(folder / "pages.bin", {{begin, page + begin, count}});
+    std::vector<uint8_t> expected(begin);
+    expected.insert(expected.end(), data.begin(), data.end() - 4096);
+    CHECK(content(folder / "pages.bin") == expected);
+    CHECK(placed.crc32c == io::crc32c(expected.data(), expected.size()));
+  }
+  fs::remove(folder / "pages.bin");
+
   // Pieces that are read as they are written, one longer than a chunk.
   const auto from = [&](size_t start) {
     return [&data, start](uint64_t offset, void* target, size_t count) {

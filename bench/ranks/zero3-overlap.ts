@@ -1,7 +1,7 @@
 /**
  * zero3-overlap.ts SHAPE STAGE PREFETCH: `micro` is answered with the seconds of a micro batch whose gradients stay
- * where they are, so that gathers are all that travels; `step` with those of a whole optimizer step; `gathered` with the
- * bytes of a micro batch's gathers; `throttle N` lets the comm queue move N bytes a second.
+ * where they are, so that gathers are all that travels; `step` with those of a whole optimizer step; `gathered` with
+ * what a micro batch gathers; `throttle N` lets the comm queue move N bytes a second.
  */
 import { trainStep } from '../../src/trainer/step.ts';
 import { timed } from '../lib.ts';
@@ -43,11 +43,19 @@ async function microBatch(): Promise<void> {
   await engine.idle();
 }
 
-const gatheredBytes = () =>
-  engine
-    .commStats()
-    .filter(({ operation }) => operation === 'allGather')
-    .reduce((sum, { bytes, calls }) => sum + bytes * calls, 0);
+/** Bytes, and seconds inside the operation. */
+export interface Gathered {
+  bytes: number;
+  seconds: number;
+}
+
+function gathered(): Gathered {
+  const gathers = engine.commStats().filter(({ operation }) => operation === 'allGather');
+  return {
+    bytes: gathers.reduce((sum, { bytes, calls }) => sum + bytes * calls, 0),
+    seconds: gathers.reduce((sum, { totalNs }) => sum + totalNs / 1e9, 0),
+  };
+}
 
 await serve(communicator, async (request) => {
   const [verb, value] = request.split(' ');
@@ -56,9 +64,10 @@ await serve(communicator, async (request) => {
     return 'done';
   }
   if (verb === 'gathered') {
-    const before = gatheredBytes();
+    const before = gathered();
     await microBatch();
-    return String(gatheredBytes() - before);
+    const { bytes, seconds } = gathered();
+    return JSON.stringify({ bytes: bytes - before.bytes, seconds: seconds - before.seconds });
   }
   communicator.barrier();
   if (verb === 'micro') return String(await timed(microBatch));

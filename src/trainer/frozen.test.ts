@@ -82,6 +82,13 @@ describe('stage 3 shards them, too', () => {
     }
   });
 
+  it('so that each initial value is read by one rank alone', async () => {
+    const ranks = await play(2, { stage: 3 });
+    const all = elements(ranks[0]!.parameters);
+    expect(ranks.reduce((sum, { read }) => sum + read, 0)).toBe(all);
+    for (const { read } of ranks) expect(read).toBeLessThan(0.6 * all);
+  });
+
   it('and sends them to disk behind what is trained', async () => {
     const [whole] = await play(2, { steps: 4 });
     rmSync(outputDir, { recursive: true });

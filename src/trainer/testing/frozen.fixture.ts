@@ -23,6 +23,8 @@ export interface FrozenResult {
   parameters: Record<string, Float32Array>;
   /** What this rank began with by itself. */
   initial: Record<string, Float32Array>;
+  /** Elements of initial values that training asked for. */
+  read: number;
   memory: MemoryAccount;
 }
 
@@ -38,6 +40,17 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
     },
     { seed: task.seed + world.rank },
   ).freeze((name) => name.startsWith(task.freeze));
+  let read = 0;
+  const initial = model.initial;
+  Object.assign(model, {
+    initial: (name: string) => ({
+      ...initial(name),
+      read: (start: number, count: number) => {
+        read += count;
+        return initial(name).read(start, count);
+      },
+    }),
+  });
   const trainer = new Trainer({
     model,
     trainDataset: Array.from({ length: 16 }, (_, row) => ({
@@ -62,16 +75,16 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
     },
     runtime: { world, threads: 1 },
   });
-  const result: Omit<FrozenResult, 'memory'> = { parameters: {}, initial: {} };
+  const result: Omit<FrozenResult, 'memory' | 'read'> = { parameters: {}, initial: {} };
   for (const { name } of model.parameters) {
-    result.initial[name] = model.initial(name).read().slice();
+    result.initial[name] = initial(name).read().slice();
   }
   try {
     await trainer.train({ resumeFromCheckpoint: task.resume ?? false });
     for (const { name } of model.parameters) {
       result.parameters[name] = (await trainer.parameter(name)).slice();
     }
-    return { ...result, memory: await trainer.memory() };
+    return { ...result, read, memory: await trainer.memory() };
   } finally {
     await trainer.close();
   }
