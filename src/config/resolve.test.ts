@@ -156,7 +156,7 @@ describe('what is not available yet', () => {
       zero_optimization: {
         stage: 2,
         offload_optimizer: { device: 'none' },
-        zero_quantized_nontrainable_weights: false,
+        mics_hierarchical_params_gather: false,
       },
       wandb: { enabled: false, project: 'p' },
     });
@@ -280,6 +280,10 @@ describe('rules across sections', () => {
     [
       'zero_optimization.zero_quantized_weights',
       { zero_optimization: { stage: 2, zero_quantized_weights: true } },
+    ],
+    [
+      'zero_optimization.zero_quantized_nontrainable_weights',
+      { zero_optimization: { stage: 1, zero_quantized_nontrainable_weights: true } },
     ],
     [
       'zero_optimization.zero_hpz_partition_size',

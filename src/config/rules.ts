@@ -53,6 +53,7 @@ function plusPlus(
   const { stage, zero_hpz_partition_size: partition, offload_param } = zero;
   const asked = {
     zero_quantized_weights: zero.zero_quantized_weights,
+    zero_quantized_nontrainable_weights: zero.zero_quantized_nontrainable_weights,
     zero_quantized_gradients: zero.zero_quantized_gradients,
     zero_hpz_partition_size: partition > 1,
   };

@@ -532,6 +532,8 @@ it('proves every available key', () => {
     ...['verify_first_batch', 'exact_random', 'declared'].map((name) => `tfjs.${name}`),
     // In strategies/offload/offload.test.ts.
     ...['optimizer', 'param'].map((name) => `zero_optimization.offload_${name}.nvme_path`),
+    // In strategies/zero/plus-plus.test.ts.
+    'zero_optimization.zero_quantized_nontrainable_weights',
     // In strategies/one-bit/one-bit.test.ts.
     'optimizer.params.freeze_step (OneBitAdam)',
     'optimizer.params.freeze_step (OneBitLamb)',

@@ -269,7 +269,11 @@ export const zeroKeys = {
       false,
       'ZeRO++, stage 3: parameters are gathered in blocks of int8.',
     ),
-    zero_quantized_nontrainable_weights: notYet(flag, false, 'ZeRO++: also frozen weights.'),
+    zero_quantized_nontrainable_weights: available(
+      flag,
+      false,
+      'ZeRO++, stage 3: parameters that training does not change are gathered in blocks of int8.',
+    ),
     zero_quantized_gradients: available(
       flag,
       false,

@@ -64,23 +64,31 @@ const stepOf = (lr: number, more: object = {}): [Record<string, unknown>, Partia
   { args: { maxSteps: 1, learningRate: lr } },
 ];
 
+/**
+ * What a loss may move by when parameters are read in blocks of int8, from runs before and after a step of descent by 1.
+ * First order: Σ |dL/dw| · largest/254, and as much again for what is not linear.
+ */
+function lossBound(before: RankResult, after: RankResult, isQuantised = (_: string) => true) {
+  let bound = 0;
+  for (const [name, values] of before.parameters) {
+    if (!isQuantised(name)) continue;
+    const moved = after.parameters.get(name)!;
+    const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    values.forEach((value, index) => {
+      bound += (Math.abs(value - moved[index]!) * largest) / 254;
+    });
+  }
+  return 2 * bound;
+}
+
 describe('zero_quantized_weights', () => {
   it('moves a loss by no more than its gradient and half a step of the code allow', async () => {
     const before = await run(...stepOf(0));
     const after = await run(...stepOf(1));
     const quantised = await run(...stepOf(0, { zero_quantized_weights: true }));
-    // First order: Σ |dL/dw| · largest/254, and as much again for what is not linear.
-    let bound = 0;
-    for (const [name, values] of before.parameters) {
-      const moved = after.parameters.get(name)!;
-      const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-      values.forEach((value, index) => {
-        bound += (Math.abs(value - moved[index]!) * largest) / 254;
-      });
-    }
     const away = Math.abs(quantised.metrics[0]!.loss - before.metrics[0]!.loss);
     expect(away).toBeGreaterThan(0);
-    expect(away).toBeLessThan(2 * bound);
+    expect(away).toBeLessThan(lossBound(before, after));
     // What is saved and exported are the weights themselves.
     expect(quantised.parameters).toEqual(before.parameters);
   });
@@ -107,6 +115,32 @@ describe('zero_quantized_weights', () => {
       expect(Math.abs(loss / lossesOf(plain)[step]! - 1)).toBeLessThan(0.02);
     }
   });
+});
+
+it('zero_quantized_nontrainable_weights: what is frozen travels in a byte an element, and stays as it is', async () => {
+  const freeze = 'transformer.h.';
+  const isFrozen = (name: string) => name.startsWith(freeze);
+  const [before, after] = [await run(...stepOf(0)), await run(...stepOf(1))];
+  const frozen = (more: object) => {
+    const [config, task] = stepOf(0, { stage3_param_persistence_threshold: 0, ...more });
+    return run(config, { ...task, freeze });
+  };
+  const plain = await frozen({});
+  const trained = await frozen({ zero_quantized_weights: true });
+  const quantised = await frozen({ zero_quantized_nontrainable_weights: true });
+  expect(lossesOf(plain)).toEqual(lossesOf(before));
+  expect(quantised.parameters).toEqual(plain.parameters);
+  const away = Math.abs(lossesOf(quantised)[0]! - lossesOf(plain)[0]!);
+  expect(away).toBeGreaterThan(0);
+  expect(away).toBeLessThan(lossBound(before, after, isFrozen));
+  // Each key has its own parameters: no byte is saved twice.
+  const both = await frozen({
+    zero_quantized_weights: true,
+    zero_quantized_nontrainable_weights: true,
+  });
+  const saved = (one: RankResult) => bytesOf(plain, 'allGather') - bytesOf(one, 'allGather');
+  expect(saved(quantised)).toBeGreaterThan(0);
+  expect(saved(both)).toBe(saved(trained) + saved(quantised));
 });
 
 describe('zero_quantized_gradients', () => {

@@ -10,6 +10,8 @@ import type { StorageType } from '../precision/precision.ts';
 export interface PlusPlus {
   /** Gathers in blocks of int8 (section 3.1). */
   readonly quantisedWeights: boolean;
+  /** The same of what training does not change. */
+  readonly quantisedFrozen: boolean;
   /** Reductions in blocks of int4 (section 3.3). */
   readonly quantisedGradients: boolean;
   /** Ranks that keep a second shard of what forward gathered (section 3.2); 1: none do. */
@@ -33,6 +35,7 @@ export function plusPlusOf(config: DeepSpeedConfig, worldSize: number): PlusPlus
   }
   return {
     quantisedWeights: zero.zero_quantized_weights,
+    quantisedFrozen: zero.zero_quantized_nontrainable_weights,
     quantisedGradients: zero.zero_quantized_gradients,
     secondaryRanks: worldSize > 1 ? secondaryRanks : 1,
   };

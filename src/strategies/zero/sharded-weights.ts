@@ -68,10 +68,20 @@ export function shardedWeights(
     narrow: copy16 !== undefined,
     ...(fromDisk && { alignment: swapUnit }),
   });
-  const { quantisedWeights = false, secondaryRanks: ranks = 1 } = (size > 1 && plusPlus) || {};
+  const {
+    quantisedWeights = false,
+    quantisedFrozen = false,
+    secondaryRanks: ranks = 1,
+  } = (size > 1 && plusPlus) || {};
   const secondary = (of: FlatLayout, type: StorageType) =>
     ranks > 1 && { secondary: new SecondaryShard(engine, of, { rank, ranks, type }) };
-  const trained = plan.gatherings.filter((one) => !one.frozen);
+  const quantised = (of: FlatLayout, isFrozen: boolean) => ({
+    allGather: quantisedGather(
+      engine,
+      of,
+      plan.gatherings.filter(({ frozen }) => frozen === isFrozen),
+    ),
+  });
   const parameters = new GatheredParameters({
     engine,
     rank,
@@ -81,7 +91,7 @@ export function shardedWeights(
       layout,
       master,
       sent: copy16 ?? master,
-      ...(quantisedWeights && { allGather: quantisedGather(engine, layout, trained) }),
+      ...(quantisedWeights && quantised(layout, false)),
       ...secondary(layout, precision.storage),
     },
     ...(ofFrozen && {
@@ -89,6 +99,7 @@ export function shardedWeights(
         layout: ofFrozen.layout,
         master: ofFrozen.split,
         sent: ofFrozen.split,
+        ...(quantisedFrozen && quantised(ofFrozen.layout, true)),
         ...secondary(ofFrozen.layout, 'float32'),
       },
     }),

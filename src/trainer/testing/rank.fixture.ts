@@ -76,7 +76,7 @@ function gradientPeak({ claims, layout }: StrategyContext, parameter: string): n
 }
 
 export async function run(
-  { args, samples, resumeFromCheckpoint, saveAs, logSummary }: RankTask,
+  { args, samples, freeze, resumeFromCheckpoint, saveAs, logSummary }: RankTask,
   world: World,
 ): Promise<RankResult> {
   [lines, warnings, swapFiles] = [[], [], []];
@@ -95,6 +95,7 @@ export async function run(
     attn_pdrop: 0,
     resid_pdrop: 0,
   });
+  if (freeze) model.freeze((name) => name.startsWith(freeze));
   /** The strategy under test, watched. */
   const watched = {
     name: 'deepspeed',

@@ -13,6 +13,8 @@ export interface RankTask {
   worldSize?: number;
   /** Samples of the dataset; default 64. */
   samples?: number;
+  /** Beginning of the names that are frozen. */
+  freeze?: string;
   resumeFromCheckpoint?: string;
   /** Saves a checkpoint at the end; each rank asks for the tag at its place. */
   saveAs?: string[];
