@@ -19,11 +19,13 @@ const names = [
 const tolerance = 3e-5;
 
 const runs: Record<string, Record<string, unknown>> = {};
+let notes = '';
 beforeAll(async () => {
   runs.alone = await alone('scenarios.cjs', names.join());
   for (const ranks of [1, 2, 3, 4]) {
     const run = await overRanks(ranks, 'scenarios.cjs', [names.join()]);
     runs[ranks] = run.results();
+    notes = run.stderr;
   }
 }, 600_000);
 
@@ -33,6 +35,10 @@ describe.each([1, 2, 3, 4])('%i ranks equal one process', (ranks) => {
     expect(expected).not.toHaveProperty('error');
     expect(difference(expected, runs[ranks]![name])).toBeLessThan(tolerance);
   });
+});
+
+it('loops that show no batch are told about once, by one rank', () => {
+  expect(notes.match(/a loop over optimizer.minimize .* shows no batch/g)).toHaveLength(1);
 });
 
 it('the comparison sees what differs', () => {

@@ -102,6 +102,20 @@ describe('the hub', () => {
     });
   });
 
+  it('blames the first machine where all have died: its starter ends the rest', async () => {
+    const port = await open();
+    const ranks = [0, 1, 2, 3].map((rank) => join(port, rank));
+    const [a0, a1, b2, b3] = await Promise.all(ranks);
+    await until(() => hub.joined.length === 4);
+    for (const { socket } of [b3!, b2!, a0!, a1!]) {
+      socket.destroy();
+      await once(socket, 'close');
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    await until(() => ends.length === 4);
+    expect(faults.map(({ lostHosts }) => lostHosts)).toEqual([['b'], ['a']]);
+  });
+
   it('tells of a rank that died before those who ended because of it', async () => {
     const port = await open();
     const [falls, follows] = [await join(port, 2), await join(port, 0)];

@@ -180,7 +180,8 @@ export class Hub {
     this.#fallen.push(member);
     this.#gathering ??= setTimeout(() => {
       this.#gathering = null;
-      this.#lose(this.#fallen.splice(0), 'died', 'its connection ended without a word');
+      for (const members of this.#byBlame(this.#fallen.splice(0)))
+        this.#lose(members, 'died', 'its connection ended without a word');
       for (const other of this.#following.splice(0)) this.#options.onEnd(this.#endOf(other, null));
     }, GATHER_MS);
   }
@@ -198,6 +199,22 @@ export class Hub {
       member.socket.destroy();
     }
     this.#lose(silent, 'cut off', `nothing was heard for ${Math.round(linkTimeoutMs / 1000)} s`);
+  }
+
+  /**
+   * Where nobody is left, the starter has ended the others when it lost the first: those of its machine come
+   * first, and by themselves.
+   */
+  #byBlame(fallen: Member[]): Member[][] {
+    const { hostOf } = this.#options;
+    const host = ({ hello }: Member) => hostOf[hello.rank]!;
+    const fallenHosts = new Set(fallen.map(host));
+    if (fallenHosts.size === 1 || hostOf.some((name) => !fallenHosts.has(name))) return [fallen];
+    const first = host(fallen[0]!);
+    return [
+      fallen.filter((one) => host(one) === first),
+      fallen.filter((one) => host(one) !== first),
+    ];
   }
 
   /** One fault for all of them, and the end of each. */

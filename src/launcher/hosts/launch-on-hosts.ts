@@ -94,6 +94,7 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
   const ranks = rankCount(plan.hosts);
   const failures: RankEnd[] = [];
   const ended = new Set<number>();
+  const endedByStarter = new Set<number>();
   const lostHosts = new Set<string>();
   const timers: NodeJS.Timeout[] = [];
   let stopped: StopReason | null = null;
@@ -116,6 +117,11 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
     killAfter(ABORT_PATIENCE_MS + gracePeriodMs, 'SIGKILL');
   };
   const onFault = (fault: Fault) => {
+    if (stopped !== null && fault.kind === 'died') {
+      // The starter ended them, since it lost a machine or was told to: theirs are healthy.
+      for (const rank of fault.ranks) endedByStarter.add(rank);
+      return;
+    }
     for (const host of fault.lostHosts) lostHosts.add(host);
     const reason: StopReason = { kind: 'fault', message: fault.message };
     abort(
@@ -126,7 +132,7 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
   };
   const onEnd = (end: RankEnd) => {
     ended.add(end.rank);
-    if (stopped?.kind === 'signal' || !hasFailed(end)) return;
+    if (stopped?.kind === 'signal' || !hasFailed(end) || endedByStarter.has(end.rank)) return;
     failures.push(end);
     const failure = firstCause(failures)!;
     const how = failure.error ? `failed: ${failure.error.message}` : 'failed';

@@ -1,0 +1,103 @@
+/** Real training over several machines, which are network namespaces: faults in its middle, and what follows. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type Launch, startLauncher } from './launcher.run.ts';
+import { noMpi } from './mpi.ts';
+import { Machines, noNamespaces } from './namespaces.ts';
+import { mustRun } from './run-command.ts';
+import { alone, difference, resultsIn, tfjsFixture } from './tfjs.run.ts';
+import { temporaryFolder } from './training.ranks.ts';
+
+const script = fileURLToPath(new URL('fixtures/training/resume.mjs', import.meta.url));
+const root = fileURLToPath(new URL('..', import.meta.url));
+const steps = 12;
+
+describe.skipIf(noMpi !== null || noNamespaces !== null)(
+  'training over several machines',
+  { timeout: 120_000 },
+  () => {
+    let machines: Machines;
+    beforeEach(() => {
+      machines = new Machines(3);
+    });
+    afterEach(() => machines?.dispose());
+
+    function launch(hostfile: string, ...words: string[]): Launch {
+      const flags = ['--hostfile', hostfile, '--link_timeout', '3'];
+      return startLauncher([...flags, ...words], { env: machines.environment });
+    }
+
+    /** Trains to the end; `fault` strikes when the step has been taken on all ranks. */
+    async function train(host: string, hostfile: string, flags: string[], fault?: () => void) {
+      const folder = temporaryFolder();
+      const run = launch(hostfile, ...flags, script, host, folder, String(steps));
+      if (fault) {
+        await run.hasSaid('attempt 0: step 5 on 1');
+        fault();
+      }
+      const { status, stderr } = await run.finished;
+      return {
+        stderr,
+        status,
+        result: () => JSON.parse(readFileSync(join(folder, 'result.json'), 'utf8')) as number[],
+      };
+    }
+
+    it('a process killed: the same ranks go on from the last checkpoint, to the same bits', async () => {
+      const hosts = machines.hostfile(1, 2);
+      const never = await train('loop', hosts, []);
+      const once = await train('loop', hosts, ['--max_restarts', '1'], () => {
+        const [victim] = machines.ranks(1);
+        process.kill(victim!, 'SIGKILL');
+      });
+      expect(once.stderr).toMatch(/rank [12] on \S+ \(process \d+\) has died/);
+      expect(once.stderr).toContain('restart 1 of 1\n');
+      // From the last checkpoint, and not from the beginning.
+      expect(once.stderr).toMatch(/attempt 1: step [57] on 0/);
+      expect(once.stderr).not.toContain('attempt 1: step 1 on 0');
+      expect(once.status).toBe(0);
+      expect(once.result()).toEqual(never.result());
+    });
+
+    /** What the script comes to in one process, without a launcher. Fewer ranks add in another order. */
+    async function expectAsAlone(host: string, result: number[]): Promise<void> {
+      const folder = temporaryFolder();
+      await mustRun(process.execPath, [script, host, folder, String(steps)], { cwd: root });
+      const one = JSON.parse(readFileSync(join(folder, 'result.json'), 'utf8')) as number[];
+      expect(difference(one, result)).toBeLessThan(1e-4);
+    }
+
+    it('a machine killed: the others are not blamed, and go on', async () => {
+      const hosts = machines.hostfile(1, 1, 1);
+      const once = await train('trainer', hosts, ['--max_restarts', '1'], () => machines.kill(2));
+      const [, , lost] = machines.addresses;
+      expect(once.stderr).toContain(`host ${lost} (rank 2) has died`);
+      expect(once.stderr).toContain(`restart 1 of 1 without ${lost}\n`);
+      expect(once.stderr).not.toContain('attempt 1: step 1 on 0');
+      expect(once.status).toBe(0);
+      await expectAsAlone('trainer', once.result());
+    });
+
+    it('a cable pulled: all end naming the machine, and the other goes on', async () => {
+      const hosts = machines.hostfile(1, 1);
+      const once = await train('loop', hosts, ['--max_restarts', '1'], () => machines.cut(1));
+      const [, lost] = machines.addresses;
+      expect(once.stderr).toContain(`host ${lost} (rank 1) is cut off: nothing was heard for 3 s`);
+      expect(once.stderr).toContain(`restart 1 of 1 without ${lost}\n`);
+      expect(once.status).toBe(0);
+      await expectAsAlone('loop', once.result());
+    });
+
+    it('TensorFlow.js, unchanged, over two machines', async () => {
+      // mpirun breaks lines of more than 4 KiB.
+      const names = 'adam';
+      const hosts = machines.hostfile(1, 1);
+      const run = launch(hosts, '-q', tfjsFixture('scenarios.cjs'), names);
+      const { stdout, stderr } = await run.finished;
+      const one = await alone('scenarios.cjs', names);
+      expect(difference(one, resultsIn(stdout + stderr))).toBeLessThan(3e-5);
+    });
+  },
+);
