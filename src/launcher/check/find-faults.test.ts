@@ -133,6 +133,18 @@ describe('the search', () => {
     expect(faults.links.map(({ a, b }) => [a, b])).toEqual([[4, 6]]);
   });
 
+  it("does not count a slow member's links as slow links, whichever is found first", async () => {
+    const slowMembers = new Map([[3, 0.2]]);
+    const network = { size: 5, slowMembers, slowLinks: new Map([['0 2', 0.1]]), noise: () => 0.5 };
+    for (const sampled of [false, true]) {
+      const { faults } = await search(network, sampled);
+      expect(faults.members.map(({ member }) => member)).toEqual([3]);
+      expect(faults.members[0]!.slow).toHaveLength(4);
+      expect(faults.links.map(({ a, b }) => [a, b])).toEqual([[0, 2]]);
+      expect(faults.links[0]!.beside.length).toBeGreaterThan(0);
+    }
+  });
+
   it('cannot say which of two is slow', async () => {
     const slowMembers = new Map([[0, 0.1]]);
     const { faults } = await search(

@@ -102,6 +102,12 @@ export async function findFaults(
     // With one end of a slow link gone, groups show what else there is.
     rest = rest.filter((member) => member !== worst.member);
   }
+  // A link was found before its end was: the member is what makes it slow.
+  for (const { member, slow } of faults.members) {
+    const isOf = ({ a, b }: Link) => a === member || b === member;
+    slow.push(...faults.links.filter(isOf));
+    faults.links = faults.links.filter((link) => !isOf(link));
+  }
   const sound = links.all.filter(({ bandwidth }) => bandwidth >= floor);
   for (const link of faults.links)
     link.beside = sound.filter(({ a, b }) =>
