@@ -159,6 +159,18 @@ it('sums a run up', () => {
   ]);
 });
 
+it('counts the files of a folder that has many', () => {
+  const csv = Array.from({ length: 9 }, (_, index) => `out/csv/${index}.csv`);
+  const files = ['out/loss.svg', ...csv, 'out/trace.json'];
+  const run = { seconds: 1, steps: 0, amount: 0, trainLoss: 0, peakMemory: {} };
+  expect(renderSummary({ ...run, unit: 'samples', files })).toEqual([
+    'time    0:01, 0 steps',
+    'files   out/loss.svg',
+    '        out/csv (9 files)',
+    '        out/trace.json',
+  ]);
+});
+
 it('says nothing about speed and loss where no step was taken', () => {
   const lines = renderSummary({
     seconds: 1,

@@ -1,4 +1,5 @@
 /** What a run came to, printed once at its end by rank 0. */
+import { dirname } from 'node:path';
 import { formatBytes, formatCount, formatDuration } from './units.ts';
 
 export interface RunSummary {
@@ -34,6 +35,22 @@ export function renderSummary(summary: RunSummary): string[] {
       : [`speed   ${formatCount(amount / seconds)} ${unit}/s, ${formatCount(amount)} ${unit}`]),
     ...(losses.length === 0 ? [] : [`loss    ${losses.join(', ')}`]),
     ...(memory.length === 0 ? [] : [`memory  ${memory.join(', ')} (peak of rank 0)`]),
-    ...summary.files.map((file, index) => `${index === 0 ? 'files ' : '      '}  ${file}`),
+    ...gathered(summary.files).map(
+      (file, index) => `${index === 0 ? 'files ' : '      '}  ${file}`,
+    ),
   ];
+}
+
+/** A folder with more of them is a line of its own: comms_logger has six files for each size of a message. */
+const MOST_FILES_OF_A_FOLDER = 8;
+
+function gathered(files: readonly string[]): string[] {
+  const counts = new Map<string, number>();
+  for (const file of files) counts.set(dirname(file), (counts.get(dirname(file)) ?? 0) + 1);
+  const lines = files.map((file) => {
+    const folder = dirname(file);
+    const count = counts.get(folder)!;
+    return count > MOST_FILES_OF_A_FOLDER ? `${folder} (${count} files)` : file;
+  });
+  return [...new Set(lines)];
 }
