@@ -23,7 +23,7 @@ for (const bytes of sizes) {
   const seconds = await timed(() => {
     for (let call = 0; call < calls; call += 1) once();
   });
-  if (communicator.rank === 0) console.log(seconds / calls);
+  if (communicator.rank === 0) console.log(String(seconds / calls));
   buffer.dispose();
 }
 engine.dispose();
