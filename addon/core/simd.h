@@ -56,7 +56,7 @@ inline __m256i first_lanes(size_t count) {
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 #endif
-// The first `count` < kLanes values; the other lanes load as zero and are not stored.
+// The first `count` values, at most kLanes; the other lanes load as zero and are not stored.
 inline F32 load_part(const float* p, size_t count) {
 #if defined(DSJS_ISA_AVX512)
   return F32(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));

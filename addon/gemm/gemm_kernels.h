@@ -56,8 +56,8 @@ struct GemmKernels {
   size_t tile_columns;
   // Blocks of rows begin at a multiple of this.
   size_t row_unit;
-  // Products of at most so many rows, or so many columns, read the other operand once: it is not
-  // packed. 0: these kernels pack whatever they read.
+  // Products of at most so many rows, or so many columns, read the other operand once or twice: it
+  // is not packed (plan.cc says when). 0: these kernels pack whatever they read.
   size_t few_rows;
   size_t few_columns;
   Blocking blocking;

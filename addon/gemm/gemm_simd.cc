@@ -35,8 +35,8 @@ constexpr Blocking kBlocking{384, (56 + kTileRows - 1) / kTileRows* kTileRows, 1
 
 }  // namespace
 
-// Products of fewer columns leave half of a vector's lanes idle.
-constexpr size_t kFewColumns = kLanes / 2;
+// Rows and columns change places where a row of C fits into a vector.
+constexpr size_t kFewColumns = kLanes;
 
 extern const GemmKernels gemm_table;
 const GemmKernels gemm_table = {

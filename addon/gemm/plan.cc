@@ -13,7 +13,8 @@ constexpr size_t kLine = 16;
 
 size_t round_up(size_t value, size_t unit) { return parts_of(value, unit) * unit; }
 
-// Below so many multiplications copies cost more than operands in the wrong order.
+// Below so many multiplications copies cost more than operands in the wrong order. So many floats
+// of B, 4 MiB, count as small, too.
 constexpr size_t kSmall = size_t{1} << 20;
 // A dot product ends in adding up a vector, packing handles each element of B once: so many terms
 // for each of the few lines make the first the cheaper.
@@ -22,12 +23,18 @@ constexpr size_t kDotTerms = 16;
 Way way_of(const Product& product, const GemmKernels& kernels) {
   if (kernels.few_rows == 0 || product.column_sums) return Way::kBlocks;
   const bool b_rows = product.b_strides.column == 1, b_columns = product.b_strides.row == 1;
-  const auto dots_pay = [&](size_t lines) { return product.K >= kDotTerms * lines; };
-  if (product.M <= kernels.few_rows && (b_rows || (b_columns && dots_pay(product.M))))
-    return Way::kInPlace;
+  const auto dots_pay = [&](size_t lines) {
+    return lines <= kernels.few_rows && product.K >= kDotTerms * lines;
+  };
+  // Twice as many read B's rows twice, which pays while a cache holds them.
+  const size_t rows = product.K * product.N <= kSmall ? 2 * kernels.few_rows : kernels.few_rows;
+  if (b_rows && product.M <= rows) return Way::kInPlace;
+  if (b_columns && dots_pay(product.M)) return Way::kInPlace;
   const bool a_rows = product.a_strides.column == 1, a_columns = product.a_strides.row == 1;
+  // Dot products beat vectors of columns where these leave half of the lanes idle.
+  const bool half = 2 * product.N <= kernels.few_columns;
   if (product.N > 0 && product.N <= kernels.few_columns && product.prologue == Prologue::kNone &&
-      product.b_dtype == DType::kFloat32 && (a_columns || (a_rows && dots_pay(product.N))))
+      product.b_dtype == DType::kFloat32 && (a_columns || (a_rows && half && dots_pay(product.N))))
     return Way::kFewColumns;
   const bool small = product.M * product.N * product.K < kSmall;
   return small && b_rows ? Way::kInPlace : Way::kBlocks;
