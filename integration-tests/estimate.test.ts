@@ -236,3 +236,10 @@ it('recommends the cheapest that fits, and nothing where nothing does', () => {
   expect(recommend(rows, least)!.total).toBe(least);
   expect(recommend(rows, least - 1)).toBeNull();
 });
+
+it('a beginning that no parameter has is an error, not an estimate without freezing', () => {
+  const request = { modelConfig: tinyGpt2, deepspeed: config(), worldSize, sequenceLength };
+  expect(() => estimateMemory({ ...request, freeze: ['transformer.wte', 'transformr.h'] })).toThrow(
+    /no parameter's name begins with "transformr\.h"/,
+  );
+});

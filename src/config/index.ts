@@ -1,6 +1,6 @@
 /** DeepSpeed's `ds_config.json`: read, check, complete, explain. */
 export { type AutoValue, type Autos, type TrainerArguments, trainerAutos } from './autos.ts';
-export { type BatchSizes, solveBatch } from './batch.ts';
+export { type BatchSizes, type PartialBatchSizes, solveBatch } from './batch.ts';
 export type { Origin } from './check.ts';
 export { type Explanation, explainConfig, renderExplanation } from './explain.ts';
 export { configJsonSchema } from './json-schema.ts';

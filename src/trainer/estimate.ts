@@ -1,4 +1,4 @@
-import { readConfig, type RawConfig } from '../config/index.ts';
+import { type RawConfig, readConfig } from '../config/index.ts';
 import { DeepSpeedError } from '../errors.ts';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
 import {
@@ -8,6 +8,7 @@ import {
   planModel,
 } from '../hosts/onnx/outline.ts';
 import { flatLayout, frozenLayout } from '../layout.ts';
+import { nearest } from '../nearest.ts';
 import { layoutAlignment } from '../strategies/offload/settings.ts';
 import { tilingThreshold } from '../strategies/offload/tiling.ts';
 import { type Footprint, footprint, totalBytes } from '../strategies/zero/footprint.ts';
@@ -52,6 +53,15 @@ export interface Estimate {
   optimizer: string;
 }
 
+function nothingBeginsWith(stray: string, names: readonly string[]): DeepSpeedError {
+  const near = nearest(stray, names) ?? names[0];
+  return new DeepSpeedError(
+    'ARGUMENTS_INVALID',
+    `freeze: no parameter's name begins with "${stray}"`,
+    { fix: `Names are like ${near}.`, data: { names } },
+  );
+}
+
 /** Stands for the optimizer steps of a run, which memory does not depend on. */
 const someSteps = 1000;
 
@@ -59,14 +69,16 @@ const someSteps = 1000;
  * Bytes a rank by category for every ZeRO stage, and for stage 3 with states or everything on disk, each with and
  * without activation checkpointing. Nothing is approximated: the plans are those that a run would make. The config's other keys hold for all of them.
  *
- * @throws DeepSpeedError as reading the config and the model's config do, and CONFIG_INVALID when the config
- *   goes with no stage
+ * @throws DeepSpeedError as reading the config and the model's config do, CONFIG_INVALID when the config
+ *   goes with no stage, and ARGUMENTS_INVALID for a beginning that no parameter has
  */
 export function estimateMemory(request: EstimateRequest): Estimate {
   const { worldSize, freeze = [] } = request;
-  const model = AutoModelForCausalLM.fromConfig(request.modelConfig).freeze((name) =>
-    freeze.some((beginning) => name.startsWith(beginning)),
-  );
+  const names: string[] = [];
+  const model = AutoModelForCausalLM.fromConfig(request.modelConfig).freeze((name) => {
+    names.push(name);
+    return freeze.some((beginning) => name.startsWith(beginning));
+  });
   const raw = readConfig(request.deepspeed);
   const sequenceLength = request.sequenceLength ?? model.maxLength;
   const recipeFor = (stage: number, onDisk: OnDisk): Recipe | DeepSpeedError => {
@@ -100,8 +112,11 @@ export function estimateMemory(request: EstimateRequest): Estimate {
     }
     return outlines.get(tileAbove)!;
   };
+  const { parameters } = outlinesOf(first)[0]!; // asked for the names of all of them
+  const stray = freeze.find((beginning) => !names.some((name) => name.startsWith(beginning)));
+  if (stray !== undefined) throw nothingBeginsWith(stray, names);
   return {
-    parameters: flatLayout(outlinesOf(first)[0]!.parameters, 1).parameterCount,
+    parameters: flatLayout(parameters, 1).parameterCount,
     // The disk costs most: last.
     rows: [ways.slice(0, 4), ways.slice(4)].flatMap((some) =>
       [false, true].flatMap((gradientCheckpointing) =>

@@ -1,11 +1,13 @@
 import {
+  type BatchSizes,
   type DeepSpeedConfig,
   optimizerSettings,
+  type PartialBatchSizes,
   type RawConfig,
   readConfig,
+  resolveConfig,
   solveBatch,
   trainerAutos,
-  resolveConfig,
 } from '../config/index.ts';
 import type { OptimizerHyper } from '../native/index.ts';
 import { createSchedule, type Schedule } from '../schedules/index.ts';
@@ -38,11 +40,12 @@ export interface RecipeFacts {
 /** The config wins where it speaks; the arguments fill its "auto" values and what it leaves out. */
 export function makeRecipe(facts: RecipeFacts): Recipe {
   const { raw, given, args, worldSize } = facts;
-  const { microBatchSize, microBatches } = batchSizes(raw, args, worldSize);
+  const wanted = wantedBatch(raw, given, args);
+  const { microBatchSize, microBatches } = batchSizes(wanted, args, worldSize);
   const totalSteps = facts.totalSteps(microBatchSize, microBatches);
   const config =
     raw &&
-    resolveConfig(withPrecision(withBatch(raw, microBatchSize, microBatches), args), {
+    resolveConfig(withPrecision(withBatch(raw, wanted), args), {
       worldSize,
       autos: trainerAutos(given, args, { worldSize, totalSteps, hiddenSize: facts.hiddenSize }),
       hostLearningRate: args.learningRate,
@@ -74,30 +77,47 @@ export function makeRecipe(facts: RecipeFacts): Recipe {
   };
 }
 
-/** DeepSpeed's batch triangle on what the file says, the arguments standing in where it is silent. */
-function batchSizes(raw: RawConfig | null, args: ResolvedArguments, worldSize: number) {
-  const number = (key: string) => {
+/**
+ * What file and arguments say of DeepSpeed's batch triangle. Arguments stand in where the file is silent; beside
+ * its train_batch_size only those that the user wrote, since the rest follows from it.
+ */
+function wantedBatch(
+  raw: RawConfig | null,
+  given: TrainingArguments,
+  args: ResolvedArguments,
+): PartialBatchSizes {
+  const inFile = (key: keyof BatchSizes) => {
     const value = raw?.values[key];
     return typeof value === 'number' && Number.isInteger(value) && value > 0 ? value : null;
   };
-  const train = number('train_batch_size');
-  const micro = number('train_micro_batch_size_per_gpu');
-  const accumulation = number('gradient_accumulation_steps');
-  const known = [train, micro, accumulation].filter((value) => value !== null).length;
-  const solved = solveBatch(
-    {
-      train_batch_size: train,
-      train_micro_batch_size_per_gpu:
-        micro ?? (train && known === 2 ? null : args.perDeviceTrainBatchSize),
-      gradient_accumulation_steps: accumulation ?? (train ? null : args.gradientAccumulationSteps),
-    },
-    worldSize,
-  );
+  const train = inFile('train_batch_size');
+  const micro = inFile('train_micro_batch_size_per_gpu');
+  const accumulation = inFile('gradient_accumulation_steps');
+  const isWhole = train !== null && (micro ?? accumulation) !== null;
+  const standIn = (
+    key: keyof BatchSizes,
+    name: 'perDeviceTrainBatchSize' | 'gradientAccumulationSteps',
+  ) => {
+    if (isWhole) return null;
+    const isSilent = raw?.values[key] === undefined; // not "auto"
+    return train !== null && isSilent ? (given[name] ?? null) : args[name];
+  };
+  return {
+    train_batch_size: train,
+    train_micro_batch_size_per_gpu:
+      micro ?? standIn('train_micro_batch_size_per_gpu', 'perDeviceTrainBatchSize'),
+    gradient_accumulation_steps:
+      accumulation ?? standIn('gradient_accumulation_steps', 'gradientAccumulationSteps'),
+  };
+}
+
+function batchSizes(wanted: PartialBatchSizes, args: ResolvedArguments, worldSize: number) {
+  const solved = solveBatch(wanted, worldSize);
   // An impossible triangle is reported with everything else that is wrong, by resolveConfig.
   if ('kind' in solved) {
     return {
-      microBatchSize: micro ?? args.perDeviceTrainBatchSize,
-      microBatches: accumulation ?? args.gradientAccumulationSteps,
+      microBatchSize: wanted.train_micro_batch_size_per_gpu ?? args.perDeviceTrainBatchSize,
+      microBatches: wanted.gradient_accumulation_steps ?? args.gradientAccumulationSteps,
     };
   }
   return {
@@ -126,21 +146,10 @@ export function dropsLast(raw: RawConfig | null, args: ResolvedArguments): boole
   return args.dataloaderDropLast || raw?.values.dataloader_drop_last === true;
 }
 
-/** A config that leaves batch sizes out takes the Trainer's, as "auto" would. */
-function withBatch(raw: RawConfig, microBatchSize: number, microBatches: number): RawConfig {
-  const { values } = raw;
-  if (
-    values.train_batch_size !== undefined ||
-    values.train_micro_batch_size_per_gpu !== undefined
-  ) {
-    return raw;
-  }
-  return {
-    ...raw,
-    values: {
-      ...values,
-      train_micro_batch_size_per_gpu: microBatchSize,
-      gradient_accumulation_steps: values.gradient_accumulation_steps ?? microBatches,
-    },
-  };
+/** A config takes what it leaves out of batch sizes from the arguments, as "auto" would. */
+function withBatch(raw: RawConfig, wanted: PartialBatchSizes): RawConfig {
+  const left = Object.entries(wanted).filter(
+    ([key, size]) => size !== null && raw.values[key] === undefined,
+  );
+  return { ...raw, values: { ...raw.values, ...Object.fromEntries(left) } };
 }

@@ -55,7 +55,7 @@ const readersOf = ({ segments, readBackward = segments }: HostParameter, count: 
   ...readBackward.map((segment) => positionOf(segment, 'backward', count)).reverse(),
 ];
 
-it('every pass finds what it reads gathered exactly once, or whole', () => {
+it('every pass finds what it reads gathered exactly once, or whole; never twice at a time', () => {
   fc.assert(
     fc.property(request, (given) => {
       const plan = planGathers(given);
@@ -65,6 +65,9 @@ it('every pass finds what it reads gathered exactly once, or whole', () => {
         const expected = whole.has(parameter.name) ? [] : readersOf(parameter, given.segmentCount);
         expect(stays.flatMap(({ readers }) => readers).sort((a, b) => a - b)).toEqual(expected);
         for (const { issue, readers } of stays) expect(issue).toBeLessThanOrEqual(readers[0]!);
+        const inOrder = stays.toSorted((a, b) => a.readers[0]! - b.readers[0]!);
+        for (const [index, { issue }] of inOrder.entries())
+          expect(issue).toBeGreaterThan(inOrder[index - 1]?.readers.at(-1) ?? -1);
       }
     }),
   );
@@ -178,7 +181,7 @@ describe('three layers of 100 elements', () => {
       [0, 0],
       [0, 1],
       [1, 2],
-      [2, 3],
+      [3, 3],
       [3, 4],
       [4, 5],
     ];

@@ -223,9 +223,19 @@ function keepForReuse(stays: readonly Stay[], live: number[], limits: GatherLimi
   return stays.filter((stay) => !joined.has(stay));
 }
 
-/** Moves gathers to earlier positions, in the order in which they are needed, as far as the limits go. */
+/**
+ * Moves gathers to earlier positions, in the order in which they are needed, as far as the limits go. Two
+ * stays of a parameter are never there at once: a second one would only repeat the first, and one from the
+ * secondary shard (zero_hpz_partition_size) would come before the first has filled that.
+ */
 function issueAhead(stays: readonly Stay[], live: number[], limits: GatherLimits): void {
   const queue = [...stays].sort((a, b) => a.readers[0]! - b.readers[0]! || a.index - b.index);
+  const endBefore = new Map(
+    stays.map((stay, index) => {
+      const before = stays[index - 1];
+      return [stay, before?.slot === stay.slot ? before.readers.at(-1)! : -1];
+    }),
+  );
   let next = 0;
   for (let position = 0; position < live.length; position += 1) {
     while (next < queue.length && queue[next]!.readers[0]! <= position) next += 1;
@@ -234,6 +244,7 @@ function issueAhead(stays: readonly Stay[], live: number[], limits: GatherLimits
       .reduce((sum, { readers, slot }) => sum + (readers[0]! > position ? slot.count : 0), 0);
     while (next < queue.length) {
       const stay = queue[next]!;
+      if (endBefore.get(stay)! >= position) break;
       ahead += stay.slot.count;
       if (ahead > limits.prefetch) break;
       if (!addLive(live, position, stay.readers[0]!, stay.slot.count, limits.live)) break;

@@ -34,13 +34,15 @@ const lossesOf = ({ metrics }: RankResult) => metrics.map(({ loss }) => loss);
 
 describe('zero_hpz_partition_size', () => {
   it.each([
-    ['fp32', 4, 2, {}],
-    ['bf16', 2, 2, { bf16: { enabled: true } }],
+    ['fp32', 4, 2, {}, {}],
+    ['bf16', 2, 2, { bf16: { enabled: true } }, {}],
+    ['far ahead', 2, 2, {}, { stage3_prefetch_bucket_size: 1e6, stage3_max_reuse_distance: 0 }],
   ])(
     'trains to the same bits, %s, %d ranks in groups of %d',
-    async (_, worldSize, ranks, config) => {
-      const plain = await run(zero({}, config), { worldSize });
-      const grouped = await run(zero({ zero_hpz_partition_size: ranks }, config), { worldSize });
+    async (_, worldSize, ranks, config, limits) => {
+      const plain = await run(zero(limits, config), { worldSize });
+      const more = { ...limits, zero_hpz_partition_size: ranks };
+      const grouped = await run(zero(more, config), { worldSize });
       expect(lossesOf(grouped)).toEqual(lossesOf(plain));
       expect(grouped.parameters).toEqual(plain.parameters);
     },
