@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inflateSync } from 'node:zlib';
@@ -108,6 +108,25 @@ describe('deepspeed-js layout', () => {
         kind === 'png' ? '\x89PNG' : '<svg',
       );
     }
+  });
+
+  it('says which layout it draws: that of a run is made for the longest sequence', async () => {
+    const argv = ['--deepspeed', config, '--seq', '96', '--heads', '3'];
+    expect(await printed(argv)).toContain('the layout for 96 positions; a run that allows longer');
+    const model = join(folder, 'model');
+    mkdirSync(model);
+    const fields = { model_type: 'gpt2', vocab_size: 9, n_embd: 6, n_layer: 1, n_head: 3 };
+    writeFileSync(join(model, 'config.json'), JSON.stringify({ ...fields, n_positions: 128 }));
+    const cut = await printed([...argv, '--model', model]);
+    expect(cut).toContain('the first 96 positions of the layout for 128');
+    // Of windows of 4 and 2 blocks: those of its own end have a global column besides, which the cut one has not.
+    expect(cut).not.toContain((await printed(argv)).match(/blocks computed: .*/)![0]);
+    const limited = join(folder, 'limited.json');
+    writeFileSync(limited, JSON.stringify({ sparse_attention: { max_seq_length: 64 } }));
+    await expect(layout(['--deepspeed', limited, '--seq', '96'])).rejects.toMatchObject({
+      code: 'LAYOUT_INVALID',
+      message: expect.stringContaining('sparse_attention.max_seq_length'),
+    });
   });
 
   it.each([

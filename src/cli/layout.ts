@@ -7,7 +7,7 @@ import { DeepSpeedError } from '../errors.ts';
 import { packageVersion } from '../launcher/index.ts';
 import { loadModelConfig } from '../models/config.ts';
 import type { BlockLayout } from '../strategies/sparse-attention/block-layout.ts';
-import { sparsityConfig } from '../strategies/sparse-attention/sparsity-config.ts';
+import { RunLayouts } from '../strategies/sparse-attention/run-layouts.ts';
 import { integer, parsed } from './arguments.ts';
 import { layoutPng, layoutSvg } from './layout-picture.ts';
 
@@ -40,9 +40,15 @@ export async function layout(argv: string[]): Promise<number> {
       { fix: 'Add for instance "sparse_attention": {"mode": "fixed"}.' },
     );
   }
-  requireDrawable(flags.seq, values.block);
-  const made = sparsityConfig(values, await headCount(flags, values)).makeLayout(flags.seq);
+  requireDrawable('--seq', flags.seq, values.block);
+  requireDrawable('max_seq_length', values.max_seq_length ?? 0, values.block);
+  const model = flags.model === undefined ? undefined : await loadModelConfig(flags.model);
+  const heads =
+    flags.heads ?? model?.heads ?? (values.different_layout_per_head ? assumedHeads : 1);
+  const layouts = new RunLayouts(values, model?.maxPositions ?? 'fixed');
+  const { layout: made, whole } = layouts.of({ heads, length: flags.seq });
   for (const line of describe(values, made)) process.stdout.write(`${line}\n`);
+  process.stdout.write(`${originOf(made, whole)}\n`);
   if (flags.out === undefined || picture === null) return 0;
   const title = `${values.mode}, block ${made.block}, ${made.sequenceLength} positions`;
   const drawing = picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title);
@@ -60,11 +66,11 @@ export async function layout(argv: string[]): Promise<number> {
 /** A layout is a matrix of blocks: beyond this many a side it would take more than a gigabyte a head. */
 const mostBlocks = 32_768;
 
-function requireDrawable(positions: number, block: number): void {
+function requireDrawable(name: string, positions: number, block: number): void {
   if (positions / block <= mostBlocks) return;
   throw new DeepSpeedError(
     'LAUNCHER_USAGE',
-    `--seq ${positions} is ${Math.ceil(positions / block)} blocks of ${block}; at most ${mostBlocks} are shown`,
+    `${name} ${positions} is ${Math.ceil(positions / block)} blocks of ${block}; at most ${mostBlocks} are shown`,
     { fix: 'Show a shorter sequence, or take larger blocks: the pattern repeats.' },
   );
 }
@@ -73,9 +79,9 @@ function parseFlags(argv: string[]): Flags | null {
   const command = new Command('deepspeed-js layout')
     .description('Shows which blocks of attention a DeepSpeed config computes.')
     .requiredOption('--deepspeed <file>', 'DeepSpeed config with a section sparse_attention')
-    .requiredOption('--seq <n>', 'positions of a sequence', integer('--seq', 1))
+    .requiredOption('--seq <n>', 'positions of a padded batch', integer('--seq', 1))
     .option('--heads <n>', 'attention heads (default: those of --model)', integer('--heads', 1))
-    .option('--model <folder>', 'take the number of heads from its config.json')
+    .option('--model <folder>', 'take heads and longest sequence from its config.json')
     .option('--out <file>', 'draw it: a .png or .svg file')
     .version(packageVersion, '-v, --version');
   if (!parsed(command, argv, 'deepspeed-js layout')) return null;
@@ -91,10 +97,10 @@ function pictureKind(out: string | undefined): 'png' | 'svg' | null {
   });
 }
 
-async function headCount(flags: Flags, values: SparseAttentionValues): Promise<number> {
-  if (flags.heads !== undefined) return flags.heads;
-  if (flags.model !== undefined) return (await loadModelConfig(flags.model)).heads;
-  return values.different_layout_per_head ? assumedHeads : 1;
+function originOf(made: BlockLayout, whole: BlockLayout): string {
+  if (made !== whole)
+    return `the first ${made.sequenceLength} positions of the layout for ${whole.sequenceLength}`;
+  return `the layout for ${made.sequenceLength} positions; a run that allows longer sequences (max_seq_length, or those of --model) cuts a longer one`;
 }
 
 function describe(values: SparseAttentionValues, made: BlockLayout): string[] {

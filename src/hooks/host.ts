@@ -55,8 +55,6 @@ export interface SelfAttention {
   readonly causal: boolean;
   /** Positions of the longest sample, where the host has padded to `length`. */
   readonly longest?: number;
-  /** No sample of a dataset has this length: it is one to begin with, or that of a text being written. */
-  readonly isExample?: boolean;
 }
 
 /** `heads[h]`, [⌈length/block⌉, ⌈length/block⌉] row-major: 1 where a block of the scores is computed. */
@@ -85,6 +83,11 @@ export interface Host {
   readonly skippable?: readonly number[];
   /** Of one micro batch, for a host that plans them. */
   readonly activationBytes?: number;
+  /**
+   * Positions of the longest sequence that the model takes; "fixed": all sequences have one length. Absent where
+   * nobody knows. For hosts with "attentionReplacement".
+   */
+  readonly longestSequence?: number | 'fixed' | undefined;
   /**
    * From now on the model's self-attention computes these blocks alone, in evaluation, too. Asked again for
    * every sequence length. For hosts with "attentionReplacement", before parameters are written.

@@ -528,6 +528,7 @@ it('proves every available key', () => {
     'comm_backend',
     // In strategies/sparse-attention/training.test.ts.
     'sparse_attention.strict',
+    'sparse_attention.max_seq_length',
     // In integration-tests/tfjs.rules.test.ts.
     ...['verify_first_batch', 'exact_random', 'declared'].map((name) => `tfjs.${name}`),
     // In strategies/offload/offload.test.ts.

@@ -73,6 +73,12 @@ export const sparseAttention = optionalSection(
       3,
       'bigbird, bslongformer, local: blocks of the band around the diagonal.',
     ),
+    max_seq_length: available(
+      positiveInteger,
+      null,
+      'Positions that the layout is made for; shorter sequences have its corner. null: the longest of the model, at most 16384; 2048 where it has none.',
+      { note: "an argument of DeepSpeed's SparseSelfAttention there" },
+    ),
     seed: available(wholeNumber, 1234, 'Decides the random blocks.', ours),
     strict: available(
       flag,

@@ -64,6 +64,7 @@ export class OnnxHost implements Host {
   /** Segments of one activation checkpoint; 0: there are none. */
   readonly checkpointEvery: number;
   readonly frozen: readonly FrozenParameter[];
+  readonly longestSequence: number | 'fixed' | undefined;
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
   readonly #options: Required<OnnxHostOptions>;
@@ -102,6 +103,7 @@ export class OnnxHost implements Host {
     this.frozen = outline.frozen;
     this.activationBytes = outline.activationBytes;
     this.checkpointEvery = outline.recomputation.every;
+    this.longestSequence = model.hasFixedSizes ? 'fixed' : model.maxLength;
     this.#recomputation = outline.recomputation;
     warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
   }

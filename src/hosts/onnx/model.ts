@@ -19,6 +19,8 @@ export interface TrainableModel {
   readonly width?: number | undefined;
   /** Longest sequence that generate() may make; undefined for a model that is no language model. */
   readonly maxLength?: number | undefined;
+  /** All samples have the sizes that the graph fixes. */
+  readonly hasFixedSizes?: boolean;
   /** What a target of the loss is: evaluation reports perplexity for tokens only. */
   readonly target: 'token' | 'sample';
   /** Graph outputs, float32, that predict() gives: their first dimension is the rows'. */

@@ -119,6 +119,12 @@ export class OnnxModel implements TrainableModel {
     return new OnnxModel(await loadModel(path), path, options);
   }
 
+  get hasFixedSizes(): boolean {
+    return this.#inputs.every(
+      ({ shape, value }) => value || shape?.every((dim) => typeof dim === 'number'),
+    );
+  }
+
   isTrainable(name: string): boolean {
     return this.#trainable.has(name);
   }

@@ -57,7 +57,6 @@ export function planModel(
 ): TrainingPlan {
   const graph = model.graph(batch);
   const { longest } = batch;
-  const isExample = batch.sampleIndices.every((index) => index < 0);
   const known = new Set(model.parameters.map(({ name }) => name));
   return planTraining(graph, {
     inputShapes: Object.fromEntries(
@@ -72,9 +71,7 @@ export function planModel(
     keepOutputs: model.outputs,
     fuse,
     attentionBlocks:
-      blocksOf &&
-      ((attention) =>
-        blocksOf({ ...attention, ...(longest && { longest }), ...(isExample && { isExample }) })),
+      blocksOf && ((attention) => blocksOf({ ...attention, ...(longest && { longest }) })),
     tileRows: (_, [rows, width]) => {
       if (rows! * width! <= tileAbove) return null;
       return Math.max(Math.floor(tileAbove / 2 / width!), Math.ceil(rows! / mostTiles));

@@ -54,7 +54,7 @@ export interface SparseSelfAttentionOptions {
 
 /**
  * softmax(QKᵀ/√width)·V over the blocks of a layout, forward and backward: DeepSpeed's class of this name, on
- * arrays, with the operator that training uses. Needs ONNX Runtime. `dispose()` frees the engine.
+ * arrays, with the operator that training uses. The layout is made for the length at hand. Needs ONNX Runtime. `dispose()` frees the engine.
  *
  * @example
  * const attention = new SparseSelfAttention(new FixedSparsityConfig({ num_heads: 8 }), { causal: true });

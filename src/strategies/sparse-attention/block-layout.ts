@@ -39,12 +39,14 @@ export class BlockLayout {
   /** What is left of it for sequences of fewer blocks. */
   cut(blocks: number): BlockLayout {
     const { bitmaps, indices } = this.distinct();
-    const cut = bitmaps.map((bitmap) =>
-      Uint8Array.from(
-        { length: blocks * blocks },
-        (_, i) => bitmap[Math.floor(i / blocks) * this.blocks + (i % blocks)]!,
-      ),
-    );
+    const cut = bitmaps.map((bitmap) => {
+      const corner = new Uint8Array(blocks * blocks);
+      for (let row = 0; row < blocks; row++) {
+        const start = row * this.blocks;
+        corner.set(bitmap.subarray(start, start + blocks), row * blocks);
+      }
+      return corner;
+    });
     return new BlockLayout(
       this.block,
       blocks,

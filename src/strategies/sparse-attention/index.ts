@@ -3,7 +3,8 @@ import { DeepSpeedError } from '../../errors.ts';
 import { requireCapability, type SelfAttention } from '../../hooks/index.ts';
 import type { StrategyContext } from '../plugin.ts';
 import type { BlockLayout } from './block-layout.ts';
-import { sparsityConfig } from './sparsity-config.ts';
+import { RunLayouts } from './run-layouts.ts';
+import { misfit } from './sparsity-config.ts';
 
 /**
  * `sparse_attention`: the self-attention of the host's model computes the blocks of a layout alone, one
@@ -15,12 +16,13 @@ export function applySparseAttention(
 ): void {
   const { host, lifecycle, communicator } = context;
   requireCapability(host, 'attentionReplacement', 'sparse_attention');
-  // The batch that training begins with must fit the keys. Later ones, or a prompt, may be shorter.
-  let hasBegun = false;
-  const { replaced, dense } = host.replaceAttention!((attention) =>
-    layoutFor(attention, values, hasBegun || attention.isExample === true),
-  );
-  hasBegun = true;
+  const layouts = new RunLayouts(values, host.longestSequence);
+  const { replaced, dense } = host.replaceAttention!((attention) => {
+    requirePaddedBlocks(attention, values.block);
+    const { layout } = layouts.of(attention);
+    layout.requireAttendingRows(attention);
+    return layout;
+  });
   if (replaced.length + dense.length === 0) {
     throw new DeepSpeedError(
       'ATTENTION_NOT_REPLACED',
@@ -37,31 +39,17 @@ export function applySparseAttention(
   }
   lifecycle.tap('setup', 'observe', 'sparseAttention.report', async () => {
     if (communicator.rank !== 0) return;
-    for (const line of reportLines(replaced, dense, values)) console.log(line);
+    for (const line of reportLines(replaced, dense, values, layouts)) console.log(line);
   });
 }
 
-function layoutFor(
-  attention: SelfAttention,
-  values: SparseAttentionValues,
-  mayBeShort = true,
-): BlockLayout {
-  const { heads, length, causal, longest = length } = attention;
-  const { block } = values;
-  if (longest !== length && length % block !== 0) {
-    throw new DeepSpeedError(
-      'LAYOUT_INVALID',
-      `sparse_attention.block: ${block} does not divide the length of the batches: samples have up to ${longest} positions, padded to ${length}`,
-      {
-        fix: `Leave the Trainer's padToMultipleOf out, or set it to ${block}, and use a model whose longest sequence ${block} divides.`,
-        data: { key: 'block' },
-      },
-    );
-  }
-  const config = sparsityConfig(values, heads);
-  const layout = mayBeShort ? config.makeShortLayout(length) : config.makeLayout(length);
-  layout.requireAttendingRows({ causal });
-  return layout;
+function requirePaddedBlocks({ length, longest = length }: SelfAttention, block: number): void {
+  if (longest === length || length % block === 0) return;
+  throw misfit(
+    'block',
+    `${block} does not divide the length of the batches: samples have up to ${longest} positions, padded to ${length}`,
+    `Leave the Trainer's padToMultipleOf out, or set it to ${block}, and use a model whose longest sequence ${block} divides.`,
+  );
 }
 
 /** One line for each kind of attention that was replaced, one for each that was not. */
@@ -69,6 +57,7 @@ function reportLines(
   replaced: readonly SelfAttention[],
   dense: readonly string[],
   values: SparseAttentionValues,
+  layouts: RunLayouts,
 ): string[] {
   const kinds = new Map<string, { attention: SelfAttention; count: number }>();
   for (const attention of replaced) {
@@ -80,8 +69,10 @@ function reportLines(
   return [
     ...[...kinds.values()].map(({ attention, count }) => {
       const { heads, length, causal } = attention;
-      const share = shareOf(layoutFor(attention, values), causal);
-      return `sparse_attention: ${values.mode}, block ${values.block}, in ${count} of ${replaced.length + dense.length} attentions of ${heads} heads over ${length} positions: ${share} of the${causal ? ' causal' : ''} blocks`;
+      const { layout, whole } = layouts.of(attention);
+      const share = shareOf(layout, causal);
+      const origin = layout === whole ? '' : `, the first of ${whole.sequenceLength}`;
+      return `sparse_attention: ${values.mode}, block ${values.block}, in ${count} of ${replaced.length + dense.length} attentions of ${heads} heads over ${length} positions${origin}: ${share} of the${causal ? ' causal' : ''} blocks`;
     }),
     ...dense.map((line) => `sparse_attention: stays dense: ${line}`),
   ];

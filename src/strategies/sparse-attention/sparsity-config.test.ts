@@ -249,41 +249,6 @@ describe('random blocks', () => {
   });
 });
 
-describe('a sequence shorter than the keys ask for', () => {
-  const configs = [
-    new FixedSparsityConfig({ num_heads: 3, num_local_blocks: 6, num_global_blocks: 3 }),
-    new VariableSparsityConfig({ num_heads: 3, global_block_indices: [5], num_random_blocks: 2 }),
-    new BigBirdSparsityConfig({
-      ...{ num_heads: 3, num_sliding_window_blocks: 5, num_random_blocks: 3 },
-      different_layout_per_head: true,
-    }),
-    new LocalSlidingWindowSparsityConfig({ num_heads: 3, num_sliding_window_blocks: 7 }),
-  ];
-
-  it.each(configs)('has the corner of the layout of a longer one', (config) => {
-    const fits = (blocks: number) => {
-      try {
-        return textOf(config.makeLayout(16 * blocks));
-      } catch {
-        return null;
-      }
-    };
-    const least = Array.from({ length: 12 }, (_, i) => i + 1).find((blocks) => fits(blocks))!;
-    expect(least).toBeGreaterThan(2);
-    const corner = (blocks: number) =>
-      fits(least)!.map((rows) => rows.slice(0, blocks).map((row) => row.slice(0, blocks)));
-    for (let blocks = 1; blocks < least; blocks++)
-      expect(textOf(config.makeShortLayout(16 * blocks))).toEqual(corner(blocks));
-    for (const blocks of [least, 12])
-      expect(textOf(config.makeShortLayout(16 * blocks))).toEqual(fits(blocks));
-  });
-
-  it('must still be of whole blocks', () => {
-    for (const length of [0, 8, 24])
-      expect(() => configs[3]!.makeShortLayout(length)).toThrow(/sparse_attention\.block:/);
-  });
-});
-
 describe('what a layout cannot take', () => {
   it.each([
     ['block', () => new FixedSparsityConfig({ num_heads: 1 }).makeLayout(100), '100'],

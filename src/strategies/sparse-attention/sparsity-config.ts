@@ -48,12 +48,7 @@ export abstract class SparsityConfig {
    */
   makeLayout(sequenceLength: number): BlockLayout {
     const { block, different_layout_per_head: different } = this.values;
-    if (sequenceLength < 1 || sequenceLength % block !== 0) {
-      throw misfit(
-        'block',
-        `${block} does not divide the sequence length ${sequenceLength}; padToBlockSize lengthens samples, padToMultipleOf batches`,
-      );
-    }
+    this.requireWholeBlocks(sequenceLength);
     const blocks = sequenceLength / block;
     const unmet = this.demands().find((demand) => demand.blocks > blocks);
     if (unmet) throw misfit(unmet.key, unmet.problem(blocks));
@@ -67,18 +62,14 @@ export abstract class SparsityConfig {
     return new BlockLayout(block, blocks, heads);
   }
 
-  /**
-   * The layout for a sequence that may be shorter than the keys ask for: what is left of that of the shortest one
-   * that is not.
-   *
-   * @throws LAYOUT_INVALID where the block does not divide the length
-   */
-  makeShortLayout(sequenceLength: number): BlockLayout {
+  /** @throws LAYOUT_INVALID where the block does not divide the length */
+  requireWholeBlocks(sequenceLength: number): void {
     const { block } = this.values;
-    const least = block * Math.max(...this.demands().map(({ blocks }) => blocks), 1);
-    if (sequenceLength >= least || sequenceLength < 1 || sequenceLength % block !== 0)
-      return this.makeLayout(sequenceLength);
-    return this.makeLayout(least).cut(sequenceLength / block);
+    if (sequenceLength >= 1 && sequenceLength % block === 0) return;
+    throw misfit(
+      'block',
+      `${block} does not divide the sequence length ${sequenceLength}; padToBlockSize lengthens samples, padToMultipleOf batches`,
+    );
   }
 
   protected get unidirectional(): boolean {
@@ -326,8 +317,14 @@ function globals(values: SparseAttentionValues): Demand[] {
   ]);
 }
 
-function misfit(key: keyof SparseAttentionValues, what: string): DeepSpeedError {
+/** A key that does not fit a length. */
+export function misfit(
+  key: keyof SparseAttentionValues,
+  what: string,
+  fix?: string,
+): DeepSpeedError {
   return new DeepSpeedError('LAYOUT_INVALID', `sparse_attention.${key}: ${what}`, {
+    ...(fix !== undefined && { fix }),
     data: { key },
   });
 }

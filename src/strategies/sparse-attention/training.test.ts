@@ -320,7 +320,7 @@ describe('a language model', () => {
     await trainer.train();
     await trainer.close();
     expect(printed.mock.calls.map(([line]) => line)).toContain(
-      'sparse_attention: fixed, block 16, in 1 of 1 attentions of 2 heads over 48 positions: 100.0% of the causal blocks',
+      'sparse_attention: fixed, block 16, in 1 of 1 attentions of 2 heads over 48 positions, the first of 64: 100.0% of the causal blocks',
     );
   });
 
@@ -333,7 +333,7 @@ describe('a language model', () => {
   });
 
   // Within one block a causal layout hides nothing, so both say the same.
-  it('takes batches and prompts shorter than the window once it has begun', async () => {
+  it('takes batches and prompts shorter than the window', async () => {
     const results = [];
     for (const section of [{ mode: 'bigbird', num_random_blocks: 2 }, undefined]) {
       const trainer = trainerOf(64, section, 0, gpt2(0), { learningRate: 0 });
@@ -345,6 +345,20 @@ describe('a language model', () => {
     }
     expect(results[0]).toEqual(results[1]);
     expect(results[0]!.written).toHaveLength(8);
+  });
+
+  it.each([
+    { num_local_blocks: 3, horizontal_global_attention: true },
+    { mode: 'bigbird', num_random_blocks: 1, num_sliding_window_blocks: 1 },
+  ])('evaluates a sample as it does beside a longer one: %j', async (section) => {
+    const trainer = trainerOf(0, section, 0, { ...gpt2(0), n_positions: 128 });
+    const [short, long] = [tokens(70), tokens(128, 1)];
+    const lossOf = async (...samples: (typeof short)[]) =>
+      (await trainer.evaluate(samples)).eval_loss!;
+    // Means over 69 and 127 targets.
+    const apart = (69 * (await lossOf(short)) + 127 * (await lossOf(long))) / 196;
+    expect(await lossOf(short, long)).toBeCloseTo(apart, 6);
+    await trainer.close();
   });
 
   it('writes text under a layout without having seen a dataset', async () => {

@@ -34,10 +34,11 @@ addon.createSwapFile = (...args) => {
 };
 
 // Rows of a short cycle, each from another start: something to learn within a few steps.
-const rowsOf = (samples: number) =>
-  Array.from({ length: samples }, (_, row) => ({
-    input_ids: Array.from({ length: 9 + (row % 8) }, (_, i) => (row * 7 + i * 5) % 61),
-  }));
+const rowsOf = (samples: number, positions: number) =>
+  Array.from({ length: samples }, (_, row) => {
+    const length = Math.floor((positions * (9 + (row % 8))) / 16);
+    return { input_ids: Array.from({ length }, (_, i) => (row * 7 + i * 5) % 61) };
+  });
 
 /** Notes how many works each transfer and each optimizer step waits for. */
 function watchSwapping({ engine }: StrategyContext, swapWaits: string[]): void {
@@ -76,7 +77,15 @@ function gradientPeak({ claims, layout }: StrategyContext, parameter: string): n
 }
 
 export async function run(
-  { args, samples, freeze, resumeFromCheckpoint, saveAs, logSummary }: RankTask,
+  {
+    args,
+    samples = 64,
+    positions = 16,
+    freeze,
+    resumeFromCheckpoint,
+    saveAs,
+    logSummary,
+  }: RankTask,
   world: World,
 ): Promise<RankResult> {
   [lines, warnings, swapFiles] = [[], [], []];
@@ -87,7 +96,7 @@ export async function run(
   const model = AutoModelForCausalLM.fromConfig({
     model_type: 'gpt2',
     vocab_size: 61,
-    n_positions: 16,
+    n_positions: positions,
     n_embd: 16,
     n_layer: 2,
     n_head: 2,
@@ -110,7 +119,7 @@ export async function run(
       });
     },
   };
-  const dataset = rowsOf(samples ?? 64);
+  const dataset = rowsOf(samples, positions);
   const trainer = new Trainer({
     model,
     trainDataset: { length: dataset.length, get: (index) => dataset[index]! },

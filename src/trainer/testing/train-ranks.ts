@@ -13,6 +13,8 @@ export interface RankTask {
   worldSize?: number;
   /** Samples of the dataset; default 64. */
   samples?: number;
+  /** That the model takes; default 16. Samples have from nine sixteenths of it to all. */
+  positions?: number;
   /** Beginning of the names that are frozen. */
   freeze?: string;
   resumeFromCheckpoint?: string;
