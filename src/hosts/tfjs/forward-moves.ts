@@ -14,12 +14,13 @@ export interface Moved {
 export function undoingMoves<T>(core: Core, pass: () => T): { result: T; moved: Moved[] } {
   const before = Object.values(core.engine().registeredVariables).map((variable) => ({
     variable,
+    dataId: variable.dataId, // not the clone's: on the wasm backend a clone is a copy
     value: variable.clone(),
   }));
   const result = pass();
   const moved: Moved[] = [];
-  for (const { variable, value } of before) {
-    if (variable.dataId !== value.dataId) {
+  for (const { variable, dataId, value } of before) {
+    if (variable.dataId !== dataId) {
       moved.push({ variable, values: variable.dataSync().slice() });
       variable.assign(value);
     }
