@@ -27,16 +27,26 @@ namespace {
 
 // Between looks at what is under way: at first none, but whoever else can run does, since a fast
 // link brings the next piece of a message at once; then longer and longer, up to a fifth of what a
-// message over Ethernet needs anyway. With nothing under way the pauses begin earlier.
-constexpr uint64_t kBusyNs = 50'000;
-constexpr uint64_t kBusyUnderWayNs = 1'000'000;
+// message over Ethernet needs anyway.
+constexpr uint64_t kBusyNs = 1'000'000;
+constexpr uint64_t kPatientNs = 4'000'000;
 constexpr auto kShortPause = std::chrono::microseconds(10);
 constexpr auto kLongPause = std::chrono::microseconds(100);
+// And those of the thread that looks when nobody waits: while messages come and go, and later.
+constexpr auto kBackgroundPause = std::chrono::microseconds(200);
 constexpr auto kIdlePause = std::chrono::milliseconds(2);
-constexpr uint64_t kPatientNs = 4'000'000;
+constexpr uint64_t kRecentNs = 20'000'000;
 // How long what was given up may need to end. Memory that MPI may still write to cannot be given
 // back; after this MPI is not called any more.
 constexpr uint64_t kGiveUpNs = 200'000'000;
+
+// A pause of this thread is as long as it says, and not up to 50 µs longer.
+void pause_exactly() {
+#if defined(__linux__)
+  thread_local const int set = prctl(PR_SET_TIMERSLACK, 1000);
+  static_cast<void>(set);
+#endif
+}
 
 // One message under way.
 struct Flight {
@@ -61,13 +71,14 @@ class MpiExchange final : public Exchange {
 
   // Incoming first, then outgoing.
   std::deque<Flight> flights_;
-  // Of the thread: started, and how many have yet to end.
+  // How many have yet to end.
   std::atomic<uint32_t> left_;
 
  private:
   std::shared_ptr<Mpi> mpi_;
 };
 
+// Whoever holds the lock may call MPI.
 class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> {
  public:
   explicit Mpi(const DsjsMpiTable* table) : table_(table) {}
@@ -97,17 +108,19 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   }
 
   std::vector<char> gather(const std::vector<char>& own) override {
-    struct Gather {
-      std::vector<char> own, all;
-    };
-    auto data = std::make_shared<Gather>();
-    data->own = own;
-    data->all.resize(own.size() * static_cast<size_t>(place_.size));
-    on_thread([this, data] {
-      check(table_->gather(data->own.data(), data->all.data(), static_cast<int>(data->own.size())),
-            "MPI_Allgather");
-    });
-    return data->all;
+    std::vector<char> all(own.size() * static_cast<size_t>(place_.size));
+    MpiExchange exchange(shared_from_this(), 0, {}, {{place_.rank, all.data(), all.size()}});
+    {
+      std::lock_guard lock(mutex_);
+      check_broken();
+      check(table_->gather(own.data(), all.data(), static_cast<int>(own.size()),
+                           &exchange.flights_[0].request),
+            "MPI_Iallgather");
+      running_.push_back(&exchange);
+    }
+    while (!exchange.wait(kPatientNs)) {
+    }
+    return all;
   }
 
   std::unique_ptr<Exchange> start(int tag, const std::vector<Outgoing>& outgoing,
@@ -115,46 +128,55 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     auto exchange = std::make_unique<MpiExchange>(shared_from_this(), tag, outgoing, incoming);
     std::lock_guard lock(mutex_);
     check_broken();
-    // One of no messages has ended: its owner may let it go before the thread would look at it.
-    if (exchange->left_.load() == 0) return exchange;
-    starting_.push_back(exchange.get());
-    changed_.notify_all();
+    for (Flight& flight : exchange->flights_) begin(flight);
+    if (exchange->left_.load() > 0) running_.push_back(exchange.get());
+    last_moved_ns_ = monotonic_ns();
     return exchange;
   }
 
   void notify(int peer, const Notice& notice) override {
     std::lock_guard lock(mutex_);
     if (!broken_.empty() || finished_) return;
-    telling_.emplace_back(peer, notice);
-    changed_.notify_all();
+    told_.push_back({std::make_unique<Notice>(notice), nullptr});
+    check(table_->send(told_.back().first.get(), sizeof(Notice), peer, 0, &told_.back().second),
+          "MPI_Isend");
   }
 
-  // Whether everything of the exchange has ended.
+  // Whether everything of the exchange has ended. Who waits does what MPI has to do.
   bool wait(MpiExchange& exchange, uint64_t nanoseconds) {
+    struct Waiting {
+      std::atomic<int>& count;
+      explicit Waiting(std::atomic<int>& waiting) : count(waiting) { ++count; }
+      ~Waiting() { --count; }
+    } const here(waiting_);
     const uint64_t until = monotonic_ns() + nanoseconds;
-    while (true) {
-      const uint32_t left = exchange.left_.load(std::memory_order_acquire);
-      if (left == 0) return true;
-      if (stopped_.load()) {
+    while (exchange.left_.load() != 0) {
+      uint64_t moved;
+      {
         std::lock_guard lock(mutex_);
         check_broken();
+        look();
+        moved = last_moved_ns_;
       }
+      if (exchange.left_.load() == 0) break;
       const uint64_t now = monotonic_ns();
       if (now >= until) return false;
-      futex_wait(exchange.left_, left, until - now);
+      if (now < moved + kBusyNs) {
+        std::this_thread::yield();
+      } else {
+        pause_exactly();
+        std::this_thread::sleep_for(now < moved + kPatientNs ? kShortPause : kLongPause);
+      }
     }
+    return true;
   }
 
   // Ends what has not come. Afterwards MPI touches none of its memory.
   void give_up(MpiExchange& exchange) {
-    std::unique_lock lock(mutex_);
-    if (!broken_.empty() || exchange.left_.load() == 0) return;
-    giving_up_.push_back(&exchange);
-    changed_.notify_all();
-    changed_.wait(lock, [&] {
-      return std::find(giving_up_.begin(), giving_up_.end(), &exchange) == giving_up_.end() ||
-             !broken_.empty();
-    });
+    std::lock_guard lock(mutex_);
+    if (exchange.left_.load() == 0) return;
+    if (broken_.empty()) abandon(exchange);
+    std::erase(running_, &exchange);
   }
 
   // At the end of a process that succeeded: MPI_Finalize, which waits for the other ranks. One that
@@ -170,113 +192,87 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   void stop(const char* code, const std::string& why) override {
     // While MPI blocks in a call of its own, the thread holds no lock.
     std::lock_guard lock(mutex_);
-    if (broken_.empty()) {
-      broken_ = why;
-      broken_code_ = code;
-    }
-    stopped_.store(true);
-    changed_.notify_all();
+    break_off(code, why);
   }
 
  private:
+  // Begins and ends MPI, and looks at what is under way when nobody waits for it.
   void run() {
-#if defined(__linux__)
-    // A pause is as long as it says, and not up to 50 µs longer.
-    prctl(PR_SET_TIMERSLACK, 1000);
-#endif
     try {
-      check(table_->start(&place_), "MPI_Init");
+      if (const int error = table_->start(&place_); error != 0)
+        throw EngineError("COMM_TRANSPORT", explain(error, "MPI_Init"));
+      if (!place_.any_thread)
+        throw EngineError("COMM_TRANSPORT",
+                          "this MPI may be called by one thread only (MPI_THREAD_SERIALIZED is not "
+                          "provided)");
+      pause_exactly();
+      std::unique_lock lock(mutex_);
       check(table_->receive_any(&incoming_notice_, sizeof incoming_notice_, &notice_request_),
             "MPI_Irecv");
-      std::unique_lock lock(mutex_);
       started_ = true;
       changed_.notify_all();
-      uint64_t last_progress = monotonic_ns();
       while (broken_.empty() && !finished_) {
-        if (turn(lock)) last_progress = monotonic_ns();
-        const uint64_t idle = monotonic_ns() - last_progress;
-        if (running_.empty() && idle >= kBusyNs) {
-          // Nothing is awaited, but MPI may still hold what it has taken over to send.
-          const auto pause = idle < kPatientNs ? kLongPause : kIdlePause;
-          changed_.wait_for(lock, pause, [&] { return has_orders() || !broken_.empty(); });
-          if (has_orders()) last_progress = monotonic_ns();
-          continue;
-        }
-        lock.unlock();
-        if (idle < kBusyUnderWayNs)
-          std::this_thread::yield();
-        else
-          std::this_thread::sleep_for(idle < kPatientNs ? kShortPause : kLongPause);
-        lock.lock();
+        const bool recent = monotonic_ns() < last_moved_ns_ + kRecentNs || !running_.empty();
+        changed_.wait_for(lock, recent ? kBackgroundPause : kIdlePause,
+                          [&] { return finishing_ || !broken_.empty(); });
+        if (!broken_.empty()) break;
+        if (waiting_.load() == 0) look();
+        if (finishing_ && running_.empty()) finalize(lock);
       }
     } catch (const EngineError& error) {
       stop("COMM_TRANSPORT", error.what());
     }
   }
 
-  bool has_orders() const {
-    return !starting_.empty() || !telling_.empty() || !giving_up_.empty() || order_ != nullptr ||
-           finishing_;
-  }
-
-  // One look at everything, with the lock held while orders are taken. Whether anything moved.
-  bool turn(std::unique_lock<std::mutex>& lock) {
-    bool moved = has_orders();
-    while (!starting_.empty()) {
-      MpiExchange* exchange = starting_.front();
-      starting_.pop_front();
-      for (Flight& flight : exchange->flights_) begin(flight);
-      running_.push_back(exchange);
-    }
-    while (!telling_.empty()) {
-      auto& [peer, notice] = telling_.front();
-      told_.push_back({std::make_unique<Notice>(notice), nullptr});
-      check(table_->send(told_.back().first.get(), sizeof(Notice), peer, 0, &told_.back().second),
-            "MPI_Isend");
-      telling_.pop_front();
-    }
-    moved |= advance_running();
-    std::erase_if(told_, [&](auto& told) {
-      size_t bytes;
-      return ended(told.second, bytes);
-    });
-    size_t bytes;
-    if (ended(notice_request_, bytes)) {
+  // One look at everything that is under way.
+  void look() {
+    bool moved = advance();
+    std::erase_if(told_, [&](auto& told) { return told.second == nullptr; });
+    if (notice_request_ == nullptr) {
       // What its rank sent before may have come in the same moment, and is to be seen first.
-      advance_running();
+      advance();
       board().post(incoming_notice_);
       check(table_->receive_any(&incoming_notice_, sizeof incoming_notice_, &notice_request_),
             "MPI_Irecv");
       moved = true;
     }
-    while (!giving_up_.empty()) {
-      abandon(*giving_up_.front());
-      giving_up_.pop_front();
-      changed_.notify_all();
-    }
-    if (order_) {
-      const auto order = order_;
-      lock.unlock();
-      (*order)();
-      lock.lock();
-      order_.reset();
-      changed_.notify_all();
-    }
-    if (finishing_ && running_.empty()) {
-      finalize(lock);
-    }
-    return moved;
+    if (moved) last_moved_ns_ = monotonic_ns();
   }
 
-  // Whether anything has ended.
-  bool advance_running() {
-    bool moved = false;
-    std::erase_if(running_, [&](MpiExchange* exchange) {
-      moved |= advance(*exchange);
-      // Its owner may go as soon as the lock is free.
-      return exchange->left_.load() == 0;
+  // Whether anything has ended; requests that have are null.
+  bool advance() {
+    requests_.clear();
+    flights_.clear();
+    const auto add = [&](void** request, Flight* flight) {
+      if (*request == nullptr) return;
+      requests_.push_back(request);
+      flights_.push_back(flight);
+    };
+    for (MpiExchange* exchange : running_)
+      for (Flight& flight : exchange->flights_) add(&flight.request, &flight);
+    for (auto& told : told_) add(&told.second, nullptr);
+    add(&notice_request_, nullptr);
+    received_.resize(requests_.size());
+    int ended = 0;
+    check(table_->test(requests_.data(), static_cast<int>(requests_.size()), received_.data(),
+                       &ended),
+          "MPI_Testsome");
+    if (ended == 0) return false;
+    for (size_t index = 0; index < requests_.size(); ++index) {
+      Flight* const flight = flights_[index];
+      if (flight == nullptr || flight->request != nullptr) continue;
+      if (!flight->sends) flight->bytes = received_[index];
+      flight->ended.store(true);
+    }
+    std::erase_if(running_, [](MpiExchange* exchange) {
+      const auto& flights = exchange->flights_;
+      const auto left = static_cast<uint32_t>(std::count_if(
+          flights.begin(), flights.end(), [](const Flight& flight) { return !flight.ended; }));
+      // Its owner may let it go from here on.
+      exchange->left_.store(left);
+      return left == 0;
     });
-    return moved;
+    return true;
   }
 
   void begin(Flight& flight) {
@@ -288,76 +284,56 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
             "MPI_Irecv");
   }
 
-  bool ended(void* request, size_t& bytes) {
-    int done = 0;
-    check(table_->test(request, &done, &bytes), "MPI_Test");
-    return done != 0;
-  }
-
-  bool advance(MpiExchange& exchange) {
-    bool moved = false;
-    uint32_t finished = 0;
-    for (Flight& flight : exchange.flights_) {
-      size_t bytes = 0;
-      if (flight.ended.load() || !ended(flight.request, bytes)) continue;
-      if (!flight.sends) flight.bytes = bytes;
-      flight.ended.store(true);
-      ++finished;
-      moved = true;
-    }
-    if (finished > 0 && exchange.left_.fetch_sub(finished) == finished)
-      futex_wake_all(exchange.left_);
-    return moved;
-  }
-
   void abandon(MpiExchange& exchange) {
     for (Flight& flight : exchange.flights_)
-      if (!flight.ended.load() && !flight.sends)
+      if (flight.request != nullptr && !flight.sends)
         check(table_->cancel(flight.request), "MPI_Cancel");
     const uint64_t until = monotonic_ns() + kGiveUpNs;
     while (exchange.left_.load() != 0 && monotonic_ns() < until) {
-      advance(exchange);
+      advance();
       std::this_thread::yield();
     }
-    std::erase(running_, &exchange);
-    if (exchange.left_.load() == 0) return;
-    broken_ = "a transfer was given up in its middle, and MPI may still use its memory";
-    stopped_.store(true);
+    if (exchange.left_.load() != 0)
+      break_off("COMM_TRANSPORT",
+                "a transfer was given up in its middle, and MPI may still use its memory");
   }
 
   // What was told must leave first: MPI_Finalize would not wait for it everywhere.
   void finalize(std::unique_lock<std::mutex>& lock) {
     if (!told_.empty()) return;
     table_->cancel(notice_request_);
-    size_t bytes;
-    for (int turns = 0; turns < 1000 && !ended(notice_request_, bytes); ++turns) {
-    }
+    for (int turns = 0; turns < 1000 && notice_request_ != nullptr; ++turns) advance();
     lock.unlock();
     const int error = table_->finish();
     lock.lock();
-    if (error != 0) broken_ = "MPI_Finalize failed";
+    if (error != 0) break_off("COMM_TRANSPORT", "MPI_Finalize failed");
     finished_ = true;
     changed_.notify_all();
   }
 
-  void on_thread(std::function<void()> order) {
-    std::unique_lock lock(mutex_);
-    check_broken();
-    order_ = std::make_shared<std::function<void()>>(std::move(order));
+  // MPI is not called any more.
+  void break_off(const char* code, const std::string& why) {
+    if (broken_.empty()) {
+      broken_ = why;
+      broken_code_ = code;
+    }
     changed_.notify_all();
-    changed_.wait(lock, [&] { return !order_ || !broken_.empty(); });
-    check_broken();
   }
 
   void check_broken() const {
     if (!broken_.empty()) throw EngineError(broken_code_, broken_, "", place_.rank);
   }
 
-  void check(int error, const char* call) const {
-    if (error == 0) return;
+  std::string explain(int error, const char* call) const {
     char text[512];
     table_->explain(error, text, sizeof text);
-    throw EngineError("COMM_TRANSPORT", std::string(call) + ": " + text, "", place_.rank);
+    return std::string(call) + ": " + text;
+  }
+
+  void check(int error, const char* call) {
+    if (error == 0) return;
+    break_off("COMM_TRANSPORT", explain(error, call));
+    check_broken();
   }
 
   const DsjsMpiTable* table_;
@@ -367,17 +343,17 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   bool started_ = false, finishing_ = false, finished_ = false;
   std::string broken_;  // why MPI is not called any more
   const char* broken_code_ = "COMM_TRANSPORT";
-  std::atomic<bool> stopped_{false};
-  std::deque<MpiExchange*> starting_, giving_up_;
-  std::deque<std::pair<int, Notice>> telling_;
-  // A blocking call for the thread to make. It outlives its caller when the run is aborted.
-  std::shared_ptr<std::function<void()>> order_;
+  std::atomic<int> waiting_{0};
+  uint64_t last_moved_ns_ = 0;
 
-  // Of the thread alone.
   std::vector<MpiExchange*> running_;
   std::vector<std::pair<std::unique_ptr<Notice>, void*>> told_;
   Notice incoming_notice_{};
   void* notice_request_ = nullptr;
+  // Of the newest look; kept for their memory.
+  std::vector<void**> requests_;
+  std::vector<Flight*> flights_;
+  std::vector<size_t> received_;
 };
 
 MpiExchange::MpiExchange(std::shared_ptr<Mpi> mpi, int tag, const std::vector<Outgoing>& outgoing,

@@ -1,5 +1,7 @@
-// The transport by MPI. One thread makes all MPI calls; it sleeps while nothing is under way, and
-// between looks at what is, longer the longer nothing happens.
+// The transport by MPI, which one thread calls at a time: who waits for a message looks for it
+// itself, since waking another thread to do so would take longer than a small message does; without
+// a pause at first, then with longer and longer ones. While nobody waits a thread of its own looks,
+// which sleeps in between.
 #pragma once
 #include <string>
 

@@ -30,8 +30,10 @@ static int start(DsjsMpiPlace* place) {
   int initialized = 0, provided = 0, error;
   if ((error = MPI_Initialized(&initialized))) return error;
   if (!initialized) send_long_messages_unasked();
-  if (!initialized && (error = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided)))
+  if (!initialized && (error = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided)))
     return error;
+  if (initialized && (error = MPI_Query_thread(&provided))) return error;
+  place->any_thread = provided >= MPI_THREAD_SERIALIZED;
   if ((error = MPI_Comm_dup(MPI_COMM_WORLD, &world))) return error;
   MPI_Comm_set_errhandler(world, MPI_ERRORS_RETURN);
   MPI_Comm_rank(world, &place->rank);
@@ -47,10 +49,6 @@ static int start(DsjsMpiPlace* place) {
   MPI_Comm_get_attr(world, MPI_TAG_UB, &most, &found);
   place->last_tag = found ? *most : 32767;
   return 0;
-}
-
-static int gather(const void* own, void* all, int bytes) {
-  return MPI_Allgather(own, bytes, MPI_BYTE, all, bytes, MPI_BYTE, world);
 }
 
 static Request* new_request(size_t bytes, int receives) {
@@ -98,28 +96,60 @@ static int receive_pieces(void* data, size_t bytes, int peer, int tag, void** re
   return 0;
 }
 
+static int gather(const void* own, void* all, int bytes, void** result) {
+  Request* request = new_request(0, 0);
+  *result = request;
+  return MPI_Iallgather(own, bytes, MPI_BYTE, all, bytes, MPI_BYTE, world, &request->pieces[0]);
+}
+
 static int receive_any(void* data, size_t bytes, void** result) {
   return receive_pieces(data, bytes, MPI_ANY_SOURCE, 0, result);
 }
 
-static int test(void* opaque, int* done, size_t* bytes) {
-  Request* request = opaque;
-  *done = 0;
-  while (request->next < request->count) {
-    MPI_Status status;
-    int ended = 0, count = 0;
-    const int error = MPI_Test(&request->pieces[request->next], &ended, &status);
-    if (error) return error;
-    if (!ended) return 0;
-    if (request->receives) {
-      MPI_Get_count(&status, MPI_BYTE, &count);
-      request->bytes += count > 0 ? (size_t)count : 0;
-    }
-    ++request->next;
+/* What MPI_Testsome works on: the next piece of each request. */
+static struct {
+  MPI_Request* pieces;
+  MPI_Status* statuses;
+  int* indices;
+  int room;
+} looked_at;
+
+static void make_room(int count) {
+  if (count <= looked_at.room) return;
+  const size_t room = (size_t)count;
+  looked_at.pieces = realloc(looked_at.pieces, room * sizeof *looked_at.pieces);
+  looked_at.statuses = realloc(looked_at.statuses, room * sizeof *looked_at.statuses);
+  looked_at.indices = realloc(looked_at.indices, room * sizeof *looked_at.indices);
+  looked_at.room = count;
+}
+
+static int test(void** const* requests, int count, size_t* bytes, int* ended) {
+  make_room(count);
+  *ended = 0;
+  for (int index = 0; index < count; ++index) {
+    const Request* request = *requests[index];
+    looked_at.pieces[index] = request->pieces[request->next];
   }
-  *done = 1;
-  *bytes = request->bytes;
-  free_request(request);
+  int pieces = 0;
+  const int error =
+      MPI_Testsome(count, looked_at.pieces, &pieces, looked_at.indices, looked_at.statuses);
+  for (int entry = 0; error == MPI_ERR_IN_STATUS && entry < pieces; ++entry)
+    if (looked_at.statuses[entry].MPI_ERROR) return looked_at.statuses[entry].MPI_ERROR;
+  if (error) return error;
+  for (int entry = 0; entry < pieces; ++entry) {
+    const int index = looked_at.indices[entry];
+    Request* request = *requests[index];
+    if (request->receives) {
+      int received = 0;
+      MPI_Get_count(&looked_at.statuses[entry], MPI_BYTE, &received);
+      request->bytes += received > 0 ? (size_t)received : 0;
+    }
+    if (++request->next < request->count) continue;
+    bytes[index] = request->bytes;
+    free_request(request);
+    *requests[index] = NULL;
+    ++*ended;
+  }
   return 0;
 }
 
