@@ -49,14 +49,14 @@ export type Draw = () => number;
 
 /** What all ranks draw alike. A stretch of it can be drawn again: the check of the first batch needs one mask twice. */
 export class SharedNumbers {
-  source: Draw;
+  readonly #source: Draw;
   /** Numbers to be drawn (again) before the source's next one: those from `#at` on. */
   #drawn: number[] = [];
   #at = 0;
   #recording = false;
 
   constructor(source: Draw) {
-    this.source = source;
+    this.#source = source;
   }
 
   next(): number {
@@ -65,7 +65,7 @@ export class SharedNumbers {
       this.#at += 1;
       return again;
     }
-    const value = this.source();
+    const value = this.#source();
     if (this.#recording) {
       this.#drawn.push(value);
       this.#at += 1;
@@ -92,54 +92,60 @@ export class SharedNumbers {
 
 /** The streams of one rank. `Math.random` draws from `shared` unless `locally` runs. */
 export class RandomStreams {
-  readonly shared: SharedNumbers;
   readonly #local: RandomStream;
   #isLocal = false;
   /** Where each function that `Math.random` has been draws its shared numbers from. */
-  readonly #sources = new Map<Draw, Draw>();
+  readonly #numbers = new Map<Draw, SharedNumbers>();
   readonly #ours: Draw;
   #random: Draw;
+  #installed = false;
 
   constructor(seed: number, rank: number) {
     const stream = new RandomStream(seed, 0);
-    this.shared = new SharedNumbers(() => stream.next());
     this.#local = new RandomStream(seed, rank + 1);
-    this.#ours = this.#drawing(this.shared.source);
+    this.#ours = this.#drawing(() => stream.next());
     this.#random = this.#ours;
   }
 
-  /** Whether `Math.random` is a function of the script's own. */
-  get replaced(): boolean {
-    return this.#random !== this.#ours;
+  /** Replaces `Math.random` of this process. */
+  install(): void {
+    Math.random = this.#ours;
+    this.#installed = true;
+  }
+
+  /** What the function that is `Math.random` draws for all ranks. */
+  get shared(): SharedNumbers {
+    return this.#numbers.get(this.#random)!;
   }
 
   /**
-   * Replaces `Math.random` of this process. A script that replaces it once more, as those do that seed it, decides
-   * what all ranks draw alike; what each rank draws for itself it does not.
+   * Looks whether the script has replaced `Math.random` once more, as those do that seed it: what it puts there
+   * decides what all ranks draw alike, and not what each rank draws for itself. To be called before either matters.
+   * An accessor in place of `random` would tell at once, but makes `Math` an object that V8 looks up by name: a loop
+   * over `Math.max` takes five times as long, and the kernels of the cpu backend are such loops.
+   *
+   * @returns whether `Math.random` is a function of the script's own
    */
-  install(): void {
-    Object.defineProperty(Math, 'random', {
-      configurable: true,
-      get: () => this.#random,
-      set: (own: Draw) => {
-        this.#random = this.#sources.has(own) ? own : this.#drawing(own);
-        this.shared.source = this.#sources.get(this.#random)!;
-      },
-    });
+  follow(): boolean {
+    if (!this.#installed) return false;
+    const current = Math.random;
+    if (current !== this.#random) {
+      this.#random = this.#numbers.has(current) ? current : this.#drawing(current);
+      Math.random = this.#random;
+    }
+    return this.#random !== this.#ours;
   }
 
   #drawing(source: Draw): Draw {
-    const draw = () => {
-      if (this.#isLocal) return this.#local.next();
-      // A function that has been replaced may still be called by the one that replaced it.
-      return this.#random === draw ? this.shared.next() : source();
-    };
-    this.#sources.set(draw, source);
+    const numbers = new SharedNumbers(source);
+    const draw = () => (this.#isLocal ? this.#local.next() : numbers.next());
+    this.#numbers.set(draw, numbers);
     return draw;
   }
 
   /** Runs `action` with the stream that belongs to this rank alone. */
   locally<T>(action: () => T): T {
+    this.follow();
     const before = this.#isLocal;
     this.#isLocal = true;
     try {

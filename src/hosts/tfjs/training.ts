@@ -95,7 +95,7 @@ export class ModelTraining {
     const comparing = worldSize > 1 && settings.verifyFirstBatch;
     const verifies = comparing && !this.#verified.has(model.lossFunctions);
     // One rank draws from a script's own Math.random as one process does.
-    const asAlone = worldSize === 1 && context.streams.replaced;
+    const asAlone = context.streams.follow() && worldSize === 1;
     const exact = settings.exactRandom || verifies || asAlone;
     // A rank without rows would leave the others waiting where a forward pass needs all of them.
     const replicated = total < worldSize && (facts.synchronised || exact);
@@ -107,6 +107,7 @@ export class ModelTraining {
     const { shared } = context.streams;
     shared.record();
     const whole = verifies && !replicated ? this.#wholeBatch(session, original, batch) : null;
+    shared.rewind();
     const sums = new Array<number>(1 + model.metricsTensors.length).fill(0);
     const kept: NamedGradients[] = [];
     const { microBatches } = settings;
@@ -280,7 +281,7 @@ export class ModelTraining {
 
   /** The same batch, whole, on this rank alone: nothing is applied, and nothing of it remains. */
   #wholeBatch(session: OptimizerSession, original: BatchFunction, batch: Batch): WholeBatch {
-    const { core, streams } = this.#context;
+    const { core } = this.#context;
     const gradients = new Map<string, Float32Array | null>();
     const total = batch[0]!.shape[0]!;
     const rows = { start: 0, count: total, total };
@@ -296,7 +297,6 @@ export class ModelTraining {
     const { result: numbers, moved } = undoingMoves(core, () =>
       this.#run(capture, { rows, exact: true }, original, batch, rows),
     );
-    streams.shared.rewind();
     return { numbers, gradients, moved };
   }
 
