@@ -14,6 +14,11 @@ const refusals = {
   precisionOfNothing: /the metric precisionAtHalf of rows made up for a trial is/,
   positivesAlike: /the loss errorOfPositives of rows made up for a trial is/,
   runningMean: /moves to -?0\.\d+ with the whole batch and to -?0\.\d+ with its parts/,
+  fading: /loss is \d+\.\d+ of the whole batch and \d+\.\d+ when it is computed once more/,
+  evaluateFading:
+    /loss is \d+\.\d+ of the whole batch and \d+\.\d+ when it is computed once more/,
+  waitForEachOther:
+    /fit of sequential_\d+_model waits until fit of sequential_\d+_model has ended/,
   shrinking: /the forward pass has written the variable .*kernel, which is trained/,
   ownMinimize: "the optimizer's own minimize() does not call that of TensorFlow.js",
   ownGradients: 'computes gradients in a way of its own',

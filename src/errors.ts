@@ -289,7 +289,7 @@ export const errorCodes = {
   },
   FIRST_BATCH_DIFFERS: {
     title: 'The first batch, split over ranks, does not give what the whole batch gives',
-    fix: 'Something in the model, its loss or its metrics mixes the rows of a batch; run without the launcher. docs/tfjs.md lists what splits.',
+    fix: 'Something in the model, its loss or its metrics mixes the rows of a batch, or keeps state from call to call; run without the launcher. docs/tfjs.md lists what splits.',
   },
   INTERNAL: {
     title: 'A fault of deepspeed-js itself',

@@ -6,7 +6,7 @@ import { checkModel } from './model-check.ts';
 import { nameOf, ownFunctions, tryOnParts } from './own-functions.ts';
 import { rowsOfRank } from './rows.ts';
 import type { Settings } from './settings.ts';
-import { differingNumbers, requireNone } from './verify.ts';
+import { differingAgain, differingNumbers, requireNone } from './verify.ts';
 
 /**
  * The test function of a model, split over ranks; its first batch of several rows is compared with the whole one.
@@ -58,9 +58,14 @@ export function splitEvaluation(
     // One row cannot be split.
     if (setting.verifies && total > 1) {
       const { declared, own } = setting;
-      const found = differingNumbers(namesOf(model, declared), compute(batch), totals);
-      const trial = tryOnParts(core, model, own, batch);
-      requireNone(model.name, gatherJsonSync(context.runtime, [...found, ...trial.differences]));
+      const names = namesOf(model, declared);
+      const [whole, again] = [compute(batch), compute(batch)];
+      const found = [
+        ...differingAgain(names, whole, again),
+        ...differingNumbers(names, whole, totals),
+        ...tryOnParts(core, model, own, batch).differences,
+      ];
+      requireNone(model.name, gatherJsonSync(context.runtime, found));
       setting.verifies = false;
     }
     return Array.from(totals, (value) => core.scalar(value));

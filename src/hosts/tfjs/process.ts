@@ -1,7 +1,7 @@
 /** The host of one process: hooks into TensorFlow.js when the script loads it. */
 import { gatherJsonSync } from '../../strategies/agree.ts';
 import { DeepSpeedError } from '../../errors.ts';
-import type { RunEnvironment } from '../../launcher/run-environment.ts';
+import { DEFAULT_HANG_TIMEOUT_MS, type RunEnvironment } from '../../launcher/run-environment.ts';
 import { patchBatchNorm } from './batch-norm.ts';
 import { HostContext } from './context.ts';
 import { splitEvaluation } from './evaluation.ts';
@@ -33,12 +33,16 @@ export class TfjsHost {
   readonly #context: HostContext;
   readonly #training: ModelTraining;
   readonly #loops: Loops;
-  readonly #queue = new TrainingQueue();
+  readonly #queue: TrainingQueue;
   readonly #options = new Map<LayersModel, StrategyOptions>();
 
   constructor(run: RunEnvironment | null) {
     this.#context = new HostContext(run);
     this.#training = new ModelTraining(this.#context);
+    this.#queue = new TrainingQueue(
+      this.#context.worldSize,
+      run?.hangTimeoutMs ?? DEFAULT_HANG_TIMEOUT_MS,
+    );
     this.#loops = new Loops(this.#context, () => this.#training.capture !== null);
     // One rank, too: a run with a seed of its own is the same at any number of ranks.
     if (run) this.#context.streams.install();
@@ -46,6 +50,7 @@ export class TfjsHost {
       leaveWithReason(this.#context);
       refuseStdin(this.#context.rank);
     }
+    process.on('beforeExit', () => this.#queue.idle());
     installHooks({
       core: (core) => this.#hookCore(core),
       layers: (layers) => this.#hookLayers(layers),
@@ -146,17 +151,20 @@ export class TfjsHost {
     }
     patchSaving(context, context.core, prototype);
     const training = this.#training;
+    const queue = this.#queue;
     const { makeTrainFunction } = prototype;
     prototype.makeTrainFunction = function () {
       const original = makeTrainFunction.call(this);
-      return (batch) => training.step(this, original, batch);
+      return (batch) => {
+        queue.progress();
+        return training.step(this, original, batch);
+      };
     };
     const methods = prototype as unknown as Record<
       string,
       (...args: unknown[]) => Promise<unknown>
     >;
     const prepare = (model: LayersModel) => this.#prepare(model);
-    const queue = this.#queue;
     const fitting = new WeakSet<LayersModel>();
     for (const name of ['fit', 'fitDataset', 'trainOnBatch']) {
       const method = methods[name]!;
@@ -168,7 +176,7 @@ export class TfjsHost {
         }
         if (isFit) fitting.add(this);
         try {
-          return await queue.run(async () => {
+          return await queue.run(`${name} of ${this.name}`, async () => {
             await prepare(this);
             return method.apply(this, args);
           });
@@ -179,7 +187,7 @@ export class TfjsHost {
     }
     const evaluateDataset = methods.evaluateDataset!;
     methods.evaluateDataset = function (this: LayersModel, ...args: unknown[]) {
-      return queue.run(() => evaluateDataset.apply(this, args));
+      return queue.run(`evaluateDataset of ${this.name}`, () => evaluateDataset.apply(this, args));
     };
   }
 
@@ -219,10 +227,15 @@ export class TfjsHost {
   #hookEvaluation(prototype: LayersModel): void {
     const context = this.#context;
     const { makeTestFunction } = prototype;
+    const queue = this.#queue;
     const settings = (model: LayersModel) => this.#settings(model);
     prototype.makeTestFunction = function () {
       makeTestFunction.call(this);
-      this.testFunction = splitEvaluation(context, this, this.testFunction, () => settings(this));
+      const split = splitEvaluation(context, this, this.testFunction, () => settings(this));
+      this.testFunction = (batch) => {
+        queue.progress();
+        return split(batch);
+      };
     };
   }
 

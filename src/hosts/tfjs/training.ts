@@ -15,9 +15,11 @@ import type {
 import { undoingMoves } from './forward-moves.ts';
 import { checkModel, type ModelFacts } from './model-check.ts';
 import type { OptimizerSession } from './optimizer-session.ts';
+import type { SharedNumbers } from './random.ts';
 import { nameOf, ownFunctions, tryOnParts } from './own-functions.ts';
 import { microRows, type Rows, rowsOfRank } from './rows.ts';
 import {
+  differingAgain,
   differingGradients,
   differingMoves,
   differingNumbers,
@@ -106,8 +108,8 @@ export class ModelTraining {
 
     const { shared } = context.streams;
     shared.record();
-    const whole = verifies && !replicated ? this.#wholeBatch(session, original, batch) : null;
-    shared.rewind();
+    const whole =
+      verifies && !replicated ? this.#wholeBatch(session, original, batch, shared) : null;
     const sums = new Array<number>(1 + model.metricsTensors.length).fill(0);
     const kept: NamedGradients[] = [];
     const { microBatches } = settings;
@@ -146,8 +148,10 @@ export class ModelTraining {
     const metrics = model.metricsTensors.map(([metric], index) =>
       declared.has(nameOf(metric)) ? null : model.metricsNames[index + 1]!,
     );
+    const names = ['loss', ...metrics];
     const found = [
-      ...differingNumbers(['loss', ...metrics], whole.numbers, totals),
+      ...differingAgain(names, whole.numbers, whole.again),
+      ...differingNumbers(names, whole.numbers, totals),
       ...differingGradients(this.#context, session, whole, kept),
       ...differingMoves(whole.moved),
     ];
@@ -280,7 +284,12 @@ export class ModelTraining {
   }
 
   /** The same batch, whole, on this rank alone: nothing is applied, and nothing of it remains. */
-  #wholeBatch(session: OptimizerSession, original: BatchFunction, batch: Batch): WholeBatch {
+  #wholeBatch(
+    session: OptimizerSession,
+    original: BatchFunction,
+    batch: Batch,
+    shared: SharedNumbers,
+  ): WholeBatch {
     const { core } = this.#context;
     const gradients = new Map<string, Float32Array | null>();
     const total = batch[0]!.shape[0]!;
@@ -294,10 +303,16 @@ export class ModelTraining {
       core.dispose(grads);
       return core.scalar(loss);
     };
-    const { result: numbers, moved } = undoingMoves(core, () =>
-      this.#run(capture, { rows, exact: true }, original, batch, rows),
-    );
-    return { numbers, gradients, moved };
+    const forward: Capture = (f) => core.tidy(() => core.scalar(numberOf(f())));
+    const run = (how: Capture) => {
+      const done = undoingMoves(core, () =>
+        this.#run(how, { rows, exact: true }, original, batch, rows),
+      );
+      shared.rewind();
+      return done;
+    };
+    const { result: numbers, moved } = run(capture);
+    return { numbers, gradients, moved, again: run(forward).result };
   }
 
   #update(

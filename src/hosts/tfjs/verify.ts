@@ -12,6 +12,8 @@ export interface WholeBatch {
   /** By variable name; null where the loss does not depend on it. */
   readonly gradients: ReadonlyMap<string, Float32Array | null>;
   readonly moved: readonly Moved[];
+  /** The numbers of another forward pass over it. */
+  readonly again: readonly number[];
 }
 
 /**
@@ -22,6 +24,8 @@ export interface WholeBatch {
 const tolerance = 1e-3;
 /** Of the largest gradient of the model: below it lies the noise of gradients that are zero on paper. */
 const noise = 1e-6;
+/** Of the same sums in the same order, where a backend's threads add them up: a few roundings of fp32. */
+const repetition = 1e-6;
 /** Rounding of gradients on the wire, relative. */
 const wireRounding = { float32: 0, bfloat16: 2 ** -7, float16: 2 ** -9 };
 
@@ -37,6 +41,24 @@ export function differingNumbers(
     return same || name === null
       ? []
       : [`${name} is ${a} of the whole batch and ${b} of its parts`];
+  });
+}
+
+/**
+ * Names of the numbers that are others when the same rows are computed again, from the same variables and the same
+ * random numbers: something counts its calls, or keeps what it has seen. One process calls it less often.
+ */
+export function differingAgain(
+  names: readonly (string | null)[],
+  first: readonly number[],
+  again: readonly number[],
+): string[] {
+  return names.flatMap((name, index) => {
+    const [a, b] = [first[index]!, again[index]!];
+    if (name === null || Object.is(a, b) || Math.abs(a - b) <= repetition * Math.abs(a)) return [];
+    return [
+      `${name} is ${a} of the whole batch and ${b} when it is computed once more: a layer, loss or metric keeps state of its own from call to call`,
+    ];
   });
 }
 
