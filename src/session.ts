@@ -63,8 +63,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
   requireRoom(parts, layout, ofFrozen);
   const parameterMemory = whenAsked(() =>
     engine.allocate(layout.total * 4, {
-      // 16-bit parameters have memory of their own; the model reads them through this one.
-      category: precision.storage === 'float32' ? 'parameters' : 'window',
+      category: 'parameters',
       shared: worldSize > 1,
       name: 'parameters',
     }),

@@ -75,6 +75,12 @@ namespace {
 template <class Fn>
 void share(Parallel& parallel, size_t workers, size_t tasks, Fn fn) {
   if (tasks == 0) return;
+  // A counter that threads share is a large part of a small product.
+  if (std::min(workers, tasks) == 1) {
+    size_t taken = 0;
+    fn(size_t{0}, [&] { return std::min(taken++, tasks); });
+    return;
+  }
   std::atomic<size_t> taken{0};
   const auto next = [&] { return std::min(taken.fetch_add(1, std::memory_order_relaxed), tasks); };
   parallel.run(std::min(workers, tasks), [&](size_t worker) { fn(worker, next); });
@@ -191,13 +197,9 @@ struct Run {
   }
 
   void few_columns(const Operands& operands, float* scratch) const {
-    // The columns of op(B) are rows of a product's A.
-    Product turned = plain_product(product.N, product.M, product.K);
-    turned.a_strides = {product.b_strides.column, product.b_strides.row};
-    const auto* b = static_cast<const float*>(operands.b);
     const bool dots = product.a_strides.row != 1;
     const Lines lines =
-        kernels.lines_of_a(turned, b, nullptr, dots, scratch + workers * plan.packed_a);
+        kernels.lines_of_b(product, operands.b, dots, scratch + workers * plan.packed_a);
     share_span(product.M, kFewColumnsPiece, [&](size_t worker, Span rows) {
       for (size_t done = 0; done < rows.count; done += kFewColumnsPiece)
         kernels.few_columns_of(product, lines, operands.a, operands.c,

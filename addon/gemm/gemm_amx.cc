@@ -151,6 +151,7 @@ const GemmKernels gemm_table = {kPanelLines,
                                 nullptr,
                                 nullptr,
                                 nullptr,
+                                nullptr,
                                 nullptr};
 
 }  // namespace dsjs::DSJS_ISA

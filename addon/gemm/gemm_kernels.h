@@ -16,6 +16,7 @@ namespace {
 // Piece i of `parts` nearly equal pieces of [0, total). Internal to each file that includes this,
 // as everything is that is compiled for several instruction sets.
 inline Span piece_of(size_t total, size_t parts, size_t i) {
+  if (parts == 1) return {0, total};  // divisions are a large part of a small product
   const size_t each = total / parts, longer = total % parts;
   return {i * each + (i < longer ? i : longer), each + (i < longer ? 1 : 0)};
 }
@@ -84,12 +85,15 @@ struct GemmKernels {
   // p(A) where it lies, or a copy in `out`, M · K floats. by_rows: with elements of a row adjacent.
   Lines (*lines_of_a)(const Product& product, const float* a, const float* a2, bool by_rows,
                       float* out);
+  // The columns of op(B) as lines, fp32: where they lie, or a copy in `out`, K · N floats.
+  // by_columns: with elements of a column adjacent.
+  Lines (*lines_of_b)(const Product& product, const void* b, bool by_columns, float* out);
   // Columns of a whole product, B where it lies. Its rows are adjacent in memory, or its columns;
   // then there are at most few_rows rows, and elements of a row of `a` are adjacent.
   void (*in_place)(const Product& product, const Lines& a, const void* b, float* c, Span columns);
-  // Rows of a whole product of at most few_columns columns, A where it lies and fp32 B, without
-  // prologue. `b`: the columns of op(B) as lines; unless A's rows are adjacent, so are elements of
-  // a line. `sums`: N · rows.count floats of scratch memory.
+  // Rows of a whole product of at most few_columns columns, A where it lies, without prologue. `b`:
+  // the columns of op(B) as lines; unless A's rows are adjacent, so are elements of a line. `sums`:
+  // N · rows.count floats of scratch memory.
   void (*few_columns_of)(const Product& product, const Lines& b, const float* a, float* c,
                          Span rows, float* sums);
 };

@@ -40,8 +40,8 @@ constexpr size_t kFewColumns = kLanes;
 
 extern const GemmKernels gemm_table;
 const GemmKernels gemm_table = {
-    kTileRows,       kTileColumns,    1,        kFewRows,   kFewColumns, kBlocking,
-    packed_a_floats, packed_b_floats, pack_a,   pack_b,     sum_columns, multiply,
-    multiply_rows,   lines_of_a,      in_place, few_columns};
+    kTileRows,       kTileColumns,    1,          kFewRows, kFewColumns, kBlocking,
+    packed_a_floats, packed_b_floats, pack_a,     pack_b,   sum_columns, multiply,
+    multiply_rows,   lines_of_a,      lines_of_b, in_place, few_columns};
 
 }  // namespace dsjs::DSJS_ISA

@@ -16,25 +16,45 @@ void copy_lines(const Reader& read, size_t lines, size_t count, size_t pitch, fl
     });
 }
 
-// p(A) as it lies, or a copy in `out`. by_rows: elements of a row adjacent, whatever A is like.
+// A copy of `lines` lines of `depth` elements in `out`. adjacent: with elements of a line adjacent,
+// whatever the operand is like.
+template <class Reader>
+Lines copy_operand(const Reader& read, const MatrixStrides& strides, size_t lines, size_t depth,
+                   bool adjacent, float* out) {
+  if (!adjacent && strides.row == 1 && strides.column != 1) {
+    copy_lines(read, depth, lines, strides.column, out);
+    return {out, {1, lines}};
+  }
+  if (strides.column == 1) {
+    copy_lines(read, lines, depth, strides.row, out);
+  } else {
+    for (size_t r = 0; r < lines; ++r)
+      for (size_t k = 0; k < depth; ++k)
+        out[r * depth + k] = read.one(r * strides.row + k * strides.column)[0];
+  }
+  return {out, {depth, 1}};
+}
+
 Lines lines_of_a(const Product& product, const float* a, const float* a2, bool by_rows,
                  float* out) {
   const MatrixStrides& strides = product.a_strides;
-  const size_t M = product.M, K = product.K;
   if (product.prologue == Prologue::kNone && (!by_rows || strides.column == 1)) return {a, strides};
-  const bool by_columns = !by_rows && strides.row == 1;
+  Lines copy{};
   with_reader_of_a(product, a, a2, [&](auto read) {
-    if (strides.column == 1) {
-      copy_lines(read, M, K, strides.row, out);
-    } else if (by_columns) {
-      copy_lines(read, K, M, strides.column, out);
-    } else {
-      for (size_t r = 0; r < M; ++r)
-        for (size_t k = 0; k < K; ++k)
-          out[r * K + k] = read.one(r * strides.row + k * strides.column)[0];
-    }
+    copy = copy_operand(read, strides, product.M, product.K, by_rows, out);
   });
-  return {out, by_columns ? MatrixStrides{1, M} : MatrixStrides{K, 1}};
+  return copy;
+}
+
+Lines lines_of_b(const Product& product, const void* b, bool by_columns, float* out) {
+  const MatrixStrides strides{product.b_strides.column, product.b_strides.row};
+  if (product.b_dtype == DType::kFloat32 && (!by_columns || strides.column == 1))
+    return {static_cast<const float*>(b), strides};
+  Lines copy{};
+  with_reader_of_b(product, b, [&](auto read) {
+    copy = copy_operand(read, strides, product.N, product.K, by_columns, out);
+  });
+  return copy;
 }
 
 void in_place(const Product& product, const Lines& a, const void* b, float* c, Span columns) {

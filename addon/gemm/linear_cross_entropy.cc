@@ -32,6 +32,10 @@ struct Chunk {
 
   // W from the chunk's first class on.
   size_t offset() const { return classes.begin * (problem.transposed ? 1 : problem.D); }
+  void weight_as_b(Product& product) const {
+    product.b = static_cast<const char*>(problem.w) + offset() * size_of(problem.w_dtype);
+    product.b_dtype = problem.w_dtype;
+  }
   // Distances between W's classes and between its features.
   size_t class_stride() const { return problem.transposed ? 1 : problem.D; }
   size_t feature_stride() const { return problem.transposed ? problem.V : 1; }
@@ -42,7 +46,7 @@ struct Chunk {
     Product product = plain_product(rows.count, classes.count, problem.D);
     product.a = x();
     product.a_strides = {problem.D, 1};
-    product.b = problem.w + offset();
+    weight_as_b(product);
     product.b_strides = {feature_stride(), class_stride()};
     product.c = to;
     return product;
@@ -53,7 +57,7 @@ struct Chunk {
     Product product = plain_product(rows.count, problem.D, classes.count);
     product.a = slopes;
     product.a_strides = {classes.count, 1};
-    product.b = problem.w + offset();
+    weight_as_b(product);
     product.b_strides = {class_stride(), feature_stride()};
     product.c = dx + rows.begin * problem.D;
     product.accumulate = add;

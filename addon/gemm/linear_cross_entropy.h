@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "core/isa.h"
 #include "core/parallel.h"
 
@@ -12,10 +13,11 @@ namespace dsjs {
 struct LinearCrossEntropy {
   size_t T, D, V;
   const float* x;  // [T, D]
-  const float* w;  // [V, D], or [D, V] where transposed
+  const void* w;   // [V, D], or [D, V] where transposed
   bool transposed;
   const int64_t* labels;  // [T], each ignore_index or in [0, V)
   int64_t ignore_index;
+  DType w_dtype = DType::kFloat32;  // as Product's b_dtype
 };
 
 // Floats of scratch memory for loss or gradient.

@@ -5,6 +5,7 @@
 // probability inherits e + 1e-6 as a relative error, and the gradients sum slopes as products do.
 #include "gemm/linear_cross_entropy.h"
 
+#include "core/half.h"
 #include "gemm/gemm.h"
 #include "kernels/kernel_testing.h"
 
@@ -106,6 +107,40 @@ void test(const Case& c) {
   });
 }
 
+// W in 16 bits gives the bits that its widened copy gives.
+void test_widened_w(DType dtype, bool transposed) {
+  const size_t T = 70, D = 40, V = 90;
+  Random random(11);
+  const std::vector<float> x = random.vector(T * D, -2, 2), dloss = random.vector(T);
+  std::vector<float> w = random.vector(V * D, -2, 2);
+  std::vector<uint16_t> w16(w.size());
+  convert_floats(w.data(), DType::kFloat32, w16.data(), dtype, w.size());
+  convert_floats(w16.data(), dtype, w.data(), DType::kFloat32, w.size());
+  std::vector<int64_t> labels(T);
+  for (int64_t& label : labels) label = static_cast<int64_t>(random.bits() % V);
+  const LinearCrossEntropy wide{T, D, V, x.data(), w.data(), transposed, labels.data(), kIgnore};
+  LinearCrossEntropy narrow = wide;
+  narrow.w = w16.data();
+  narrow.w_dtype = dtype;
+  for_each_isa([&](Isa isa, const std::string& name) {
+    Serial alone;
+    std::vector<float> memory(linear_cross_entropy_scratch(wide, 1, isa) + 16);
+    auto* scratch =
+        reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+    std::vector<float> results[2];
+    for (bool stored : {false, true}) {
+      const LinearCrossEntropy& problem = stored ? narrow : wide;
+      std::vector<float> loss(T), lse(T), dx(T * D), dw(V * D);
+      linear_cross_entropy(problem, loss.data(), lse.data(), alone, scratch, isa);
+      linear_cross_entropy_grad(problem, {dloss.data()}, lse.data(), dx.data(), dw.data(), false,
+                                alone, scratch, isa);
+      std::vector<float>& all = results[stored];
+      for (const auto& part : {loss, lse, dx, dw}) all.insert(all.end(), part.begin(), part.end());
+    }
+    CHECK_MESSAGE(results[0] == results[1], name + dtype_name(dtype));
+  });
+}
+
 // Without rows a gradient that replaces is zero.
 void test_no_rows() {
   const std::vector<float> w(12, 1);
@@ -167,5 +202,7 @@ int main() {
   test_through_lse(false);
   test_through_lse(true);
   test_no_rows();
+  for (DType dtype : {DType::kBFloat16, DType::kFloat16})
+    for (bool transposed : {false, true}) test_widened_w(dtype, transposed);
   return summary();
 }

@@ -34,7 +34,7 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
   // Dot products beat vectors of columns where these leave half of the lanes idle.
   const bool half = 2 * product.N <= kernels.few_columns;
   if (product.N > 0 && product.N <= kernels.few_columns && product.prologue == Prologue::kNone &&
-      product.b_dtype == DType::kFloat32 && (a_columns || (a_rows && half && dots_pay(product.N))))
+      (a_columns || (a_rows && half && dots_pay(product.N))))
     return Way::kFewColumns;
   const bool small = product.M * product.N * product.K < kSmall;
   return small && b_rows ? Way::kInPlace : Way::kBlocks;
@@ -73,7 +73,8 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   if (plan.way == Way::kFewColumns) {
     plan.packed_a = product.N * kFewColumnsPiece;
     const bool dots = product.a_strides.row != 1;
-    plan.packed_b = dots && product.b_strides.row != 1 ? round_up(product.K * product.N, kLine) : 0;
+    const bool copied = product.b_dtype != DType::kFloat32 || (dots && product.b_strides.row != 1);
+    plan.packed_b = copied ? round_up(product.K * product.N, kLine) : 0;
     return plan;
   }
   const size_t panels = parts_of(product.N, kernels.tile_columns);

@@ -93,6 +93,13 @@ void batch_strides(const Operand& operand, size_t axes, size_t (&strides)[kMaxBa
   }
 }
 
+// What products widen as they read it, or fp32.
+void require_widened(const char* name, DType dtype) {
+  require(
+      dtype == kFloat || dtype == DType::kBFloat16 || dtype == DType::kFloat16,
+      std::string(name) + " is " + dtype_name(dtype) + "; it must be float32, bfloat16 or float16");
+}
+
 void run_product(Call& call, const Product& product) {
   auto* scratch = call.scratch<float>(gemm_scratch(product, call.pool().threads()));
   gemm(product, call.pool(), scratch);
@@ -120,10 +127,7 @@ struct MatMul {
     require((epilogue >= Epilogue::kGeluGrad) == call.has(kZ),
             "Z is for the epilogues that are gradients, and only for them");
     if (call.has(kZ)) require_same("Z", in[kZ], "Y", y);
-    require(call.dtype(kB) == kFloat || call.dtype(kB) == DType::kBFloat16 ||
-                call.dtype(kB) == DType::kFloat16,
-            std::string("B is ") + dtype_name(call.dtype(kB)) +
-                "; it must be float32, bfloat16 or float16");
+    require_widened("B", call.dtype(kB));
 
     // One matrix B: the leading axes of A are more rows.
     if (!trans_a && element_count(b.leading) == 1) {
@@ -226,10 +230,16 @@ struct CrossEntropyOf {
     Shape expected = labels;
     expected.push_back(sizes[1]);
     require_same("X", call.shape(x), "labels with W's features appended", expected);
-    const LinearCrossEntropy problem{element_count(labels),         static_cast<size_t>(sizes[1]),
-                                     static_cast<size_t>(sizes[0]), call.input<float>(x),
-                                     call.input<float>(x + 1),      transposed,
-                                     call.input<int64_t>(x + 2),    ignore_index};
+    require_widened("W", call.dtype(x + 1));
+    const LinearCrossEntropy problem{element_count(labels),
+                                     static_cast<size_t>(sizes[1]),
+                                     static_cast<size_t>(sizes[0]),
+                                     call.input<float>(x),
+                                     call.input<void>(x + 1),
+                                     transposed,
+                                     call.input<int64_t>(x + 2),
+                                     ignore_index,
+                                     call.dtype(x + 1)};
     check_labels(problem.labels, problem.T, problem.V, ignore_index);
     return problem;
   }
@@ -309,7 +319,7 @@ void add_gemm_operators(Operators& operators) {
 
   operators.push_back(std::make_unique<Operator>(
       "LinearCrossEntropy",
-      std::vector<Port>{{"X", kFloat}, {"W", kFloat}, {"labels", DType::kInt64}},
+      std::vector<Port>{{"X", kFloat}, {"W", kAnyType}, {"labels", DType::kInt64}},
       std::vector<Port>{{"loss", kFloat}, {"lse", kFloat}}, Reuse::kNone,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
         return {in[2], in[2]};
@@ -320,7 +330,7 @@ void add_gemm_operators(Operators& operators) {
       "LinearCrossEntropyGrad",
       std::vector<Port>{{"dLoss", kFloat},
                         {"X", kFloat},
-                        {"W", kFloat},
+                        {"W", kAnyType},
                         {"labels", DType::kInt64},
                         {"lse", kFloat},
                         {"buffer", kFloat, true},

@@ -10,7 +10,10 @@ import type { Location } from './host.ts';
 export interface ParameterOwner {
   /** `location` may differ between segments, and forward and backward are collective operations. */
   readonly gathers: boolean;
-  /** Where a pass of `segment` reads the value, fp32, the parameter's shape. It does not change. */
+  /**
+   * Where a pass of `segment` reads the value, in the parameter's shape: in the session's storage type where the
+   * parameter `takes16Bits`, else fp32. It does not change.
+   */
   location(parameter: string, segment: number, pass: SegmentEvent['pass']): Location;
   /** Works that a pass of `segment` must wait for; asked after its `acquire`. */
   ready(segment: number, pass: SegmentEvent['pass']): Work[];
@@ -24,7 +27,8 @@ export interface ParameterOwner {
   share(): Work | null;
   /**
    * The value that the model computes with, fp32. Between two passes. Where `gathers`, all ranks must ask
-   * and get a copy, and the JS thread blocks; otherwise nothing is copied and it changes with every step.
+   * and get a copy, and the JS thread blocks; what is in 16 bits is a copy, too. Otherwise nothing is copied and it
+   * changes with every step.
    */
   read(parameter: string): Float32Array;
 }

@@ -29,6 +29,8 @@ export interface FrozenParameter {
   readonly segments: readonly number[];
   /** Segments whose backward pass reads it, ascending. Absent: all of `segments`. */
   readonly readBackward?: readonly number[];
+  /** Every pass that reads it takes it in 16 bits, where that is how the session stores parameters. */
+  readonly takes16Bits?: boolean;
   /** For a tile of a tensor that is moved by parts: users and checkpoints know the tensor. */
   readonly part?: TensorPart;
 }
@@ -112,6 +114,11 @@ export function requireCapability(
     `${key} needs a host with "${capability}", which the ${host.name} host does not have`,
     { data: { host: host.name, capability, key } },
   );
+}
+
+/** The trained parameters that the host reads as they are stored, where that is in 16 bits. */
+export function takes16Bits({ parameters }: Pick<Host, 'parameters'>): Set<string> {
+  return new Set(parameters.filter((one) => one.takes16Bits).map(({ name }) => name));
 }
 
 export function elementCount(shape: readonly number[]): number {

@@ -1,4 +1,5 @@
 import { DeepSpeedError } from '../../errors.ts';
+import { readIn16Bits } from '../../graph/narrow.ts';
 import type { TrainingPlan } from '../../graph/plan.ts';
 import {
   type AttentionBlocks,
@@ -11,6 +12,7 @@ import {
   type SegmentEvent,
   type SelfAttention,
   type StepPlan,
+  takes16Bits,
 } from '../../hooks/index.ts';
 import { joined, tensorOf } from '../../layout.ts';
 import type { NativeBuffer, Work } from '../../native/index.ts';
@@ -123,6 +125,7 @@ export class OnnxHost implements Host {
   /** Connects to a session's memory and writes the model's initial values into it. */
   async bind(session: Session, gradients: GradientOwner): Promise<void> {
     this.#bound = { session, gradients };
+    for (const [shape, plan] of this.#plans) this.#plans.set(shape, this.#asStored(plan));
     for (const parameter of [...this.parameters, ...this.frozen]) {
       const { name, start: first } = tensorOf(parameter);
       const initial = this.#model.initial(name);
@@ -275,10 +278,17 @@ export class OnnxHost implements Host {
     if (!plan) {
       const { fuse, tileAbove } = this.#options;
       const attentionBlocks = this.#attentionBlocks;
-      plan = planModel(this.#model, batch, { fuse, attentionBlocks, tileAbove });
+      plan = this.#asStored(planModel(this.#model, batch, { fuse, attentionBlocks, tileAbove }));
       this.#plans.set(key, plan);
     }
     return plan;
+  }
+
+  /** The plan over parameters as the session stores them, once there is one. */
+  #asStored(plan: TrainingPlan): TrainingPlan {
+    const storage = this.#bound?.session.precision.storage ?? 'float32';
+    if (storage === 'float32') return plan;
+    return readIn16Bits(plan, takes16Bits(this), storage);
   }
 
   /** The program of a batch shape; the least recently used one is given up for a new one. */

@@ -1,3 +1,4 @@
+import { narrowParameters } from '../../graph/narrow.ts';
 import { type Binding, planTraining, type TrainingPlan } from '../../graph/plan.ts';
 import type {
   AttentionBlocks,
@@ -148,11 +149,13 @@ function orderParameters(
         .map(({ parameter }) => parameter!),
     ),
   );
+  const narrow = narrowParameters(plan);
   const ordered = planned(model, plan)
     .map(({ name, shape, part }) => ({
       name,
       shape,
       ...(part && { part }),
+      ...(narrow.has(name) && { takes16Bits: true }),
       segments: users.get(name) ?? [],
       readBackward: readBackward(name),
       group: shape.length < 2 ? noDecayGroup : decayGroup,

@@ -16,7 +16,7 @@ import { byteSize, type ProgramKind, Timeline } from './timeline.ts';
 
 /** Where the host keeps what a program is bound to. */
 export interface ProgramStorage {
-  /** Current value of a parameter, fp32, as a pass of a segment reads it. */
+  /** Current value of a parameter as a pass of a segment reads it. */
   parameter(name: string, segment: number, pass: SegmentEvent['pass']): Location;
   /** Where its gradient goes; absent for a program that never runs backward. */
   gradient?(name: string): Location;

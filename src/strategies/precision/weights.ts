@@ -1,8 +1,10 @@
+import type { ParameterOwner } from '../../hooks/index.ts';
 import type { FlatLayout, Shard } from '../../layout.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/index.ts';
 import { gatherShards } from '../zero/gather.ts';
 import { inMemory, type HeldPart } from '../held.ts';
 import type { StorageType } from './precision.ts';
+import { SixteenBitWeights } from './sixteen-bit-weights.ts';
 
 /** The weights that the optimizer updates, and how they reach the memory that the model reads. */
 export interface Weights {
@@ -28,8 +30,10 @@ export interface WeightsOptions {
   engine: NativeEngine;
   layout: FlatLayout;
   worldSize: number;
-  /** fp32, whole: what the model reads. */
-  parameters: NativeBuffer;
+  /** fp32, whole: what the model reads. Looked at where storage is fp32. */
+  readonly parameters: NativeBuffer;
+  /** What the model reads as it is stored, where storage is 16 bits. */
+  takes16Bits: ReadonlySet<string>;
   /** Elements that this rank's optimizer updates. */
   updated: Shard;
   /** Elements of one all-gather; null: every rank updates everything. */
@@ -37,10 +41,14 @@ export interface WeightsOptions {
   storage: StorageType;
 }
 
-export function createWeights(options: WeightsOptions): MemoryWeights {
-  return options.storage === 'float32'
-    ? fullWeights(options)
-    : new SixteenBitWeights(options, options.storage);
+/** @returns and who owns the parameters, where that is not the session's one fp32 buffer */
+export function createWeights(options: WeightsOptions): {
+  weights: MemoryWeights;
+  parameters?: ParameterOwner;
+} {
+  if (options.storage === 'float32') return { weights: fullWeights(options) };
+  const weights = new SixteenBitWeights(options, options.storage);
+  return { weights, parameters: weights };
 }
 
 /** fp32: the optimizer works in the model's own memory. */
@@ -69,62 +77,4 @@ function fullWeights({
     adopt: () => null,
     restore: () => null,
   };
-}
-
-/**
- * fp32 master weights of this rank's shard; 16-bit parameters, which travel; and the fp32 window that
- * ONNX Runtime reads, always the 16-bit parameters widened. Rounding happens once, in the optimizer.
- */
-class SixteenBitWeights implements MemoryWeights {
-  readonly master: Region;
-  readonly copy16: Region;
-  readonly stored: readonly HeldPart[];
-  readonly #options: WeightsOptions;
-  /** All parameters in 16 bits, and in the model's memory. */
-  readonly #narrow: Region;
-  readonly #window: Region;
-
-  constructor(options: WeightsOptions, storage: 'bfloat16' | 'float16') {
-    const { engine, layout, worldSize, parameters, updated } = options;
-    this.#options = options;
-    const buffer = engine.allocate(updated.count * 4, {
-      category: 'master',
-      name: 'master weights',
-    });
-    this.master = { buffer, byteOffset: 0, count: updated.count, dtype: 'float32' };
-    this.stored = [inMemory(buffer, updated)];
-    this.#narrow = {
-      buffer: engine.allocate(layout.total * 2, {
-        category: 'parameters',
-        shared: worldSize > 1,
-        name: `${storage} parameters`,
-      }),
-      byteOffset: 0,
-      count: layout.total,
-      dtype: storage,
-    };
-    this.copy16 = { ...this.#narrow, byteOffset: updated.offset * 2, count: updated.count };
-    this.#window = { buffer: parameters, byteOffset: 0, count: layout.total, dtype: 'float32' };
-  }
-
-  publish(updated: Work): Work {
-    const { engine, layout, worldSize, gatherSize } = this.#options;
-    const gathered =
-      gatherSize === null || worldSize === 1
-        ? updated
-        : gatherShards(engine, layout, this.#narrow, gatherSize, updated);
-    return engine.copy(this.#narrow, this.#window, [gathered]);
-  }
-
-  adopt(): Work {
-    const { engine, updated } = this.#options;
-    const own = { ...this.#window, byteOffset: updated.offset * 4, count: updated.count };
-    engine.copy(own, this.master);
-    engine.copy(this.#window, this.#narrow);
-    return engine.copy(this.#narrow, this.#window);
-  }
-
-  restore(): Work {
-    return this.publish(this.#options.engine.copy(this.master, this.copy16));
-  }
 }

@@ -36,7 +36,7 @@ export interface ZeroBytes {
   parameters: number;
   gradients: number;
   optimizer: number;
-  /** 16-bit storage: fp32 weights of the optimizer, and the fp32 window that the model reads. */
+  /** 16-bit storage: fp32 weights of the optimizer, and what the model reads widened. */
   master: number;
   window: number;
   /** 16-bit copies of gradients for the wire. */
@@ -48,13 +48,14 @@ export interface ZeroBytes {
 /**
  * The memory formulas of ZeRO (1910.02054, section 3) with Ψ elements on N ranks and K optimizer states.
  * fp32: stage 0 4Ψ + 4Ψ + 4KΨ; stage 1 4Ψ + 4Ψ + 4KΨ/N; stage 2 4Ψ + 4Ψ/N + 4KΨ/N. 16-bit storage
- * replaces the first 4Ψ by 2Ψ + 4Ψ (window) + 4Ψ (master; 4Ψ/N from stage 1 on). Stage 3 is stage 2 with
+ * replaces the first 4Ψ by 2Ψ + 4Ψ (master; 4Ψ/N from stage 1 on) and the window, 4 bytes an element of it. Stage 3 is stage 2 with
  * 4Ψ/N of parameters, or 2Ψ/N + 4Ψ/N of 16-bit and master weights. Gradients that travel in 16 bits need
  * 2Ψ more at stages 0 and 1. The gradient windows of stages 2 and 3, the parameter windows of stage 3 and
  * activations come on top.
  *
  * @param wholeGradients stage 2 or 3 that keeps them, see keepsWholeGradients: 4Ψ (and 2Ψ) as at stage 1
  * @param offload what of a rank's shard goes to disk
+ * @param widened elements of what the model cannot read in 16 bits
  */
 export function zeroBytes(
   stage: ZeroStage,
@@ -64,6 +65,7 @@ export function zeroBytes(
   precision: Precision = fullPrecision,
   wholeGradients = stage < 2,
   offload: OffloadSettings | null = null,
+  widened = elements,
 ): ZeroBytes {
   const whole = 4 * elements;
   const owned = stage === 0 ? whole : whole / ranks;
@@ -75,7 +77,7 @@ export function zeroBytes(
     gradients: wholeGradients ? whole : whole / ranks,
     optimizer: stateCount(recipe) * owned,
     master: narrow ? owned : 0,
-    window: narrow && !gathers ? whole : 0,
+    window: narrow && !gathers ? 4 * widened : 0,
     communication: precision.gradientType !== 'float32' && wholeGradients ? whole / 2 : 0,
     io: 0,
   };

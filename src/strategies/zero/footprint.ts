@@ -1,4 +1,4 @@
-import type { Host } from '../../hooks/index.ts';
+import { type Host, takes16Bits } from '../../hooks/index.ts';
 import type { FlatLayout } from '../../layout.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
 import { gradientSumsBytes } from '../compression/index.ts';
@@ -6,6 +6,7 @@ import { gradientStaging } from '../offload/gradient-on-disk.ts';
 import { elementsKept, frozenKept, swapUnit } from '../offload/settings.ts';
 import { oneBitBytes } from '../one-bit/index.ts';
 import type { Precision } from '../precision/precision.ts';
+import { planWindow } from '../precision/sixteen-bit-weights.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { gathersFrozen, gathersParameters, zeroBytes } from './estimate.ts';
 import { planGathers } from './gather-plan.ts';
@@ -54,6 +55,7 @@ export function footprint(request: FootprintRequest): Footprint {
     precision,
     wholeGradients,
     offload,
+    planWindow(layout, takes16Bits(host)).size,
   );
   const gradients = wholeGradients ? 0 : gradientWindow(request);
   return {

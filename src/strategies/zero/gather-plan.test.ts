@@ -22,13 +22,14 @@ const request = fc
         uses: fc.array(fc.nat(5), { minLength: 1, maxLength: 3 }),
         forwardOnly: fc.boolean(),
         frozen: fc.boolean(),
+        takes16Bits: fc.boolean(),
       }),
       { minLength: 1, maxLength: 16 },
     ),
   })
   .map(({ segmentCount, narrow, limits, seeds }) => {
     const parameters = seeds
-      .map(({ size, uses, forwardOnly, frozen }, index) => {
+      .map(({ size, uses, forwardOnly, frozen, takes16Bits }, index) => {
         const segments = [...new Set(uses.map((use) => use % segmentCount))].sort((a, b) => a - b);
         return {
           name: `p${index}`,
@@ -36,6 +37,7 @@ const request = fc
           segments,
           group: 0,
           isFrozen: frozen,
+          takes16Bits,
           ...(forwardOnly && { readBackward: [] }),
         };
       })
@@ -99,20 +101,28 @@ it('two that are there together share no memory', () => {
         a < b + other.count && b < a + one.count;
       const last = ({ readers }: Gathering) => readers.at(-1) ?? Number.POSITIVE_INFINITY;
       const read = ({ readers, issue }: Gathering) => readers[0] ?? issue;
-      const isWidened = ({ frozen }: Gathering) => given.narrow && !frozen;
-      const start = (one: Gathering) => (isWidened(one) ? read(one) : one.issue);
+      const arrivesIn16Bits = ({ frozen }: Gathering) => given.narrow && !frozen;
+      const inModel = (one: Gathering) => one.widened || !arrivesIn16Bits(one);
+      const start = (one: Gathering) => (one.widened ? read(one) : one.issue);
+      const end = (one: Gathering) => (one.widened ? read(one) : last(one));
+      const narrowNames = new Set(
+        given.parameters.filter((one) => one.takes16Bits).map(({ name }) => name),
+      );
       for (const one of all) {
         expect(one.wirePlace % slotAlignment).toBe(0);
         expect(one.modelPlace % slotAlignment).toBe(0);
-        expect(one.modelPlace + one.count).toBeLessThanOrEqual(modelSize);
-        if (isWidened(one)) expect(one.wirePlace + one.count).toBeLessThanOrEqual(wireSize);
-        else expect(one.wirePlace).toBe(one.modelPlace);
+        for (const name of one.parameters)
+          expect(one.widened).toBe(arrivesIn16Bits(one) && !narrowNames.has(name));
+        if (inModel(one)) expect(one.modelPlace + one.count).toBeLessThanOrEqual(modelSize);
+        if (arrivesIn16Bits(one)) expect(one.wirePlace + one.count).toBeLessThanOrEqual(wireSize);
+        if (!one.widened) expect(one.wirePlace).toBe(one.modelPlace);
         for (const other of all) {
           if (one === other) continue;
-          if (start(one) <= last(other) && start(other) <= last(one))
-            expect(meets(one.modelPlace, other.modelPlace, one, other)).toBe(false);
-          if (!isWidened(one) || !isWidened(other)) continue;
-          if (one.issue <= read(other) && other.issue <= read(one))
+          if (inModel(one) && inModel(other))
+            if (start(one) <= last(other) && start(other) <= last(one))
+              expect(meets(one.modelPlace, other.modelPlace, one, other)).toBe(false);
+          if (!arrivesIn16Bits(one) || !arrivesIn16Bits(other)) continue;
+          if (one.issue <= end(other) && other.issue <= end(one))
             expect(meets(one.wirePlace, other.wirePlace, one, other)).toBe(false);
         }
       }

@@ -23,6 +23,8 @@ export interface Gathering {
   readonly parameters: readonly string[];
   /** Of those that training does not change, which have a flat buffer of their own. */
   readonly frozen: boolean;
+  /** It arrives in 16 bits and is read in fp32. */
+  readonly widened: boolean;
   /** Elements of the flat buffer. */
   readonly offset: number;
   readonly count: number;
@@ -30,7 +32,7 @@ export interface Gathering {
   readonly readers: readonly number[];
   /** It is gathered when this position begins, and complete when the first reader does. */
   readonly issue: number;
-  /** Element offset where it arrives, and where the model reads it: the same unless it arrives in 16 bits. */
+  /** Element offset where it arrives, and where the model reads it: the same unless it is widened. */
   readonly wirePlace: number;
   readonly modelPlace: number;
 }
@@ -40,7 +42,10 @@ export interface GatherPlan {
   readonly gatherings: readonly Gathering[];
   /** Gathered once a step, after the optimizer; frozen ones once. */
   readonly persistent: readonly Gathering[];
-  /** Elements of the memory where gatherings arrive, and of that where the model reads. */
+  /**
+   * Elements of the memory where gatherings arrive, and of that where the model reads fp32: the same memory unless
+   * 16 bits arrive.
+   */
   readonly wireSize: number;
   readonly modelSize: number;
 }
@@ -56,7 +61,7 @@ export interface GatherRequest extends LaidOutParameters {
   frozen?: LaidOutParameters;
   segmentCount: number;
   limits: GatherLimits;
-  /** What arrives is widened into other memory before the first reader. */
+  /** 16 bits arrive, and what does not take them is widened into other memory before the first reader. */
   narrow: boolean;
   /** Of the places where gatherings arrive, in elements; default: that of the layout's slots. */
   alignment?: number;
@@ -80,6 +85,7 @@ export function segmentAt(position: number, segmentCount: number): number {
 interface Place {
   readonly slot: Slot;
   readonly frozen: boolean;
+  readonly widened: boolean;
   readonly index: number;
 }
 
@@ -116,26 +122,22 @@ export function planGathers(request: GatherRequest): GatherPlan {
       ),
     ),
   ];
-  const isWidened = ({ frozen }: { frozen: boolean }) => narrow && !frozen;
   // What stays whole is there throughout; it arrives between steps, at position -1.
-  const model = firstFit(
-    groups.map((one) => ({
-      first: isWidened(one) ? (one.readers[0] ?? -1) : one.issue,
-      last: one.readers.at(-1) ?? positions,
-      count: one.count,
-    })),
+  const lastReader = (one: Group) => one.readers.at(-1) ?? positions;
+  const model = placesIn(
+    groups.filter(({ frozen, widened }) => !narrow || frozen || widened),
+    (one) => [one.widened ? (one.readers[0] ?? -1) : one.issue, lastReader(one)],
     request.alignment,
   );
-  const widened = groups.filter(isWidened);
-  const wire = firstFit(
-    widened.map((one) => ({ ...one, first: one.issue, last: one.readers[0] ?? -1 })),
+  const wire = placesIn(
+    narrow ? groups.filter(({ frozen }) => !frozen) : [],
+    (one) => [one.issue, one.widened ? (one.readers[0] ?? -1) : lastReader(one)],
     request.alignment,
   );
-  const arrivals = new Map(widened.map((one, index) => [one, wire.offsets[index]!]));
-  const placed = groups.map((one, index) => {
+  const placed = groups.map((one) => {
     const { end: _, ...gathering } = one;
-    const modelPlace = model.offsets[index]!;
-    return { ...gathering, modelPlace, wirePlace: arrivals.get(one) ?? modelPlace };
+    const wirePlace = wire.places.get(one) ?? model.places.get(one)!;
+    return { ...gathering, wirePlace, modelPlace: model.places.get(one) ?? wirePlace };
   });
   return {
     gatherings: placed
@@ -153,9 +155,24 @@ export function planGathers(request: GatherRequest): GatherPlan {
   };
 }
 
+/** Element offsets of groups that are there from one position to another. */
+function placesIn(
+  groups: readonly Group[],
+  stayOf: (one: Group) => [first: number, last: number],
+  alignment: number | undefined,
+): { places: Map<Group, number>; size: number } {
+  const lives = groups.map((one) => {
+    const [first, last] = stayOf(one);
+    return { first, last, count: one.count };
+  });
+  const { offsets, size } = firstFit(lives, alignment);
+  return { places: new Map(groups.map((one, index) => [one, offsets[index]!])), size };
+}
+
 /** The slots of both buffers. No slot of the one is a neighbour of the other's. */
 function placesOf({
   frozen,
+  narrow,
   ...trained
 }: GatherRequest): (Place & { parameter: FrozenParameter })[] {
   const places = ({ parameters, layout }: LaidOutParameters, isFrozen: boolean, first: number) =>
@@ -163,6 +180,7 @@ function placesOf({
       parameter,
       slot: layout.slots[index]!,
       frozen: isFrozen,
+      widened: narrow && !isFrozen && !parameter.takes16Bits,
       index: first + index,
     }));
   const gap = trained.parameters.length + 1;
@@ -261,34 +279,37 @@ function addLive(live: number[], from: number, to: number, count: number, limit:
   return true;
 }
 
-/** Neighbours that come and go together make one collective. */
-function group(stays: readonly Stay[]) {
-  const groups: {
-    parameters: string[];
-    frozen: boolean;
-    offset: number;
-    count: number;
-    readers: readonly number[];
-    issue: number;
-    /** Index of the slot after it. */
-    end: number;
-  }[] = [];
-  const key = ({ readers, issue }: { readers: readonly number[]; issue: number }) =>
-    `${issue} ${readers}`;
+interface Group {
+  parameters: string[];
+  frozen: boolean;
+  widened: boolean;
+  offset: number;
+  count: number;
+  readers: readonly number[];
+  issue: number;
+  /** Index of the slot after it. */
+  end: number;
+}
+
+/** Neighbours that come and go together, and are read in one type, make one collective. */
+function group(stays: readonly Stay[]): Group[] {
+  const groups: Group[] = [];
+  const key = ({ readers, issue, widened }: Pick<Group, 'readers' | 'issue' | 'widened'>) =>
+    `${issue} ${readers} ${widened}`;
   const ordered = [...stays].sort((a, b) => {
     const [one, other] = [key(a), key(b)];
     return one < other ? -1 : one > other ? 1 : a.index - b.index;
   });
-  for (const { slot, frozen, index, readers, issue } of ordered) {
+  for (const { slot, frozen, widened, index, readers, issue } of ordered) {
     const last = groups.at(-1);
-    if (last && last.end === index && key(last) === key({ readers, issue })) {
+    if (last && last.end === index && key(last) === key({ readers, issue, widened })) {
       last.parameters.push(slot.name);
       last.count = slot.offset + slot.count - last.offset;
       last.end = index + 1;
     } else {
       const { offset, count } = slot;
       const parameters = [slot.name];
-      groups.push({ parameters, frozen, offset, count, readers, issue, end: index + 1 });
+      groups.push({ parameters, frozen, widened, offset, count, readers, issue, end: index + 1 });
     }
   }
   return groups;

@@ -16,6 +16,7 @@ import { swapUnit } from '../offload/settings.ts';
 import { tailByte } from '../offload/swap-space.ts';
 import type { Split } from '../offload/walk.ts';
 import { elementBytes } from '../precision/wire.ts';
+import { floatsOf } from '../precision/widen.ts';
 import { type Gathering, type GatherPlan, positionOf, segmentAt } from './gather-plan.ts';
 import type { SecondaryShard } from './plus-plus.ts';
 
@@ -42,7 +43,7 @@ export interface GatheredParametersOptions {
 }
 
 /** A stretch of a flat buffer on its way to its place. */
-type Arriving = Pick<Gathering, 'frozen' | 'offset' | 'count' | 'wirePlace'>;
+type Arriving = Pick<Gathering, 'frozen' | 'widened' | 'offset' | 'count' | 'wirePlace'>;
 
 /**
  * Stage 3: a rank keeps its shard; what a pass of a segment reads is gathered into windows before it, and
@@ -54,7 +55,7 @@ export class GatheredParameters implements ParameterOwner {
   readonly #options: GatheredParametersOptions;
   readonly #type: FloatType;
   readonly #wire: NativeBuffer;
-  /** Where the model reads, fp32; `#wire` itself where that is fp32. */
+  /** Where the model reads fp32; `#wire` itself where that is fp32. */
   readonly #model: NativeBuffer;
   readonly #holding = new Map<string, Gathering[]>();
   /** By position. */
@@ -97,11 +98,6 @@ export class GatheredParameters implements ParameterOwner {
     return this.#type !== 'float32';
   }
 
-  /** Whether what arrives must be widened before it is read. */
-  #widens({ frozen }: Pick<Gathering, 'frozen'>): boolean {
-    return this.#narrow && !frozen;
-  }
-
   #bufferOf({ frozen }: Pick<Gathering, 'frozen'>): ShardedBuffer {
     return frozen ? this.#options.frozen! : this.#options.trained;
   }
@@ -122,8 +118,7 @@ export class GatheredParameters implements ParameterOwner {
         `internal: ${parameter} is not gathered for the ${pass} of segment ${segment}, which reads it`,
       );
     }
-    const place = this.#placeIn(gathering.modelPlace, gathering, parameter);
-    return { buffer: this.#model, byteOffset: place * 4 };
+    return this.#readAt(gathering, this.#placeIn(gathering.modelPlace, gathering, parameter));
   }
 
   /** Tap of `acquire`: gathers what this pass needs and what the plan gathers ahead while it runs. */
@@ -145,7 +140,7 @@ export class GatheredParameters implements ParameterOwner {
     }
     if (plan.training && pass === 'forward') this.#keepSecondary(this.#readBy[position]!);
     for (const gathering of this.#readBy[position]!) {
-      if (!this.#widens(gathering) || this.#widened.has(gathering)) continue;
+      if (!gathering.widened || this.#widened.has(gathering)) continue;
       this.#widened.add(gathering);
       this.#works.set(gathering, this.#widen(gathering, [this.#works.get(gathering)!]));
     }
@@ -210,16 +205,18 @@ export class GatheredParameters implements ParameterOwner {
 
   read(parameter: string): Float32Array {
     const gathering = this.#holding.get(parameter)![0]!;
-    const { frozen } = gathering;
+    const { engine } = this.#options;
+    const { frozen, widened } = gathering;
     const { offset, count } = this.#bufferOf(gathering).layout.byName.get(parameter)!;
     const modelPlace = this.#placeIn(gathering.modelPlace, gathering, parameter);
     if (gathering.readers.length > 0) {
       const wirePlace = this.#placeIn(gathering.wirePlace, gathering, parameter);
-      const one = { frozen, offset, count, wirePlace, modelPlace };
+      const one = { frozen, widened, offset, count, wirePlace, modelPlace };
       const gathered = this.#gather(one, []);
-      this.#options.engine.waitSync(this.#widens(one) ? this.#widen(one, [gathered]) : gathered);
+      engine.waitSync(widened ? this.#widen(one, [gathered]) : gathered);
     }
-    return new Float32Array(this.#model.view(), modelPlace * 4, count).slice();
+    const { dtype, ...location } = this.#readAt(gathering, modelPlace);
+    return floatsOf(engine, { ...location, count, dtype });
   }
 
   /**
@@ -234,7 +231,7 @@ export class GatheredParameters implements ParameterOwner {
       if (gathering.frozen && !frozen) continue;
       const behind = last === null ? [] : [last];
       last = this.#gather(gathering, [...after], { behind });
-      if (this.#widens(gathering)) last = this.#widen(gathering, [last]);
+      if (gathering.widened) last = this.#widen(gathering, [last]);
     }
     return last;
   }
@@ -291,8 +288,15 @@ export class GatheredParameters implements ParameterOwner {
     );
   }
 
+  /** Where and in which type the model reads it. */
+  #readAt({ frozen, widened }: Gathering, place: number): Location & { dtype: FloatType } {
+    const dtype = frozen || widened ? 'float32' : this.#type;
+    const buffer = dtype === 'float32' ? this.#model : this.#wire;
+    return { buffer, byteOffset: place * elementBytes(dtype), dtype };
+  }
+
   /** Where it arrives: what is not widened where it is read. */
-  #arrival({ frozen, wirePlace, count }: Omit<Arriving, 'offset'>): Region {
+  #arrival({ frozen, wirePlace, count }: Pick<Arriving, 'frozen' | 'wirePlace' | 'count'>): Region {
     const dtype = frozen ? 'float32' : this.#type;
     const buffer = frozen ? this.#model : this.#wire;
     return { buffer, byteOffset: wirePlace * elementBytes(dtype), count, dtype };

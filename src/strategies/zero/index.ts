@@ -1,4 +1,4 @@
-import { requireCapability } from '../../hooks/index.ts';
+import { requireCapability, takes16Bits } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
 import type { Precision, StorageType } from '../precision/precision.ts';
 import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
@@ -206,15 +206,20 @@ function weightsOf(
   const { stage } = options;
   if (stage === 3) requireCapability(host, 'gatheredParameters', 'zero_optimization.stage 3');
   if (stage < 3 || worldSize === 1) {
-    return createWeights({
+    const { weights, parameters } = createWeights({
       engine,
       layout,
       worldSize,
-      parameters: context.parameters,
+      get parameters() {
+        return context.parameters;
+      },
+      takes16Bits: takes16Bits(host),
       updated: stage === 0 ? { offset: 0, count: layout.total } : layout.shards[rank]!,
       gatherSize: stage === 0 ? null : options.allgatherBucketSize,
       storage: precision.storage,
     });
+    if (parameters) context.claims.claim('parameters', 'zero', parameters);
+    return weights;
   }
   const { master, copy16 } = shardInMemory(context);
   return {

@@ -95,6 +95,11 @@ export function lowerSoftmaxCrossEntropyGrad(c: NodeContext): string[] {
   return [logitsGradient(c.emit, rows, c.input(0), c.input(3))];
 }
 
+/** W as X's type: it may be in 16 bits. */
+function widened({ emit }: NodeContext, w: string, x: string): string {
+  return emit.cast(w, emit.dtype(x));
+}
+
 /** X·Wᵀ, or X·W where the weight is stored [D, V]. */
 function linearLogits(c: NodeContext, x: string, w: string): string {
   const { emit, node } = c;
@@ -102,14 +107,16 @@ function linearLogits(c: NodeContext, x: string, w: string): string {
 }
 
 export function lowerLinearCrossEntropy(c: NodeContext): string[] {
-  const logits = linearLogits(c, c.input(0), c.input(1));
+  const x = c.input(0);
+  const logits = linearLogits(c, x, widened(c, c.input(1), x));
   return losses(c.emit, rowsOf(c, logits, c.input(2)));
 }
 
 /** dX, and the gradient of W. */
 export function lowerLinearCrossEntropyGrad(c: NodeContext): { dX: string; dW: string } {
   const { emit, node } = c;
-  const [x, w] = [c.input(1), c.input(2)];
+  const x = c.input(1);
+  const w = widened(c, c.input(2), x);
   const rows = rowsOf(c, linearLogits(c, x, w), c.input(3));
   const lse = c.input(4);
   let dLogits = logitsGradient(emit, rows, c.input(0), lse);

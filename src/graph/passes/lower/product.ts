@@ -36,10 +36,11 @@ function scaledProduct(c: NodeContext, a: string, b: string, transA: number): st
   return emit.scale(emit.product(left, right), floatAttribute(node, 'alpha', 1));
 }
 
-/** A, B, A2?, bias?, residual?, Z? */
+/** A, B (which may be in 16 bits), A2?, bias?, residual?, Z? */
 export function lowerMatMul(c: NodeContext): string[] {
   const { emit } = c;
-  let y = scaledProduct(c, prologue(c, 2), c.input(1), 0);
+  const b = emit.cast(c.input(1), emit.dtype(c.input(0)));
+  let y = scaledProduct(c, prologue(c, 2), b, 0);
   if (c.has(3)) y = emit.add(y, c.input(3));
   const epilogue = stringAttribute(c.node, 'epilogue', 'none');
   const slope = slopes[epilogue];
