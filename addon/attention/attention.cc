@@ -22,11 +22,12 @@ extern const AttentionKernels attention;
 namespace {
 
 // Tiles take 32 rows, columns and terms at a time; smaller operands would be filled up with zeros.
-// Under a layout memory is what takes the time.
+// Under a layout copies of a block serve few others: blocks of 32 are faster as they lie.
 constexpr size_t kAmxRows = 64, kAmxSize = 32;
 
 bool pays_in_tiles(const Attention& a) {
-  return !a.layout && a.Sq >= kAmxRows && a.Sk >= kAmxRows && a.D >= kAmxSize;
+  if (a.layout && (a.layout->block < kAmxRows || a.layout->block % kAmxSize != 0)) return false;
+  return a.Sq >= kAmxRows && a.Sk >= kAmxRows && a.D >= kAmxSize;
 }
 
 }  // namespace

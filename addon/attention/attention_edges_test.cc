@@ -189,14 +189,18 @@ void test_non_finite() {
     CHECK_MESSAGE(is_nan_row(values.y, 130, o.D) && is_nan_row(values.y, 149, o.D),
                   name + "queries after a broken key");
 
-    Options masked = o;
-    masked.mask = true;
-    Problem hidden(masked);
-    const Values whole = forward_of(hidden, isa, serial);
-    for (size_t j = 0; j < o.Sk; ++j)
-      if (!hidden.mask[j]) hidden.k[j * o.D + 5] = NAN;
-    const Values broken = forward_of(hidden, isa, serial);
-    CHECK_MESSAGE(broken.y == whole.y, name + "a broken key that the mask hides");
+    for (const size_t block : {0, 16, 64}) {
+      Options masked = o;
+      masked.mask = true;
+      masked.block = block;
+      Problem hidden(masked);
+      const Values whole = forward_of(hidden, isa, serial);
+      for (size_t j = 0; j < o.Sk; ++j)
+        if (!hidden.mask[j]) hidden.k[j * o.D + 5] = NAN;
+      const Values broken = forward_of(hidden, isa, serial);
+      CHECK_MESSAGE(broken.y == whole.y,
+                    name + "a broken key that the mask hides, block " + std::to_string(block));
+    }
   });
 }
 
@@ -274,11 +278,13 @@ int main() {
   test_reference_gradient();
   test_threads(0);
   test_threads(16);
+  test_threads(64);
   test_empty();
   test_non_finite();
   test_large_scores();
   test_memory(0);
   test_memory(16);
+  test_memory(64);
   test_refusals();
   return summary();
 }

@@ -129,9 +129,22 @@ void test_random_problems() {
   }
 }
 
+// More blocks of keys than copies are kept of, for the heads of a group one after the other.
+void test_many_blocks() {
+  for (const size_t block : {16, 64, 96}) {
+    Options o;
+    o.H = 2, o.Sq = o.Sk = 70 + 8 * block, o.D = 128;
+    o.block = block;
+    o.causal = o.rotated = o.layout_per_head = true;
+    o.seed = 5000 + block;
+    compare(o);
+  }
+}
+
 }  // namespace
 
 int main() {
   test_random_problems();
+  test_many_blocks();
   return summary();
 }

@@ -2,19 +2,29 @@
 // backward.h. A block of queries is done with when its tiles are; the gradients of keys grow where
 // they end up, if whole vectors fit there, and else in scratch memory.
 #pragma once
-#include "attention/sparse_tile.h"
+#if defined(DSJS_ISA_AMX)
+#include "attention/sparse_operands_amx.h"
+#else
+#include "attention/sparse_operands.h"
+#endif
 #include "kernels/row_math.h"
 
 namespace dsjs::DSJS_ISA {
 namespace {
 
 struct SparseBackwardMemory {
-  // scale·R·Q and dY, as rows and in panels, and the sums of dQ.
+  // scale·R·Q and dY, as rows and as operands, and the sums of dQ.
   float* queries;
-  float* query_panels;
+  float* score_queries;
+  float* sum_queries;
   float* dy;
-  float* dy_panels;
+  float* score_dy;
+  float* sum_dy;
   float* dq;
+  // Blocks of keys and values as operands.
+  float* score_keys;
+  float* sum_keys;
+  float* score_values;
   // A tile: its keys and values as rows, probabilities, the gradients of scores, what dropout
   // multiplies by.
   float* keys;
@@ -36,10 +46,15 @@ inline SparseBackwardMemory sparse_backward_memory(const Attention& a, float* ba
   const size_t Dp = padded(a.D), tile = kTileQueries * kTileKeys;
   Scratch scratch{base};
   SparseBackwardMemory m;
-  for (float** rows : {&m.queries, &m.query_panels, &m.dy, &m.dy_panels, &m.dq})
-    *rows = scratch.take(kTileQueries * Dp);
-  m.keys = scratch.take(kTileKeys * Dp);
-  m.values = scratch.take(kTileKeys * Dp);
+  for (float** rows : {&m.queries, &m.dy, &m.dq}) *rows = scratch.take(kTileQueries * Dp);
+  for (float** rows : {&m.keys, &m.values}) *rows = scratch.take(kTileKeys * Dp);
+  for (float** operand : {&m.score_queries, &m.score_dy})
+    *operand = scratch.take(score_queries_memory(Dp));
+  for (float** operand : {&m.sum_queries, &m.sum_dy})
+    *operand = scratch.take(sum_queries_memory(Dp));
+  for (float** operand : {&m.score_keys, &m.score_values})
+    *operand = scratch.take(KeptBlocks::size(a, score_block_size(a)));
+  m.sum_keys = scratch.take(KeptBlocks::size(a, sum_block_size(a)));
   m.p = scratch.take(tile);
   m.ds = scratch.take(tile);
   m.factors = scratch.take(a.dropout.rng ? tile : 0);
@@ -63,7 +78,14 @@ class SparseBackward {
  public:
   SparseBackward(const Attention& a, const AttentionGradient& gradient, const BackwardTask& task,
                  float* scratch)
-      : a_(a), g_(gradient), task_(task), m_(sparse_backward_memory(a, scratch)), Dp_(padded(a.D)) {
+      : a_(a),
+        g_(gradient),
+        task_(task),
+        m_(sparse_backward_memory(a, scratch)),
+        Dp_(padded(a.D)),
+        score_keys_(a, m_.score_keys, score_block_size(a)),
+        sum_keys_(a, m_.sum_keys, sum_block_size(a)),
+        score_values_(a, m_.score_values, score_block_size(a)) {
     for (size_t block = 0; block < key_blocks(a); ++block) m_.is_begun[block] = 0;
     if (!task.sums && grows_in_place(a)) {
       dk_ = {row_of(g_.dk, task.sample, task.kv_head, 0), 0, 0, g_.dk.row};
@@ -97,13 +119,16 @@ class SparseBackward {
     const size_t b = task_.sample;
     pack_rows(row_of(a_.q, b, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
               rotation_at(a_, query), m_.queries);
-    dy_ = {row_of(g_.dy, b, head, query), 0, 0, g_.dy.row};
-    if (!reads_in_place(a_, dy_, false)) {
-      pack_rows(dy_.data, dy_.row, rows, a_.D, Dp_, 1.0f, kNoRotation, m_.dy);
-      dy_ = {m_.dy, 0, 0, Dp_};
+    HeadRows dy{row_of(g_.dy, b, head, query), 0, 0, g_.dy.row};
+    if (!reads_in_place(a_, dy, false)) {
+      pack_rows(dy.data, dy.row, rows, a_.D, Dp_, 1.0f, kNoRotation, m_.dy);
+      dy = {m_.dy, 0, 0, Dp_};
     }
-    transpose_rows(m_.queries, Dp_, rows, Dp_, m_.query_panels);
-    transpose_rows(dy_.data, dy_.row, rows, Dp_, m_.dy_panels);
+    const HeadRows queries{m_.queries, 0, 0, Dp_};
+    score_queries_ = score_queries(queries, rows, a_.D, m_.score_queries);
+    sum_queries_ = sum_queries(queries, rows, a_.D, m_.sum_queries);
+    sum_dy_ = sum_queries(dy, rows, a_.D, m_.sum_dy);
+    const ScoreQueries score_dy = score_queries(dy, rows, a_.D, m_.score_dy);
     const Blocks blocks = keys_of(a_, head, block);
     begin_queries(head, block, query, rows);
     if (!fits_tile(a_, blocks)) read_along(head, query, rows);
@@ -115,18 +140,20 @@ class SparseBackward {
       const TileRows keys = rows_of(a_, t, a_.k, a_.cos != nullptr, Dp_, m_.keys);
       const TileRows values = rows_of(a_, t, a_.v, false, Dp_, m_.values);
       score(t, keys);
-      multiply_queries(a_, t, values, m_.dy_panels, Dp_, m_.ds, ahead_);
+      multiply_queries(a_, t, score_keys(a_, t, values, score_values_), score_dy, Dp_, m_.ds,
+                       ahead_);
       hide(a_, t, m_.ds, 0);
       weigh(t);
       if (fits_tile(a_, blocks)) sum_along(t);
       differentiate_scores(t);
+      for (float* tile : {m_.p, m_.ds}) clear_unseen(a_, t, tile);
       for (size_t piece = 0; piece < t.count; ++piece) add_to_keys(t, t.pieces[piece]);
-      add_keys(a_, t, m_.ds, keys, Dp_, m_.dq, start, nullptr, ahead_);
+      add_keys(a_, t, m_.ds, sum_keys(a_, t, keys, sum_keys_), Dp_, m_.dq, start, nullptr, ahead_);
     }
     if (blocks.count == 0)
-      for (size_t e = 0; e < rows * Dp_; ++e) m_.dq[e] = 0;
-    unpack_rows(m_.dq, rows, a_.D, Dp_, a_.scale, rotation_at(a_, query),
-                row_of(g_.dq, b, head, query), g_.dq.row);
+      for (size_t e = 0; e < kTileQueries * Dp_; ++e) m_.dq[e] = 0;
+    unpack_rows(sums_as_rows(m_.dq, rows, Dp_, m_.queries), rows, a_.D, Dp_, a_.scale,
+                rotation_at(a_, query), row_of(g_.dq, b, head, query), g_.dq.row);
   }
 
   // shift and weight of the queries.
@@ -188,7 +215,8 @@ class SparseBackward {
 
   // p = the scores of a tile.
   void score(const SparseTile& t, const TileRows& keys) {
-    multiply_queries(a_, t, keys, m_.query_panels, Dp_, m_.p, ahead_);
+    multiply_queries(a_, t, score_keys(a_, t, keys, score_keys_), score_queries_, Dp_, m_.p,
+                     ahead_);
     add_bias(a_, t, m_.p);
     hide(a_, t, m_.p, -kInfinity);
   }
@@ -235,9 +263,9 @@ class SparseBackward {
     const Start start = m_.is_begun[piece.block] != 0 ? Start::kAdd : Start::kZero;
     // Later tiles of this block's queries find them begun.
     m_.is_begun[piece.block] = 1;
-    add_queries(a_, t, piece, m_.p, dy_.data, dy_.row, Dp_, dv_.data + piece.key * dv_.row, dv_.row,
-                start, ahead_);
-    add_queries(a_, t, piece, m_.ds, m_.queries, Dp_, Dp_, dk_.data + piece.key * dk_.row, dk_.row,
+    add_queries(a_, t, piece, m_.p, sum_dy_, Dp_, dv_.data + piece.key * dv_.row, dv_.row, start,
+                ahead_);
+    add_queries(a_, t, piece, m_.ds, sum_queries_, Dp_, dk_.data + piece.key * dk_.row, dk_.row,
                 start, ahead_);
   }
 
@@ -286,9 +314,12 @@ class SparseBackward {
   const BackwardTask& task_;
   const SparseBackwardMemory m_;
   const size_t Dp_;
+  KeptBlocks score_keys_, sum_keys_, score_values_;
+  Multiplier multiplier_;
   FetchAhead ahead_;
-  // dY of the tile's queries.
-  HeadRows dy_{};
+  // Operands of the tile's queries.
+  ScoreQueries score_queries_;
+  SumQueries sum_queries_, sum_dy_;
   // Where the sums of dK and dV grow.
   HeadRowsOut dk_, dv_;
   // One for each query of the tile: a probability is weight·exp(score − shift); and rowsum(dY∘Y).

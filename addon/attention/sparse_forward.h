@@ -1,15 +1,22 @@
 // Blocks of queries under a layout, from their scores to their values, for attention_simd.cc.
 #pragma once
-#include "attention/sparse_tile.h"
+#if defined(DSJS_ISA_AMX)
+#include "attention/sparse_operands_amx.h"
+#else
+#include "attention/sparse_operands.h"
+#endif
 
 namespace dsjs::DSJS_ISA {
 namespace {
 
 struct SparseForwardMemory {
-  // Queries: as rows and in panels, and the sums of their values.
+  // Queries: as rows and as an operand, and the sums of their values.
   float* queries;
-  float* panels;
+  float* score_queries;
   float* out;
+  // Blocks of keys and values as operands.
+  float* score_keys;
+  float* sum_values;
   // A tile: its keys and values as rows, its scores, what dropout multiplies them by.
   float* keys;
   float* values;
@@ -23,8 +30,10 @@ inline SparseForwardMemory sparse_forward_memory(const Attention& a, float* base
   Scratch scratch{base};
   SparseForwardMemory m;
   m.queries = scratch.take(kTileQueries * Dp);
-  m.panels = scratch.take(kTileQueries * Dp);
+  m.score_queries = scratch.take(score_queries_memory(Dp));
   m.out = scratch.take(kTileQueries * Dp);
+  m.score_keys = scratch.take(KeptBlocks::size(a, score_block_size(a)));
+  m.sum_values = scratch.take(KeptBlocks::size(a, sum_block_size(a)));
   m.keys = scratch.take(kTileKeys * Dp);
   m.values = scratch.take(kTileKeys * Dp);
   m.scores = scratch.take(tile);
@@ -41,7 +50,9 @@ class SparseForward {
         result_(result),
         task_(task),
         m_(sparse_forward_memory(a, scratch)),
-        Dp_(padded(a.D)) {}
+        Dp_(padded(a.D)),
+        score_keys_(a, m_.score_keys, score_block_size(a)),
+        sum_values_(a, m_.sum_values, sum_block_size(a)) {}
 
   void run() {
     const size_t blocks = query_blocks(a_);
@@ -60,7 +71,8 @@ class SparseForward {
   void attend(size_t head, size_t block, size_t query, size_t rows) {
     pack_rows(row_of(a_.q, task_.sample, head, query), a_.q.row, rows, a_.D, Dp_, a_.scale,
               rotation_at(a_, query), m_.queries);
-    transpose_rows(m_.queries, Dp_, rows, Dp_, m_.panels);
+    const ScoreQueries queries =
+        score_queries({m_.queries, 0, 0, Dp_}, rows, a_.D, m_.score_queries);
     begin_softmax(softmax_);
     const Blocks blocks = keys_of(a_, head, block);
     SparseTile t{task_.sample, head, query, rows, {}, 0, 0, 0};
@@ -69,18 +81,22 @@ class SparseForward {
       i = fill_tile(a_, blocks, i, t);
       const TileRows keys = rows_of(a_, t, a_.k, a_.cos != nullptr, Dp_, m_.keys);
       const TileRows values = rows_of(a_, t, a_.v, false, Dp_, m_.values);
-      multiply_queries(a_, t, keys, m_.panels, Dp_, m_.scores, ahead_);
+      multiply_queries(a_, t, score_keys(a_, t, keys, score_keys_), queries, Dp_, m_.scores,
+                       ahead_);
       add_bias(a_, t, m_.scores);
       hide(a_, t, m_.scores, -kInfinity);
       advance_softmax(a_, softmax_, t, m_.scores);
       if (a_.dropout.rng) drop(t);
-      add_keys(a_, t, m_.scores, values, Dp_, m_.out, start, softmax_.factor, ahead_);
+      clear_unseen(a_, t, m_.scores);
+      add_keys(a_, t, m_.scores, sum_keys(a_, t, values, sum_values_), Dp_, m_.out, start,
+               softmax_.factor, ahead_);
     }
     if (blocks.count == 0)
-      for (size_t e = 0; e < rows * Dp_; ++e) m_.out[e] = 0;
+      for (size_t e = 0; e < kTileQueries * Dp_; ++e) m_.out[e] = 0;
+    const float* sums = sums_as_rows(m_.out, rows, Dp_, m_.queries);
     for (size_t r = 0; r < rows; ++r)
       finish_query(a_, result_, task_.sample, head, query + r, softmax_.top[r], softmax_.sum[r],
-                   m_.out + r * Dp_);
+                   sums + r * Dp_);
   }
 
   void drop(const SparseTile& t) {
@@ -108,6 +124,8 @@ class SparseForward {
   const ForwardTask& task_;
   const SparseForwardMemory m_;
   const size_t Dp_;
+  KeptBlocks score_keys_, sum_values_;
+  Multiplier multiplier_;
   FetchAhead ahead_;
   LaneSoftmax softmax_;
 };

@@ -5,7 +5,6 @@
 // and a tile of 16 queries is as good as a wide one. (Dense attention transposes each key once and
 // keeps all of them: forward.h.)
 #pragma once
-#include "attention/fetch_ahead.h"
 #include "attention/tile_scores.h"
 
 namespace dsjs::DSJS_ISA {
@@ -81,89 +80,6 @@ inline void for_strips(const Attention& a, const SparseTile& t, const KeyPiece& 
   for (size_t begin = 0; begin < piece.count; begin += strip) {
     const size_t first = blind_queries(a, t, piece.key + begin) / kStep * kStep;
     if (first < t.rows) fn(begin, piece.count - begin < strip ? piece.count - begin : strip, first);
-  }
-}
-
-// Keys or values of a tile: where each piece's rows of Dp begin, and how far apart they are.
-struct TileRows {
-  const float* pieces[kTileKeys / kStep];
-  size_t row;
-};
-
-// Whether rows can be read where they are: they need whole vectors, no rotation, and not all to lie
-// in the same few lines of the nearest cache, which repeats every 4 KiB.
-inline bool reads_in_place(const Attention& a, const HeadRows& rows, bool rotated) {
-  return a.D == padded(a.D) && !rotated && rows.row % 1024 != 0;
-}
-
-// The rows of the tile's keys or values, in place or copied.
-inline TileRows rows_of(const Attention& a, const SparseTile& t, const HeadRows& from, bool rotated,
-                        size_t Dp, float* copy) {
-  const bool in_place = reads_in_place(a, from, rotated);
-  TileRows rows;
-  rows.row = in_place ? from.row : Dp;
-  for (size_t i = 0; i < t.count; ++i) {
-    const KeyPiece& piece = t.pieces[i];
-    const float* there = row_of(from, t.sample, t.head / (a.H / a.Hkv), piece.key);
-    float* here = copy + piece.column * Dp;
-    rows.pieces[i] = in_place ? there : here;
-    if (!in_place)
-      pack_rows(there, from.row, piece.count, a.D, Dp, 1.0f,
-                rotated ? rotation_at(a, piece.key) : kNoRotation, here);
-  }
-  return rows;
-}
-
-// out[columns, rows] = keys·panelsᵀ for the panels of the tile's queries. Of a piece that not all
-// see, only strips from the first step of queries that sees some of it.
-inline void multiply_queries(const Attention& a, const SparseTile& t, const TileRows& keys,
-                             const float* panels, size_t Dp, float* out, FetchAhead& ahead) {
-  const size_t width = padded(t.rows);
-  for (size_t i = 0; i < t.count; ++i) {
-    const KeyPiece& piece = t.pieces[i];
-    for_strips(a, t, piece, [&](size_t begin, size_t count, size_t first) {
-      multiply<false>({keys.pieces[i] + begin * keys.row, keys.row, panels + first * Dp, kLanes,
-                       kLanes * Dp, out + (piece.column + begin) * width + first, width, count,
-                       (width - first) / kLanes, a.D},
-                      Start::kZero, nullptr, [&] { ahead.some(); });
-    });
-  }
-}
-
-// out[rows, Dp] = factors∘out + tileᵀ·keys, for values or keys of the tile.
-inline void add_keys(const Attention& a, const SparseTile& t, const float* tile,
-                     const TileRows& keys, size_t Dp, float* out, Start start, const float* factors,
-                     FetchAhead& ahead) {
-  const size_t step = t.plain < t.columns ? kStep : t.rows;
-  for (size_t row = 0; row < t.rows; row += step) {
-    const size_t count = t.rows - row < step ? t.rows - row : step;
-    const size_t seen = seen_columns(a, t, row);
-    TermRun runs[kTileKeys / kStep];
-    size_t pieces = 0;
-    for (; pieces < t.count && t.pieces[pieces].column < seen; ++pieces) {
-      const KeyPiece& piece = t.pieces[pieces];
-      const size_t left = seen - piece.column;
-      runs[pieces] = {keys.pieces[pieces], left < piece.count ? left : piece.count};
-    }
-    if (pieces == 0) runs[pieces++] = {keys.pieces[0], 0};
-    multiply<true>({tile + row, padded(t.rows), runs[0].b, keys.row, kLanes, out + row * Dp, Dp,
-                    count, Dp / kLanes, runs[0].terms, runs + 1, pieces - 1},
-                   start, factors ? factors + row : nullptr, [&] { ahead.some(); });
-  }
-}
-
-// out[piece.count, Dp] = or += the piece's part of tile·rows, for rows of the queries.
-inline void add_queries(const Attention& a, const SparseTile& t, const KeyPiece& piece,
-                        const float* tile, const float* rows, size_t row, size_t Dp, float* out,
-                        size_t out_row, Start start, FetchAhead& ahead) {
-  const bool is_plain = piece.column + piece.count <= t.plain;
-  const size_t strip = is_plain ? piece.count : kStep, width = padded(t.rows);
-  for (size_t i = 0; i < piece.count; i += strip) {
-    const size_t count = piece.count - i < strip ? piece.count - i : strip;
-    const size_t first = blind_queries(a, t, piece.key + i);
-    multiply<false>({tile + (piece.column + i) * width + first, width, rows + first * row, row,
-                     kLanes, out + i * out_row, out_row, count, Dp / kLanes, t.rows - first},
-                    start, nullptr, [&] { ahead.some(); });
   }
 }
 
