@@ -47,20 +47,28 @@ export async function layout(argv: string[]): Promise<number> {
     flags.heads ?? model?.heads ?? (values.different_layout_per_head ? assumedHeads : 1);
   const layouts = new RunLayouts(values, model?.maxPositions ?? 'fixed');
   const { layout: made, whole } = layouts.of({ heads, length: flags.seq });
+  // The picture first: who reads the lines may stop after some of them, which ends this process.
+  if (flags.out !== undefined && picture !== null) await draw(made, values, flags.out, picture);
   for (const line of describe(values, made)) process.stdout.write(`${line}\n`);
   process.stdout.write(`${originOf(made, whole)}\n`);
-  if (flags.out === undefined || picture === null) return 0;
-  const title = `${values.mode}, block ${made.block}, ${made.sequenceLength} positions`;
-  const drawing = picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title);
-  await writeFile(flags.out, drawing).catch((cause: Error) => {
-    throw new DeepSpeedError(
-      'OUTPUT_NOT_WRITABLE',
-      `${flags.out} cannot be written: ${cause.message}`,
-      { cause, data: { path: flags.out } },
-    );
-  });
-  process.stdout.write(`wrote ${flags.out}\n`);
+  if (flags.out !== undefined) process.stdout.write(`wrote ${flags.out}\n`);
   return 0;
+}
+
+async function draw(
+  made: BlockLayout,
+  { mode }: SparseAttentionValues,
+  out: string,
+  picture: 'png' | 'svg',
+): Promise<void> {
+  const title = `${mode}, block ${made.block}, ${made.sequenceLength} positions`;
+  const drawing = picture === 'png' ? layoutPng(made, title) : layoutSvg(made, title);
+  await writeFile(out, drawing).catch((cause: Error) => {
+    throw new DeepSpeedError('OUTPUT_NOT_WRITABLE', `${out} cannot be written: ${cause.message}`, {
+      cause,
+      data: { path: out },
+    });
+  });
 }
 
 /** A layout is a matrix of blocks: beyond this many a side it would take more than a gigabyte a head. */

@@ -124,10 +124,32 @@ describe('activation checkpoints', () => {
     expect(bits(await train(recomputing))).toEqual(bits(await train(task(stage(value)))));
   });
 
-  it('of several layers are refused, with the key to change', async () => {
-    const grouped = train(task(stage(0), { args: { gradientCheckpointing: 2 } }));
+  // Embedding, five layers and head: the last layers are a group of two or three.
+  const layers = 5;
+  const draws = Array.from({ length: maxSteps }, (_, step) =>
+    drawLayers(step, layers, seed, options).map((scale) => scale > 0),
+  );
+
+  it('these steps drop any layer of a group, and all', () => {
+    const kept = (from: number) => draws.map((draw) => draw.slice(from).map(Number).join(''));
+    expect(kept(3)).toEqual(expect.arrayContaining(['11', '10', '01', '00']));
+    expect(kept(2)).toEqual(expect.arrayContaining(['111', '110', '101', '100', '010', '000']));
+  });
+
+  it.each([
+    [2, 0],
+    [2, 2],
+    [3, 0],
+    [3, 1],
+  ])('of %i segments change nothing at stage %i, bit for bit', async (every, value) => {
+    const grouped = task(stage(value), { layers, args: { gradientCheckpointing: every } });
+    expect(bits(await train(grouped))).toEqual(bits(await train(task(stage(value), { layers }))));
+  });
+
+  it('of several segments are refused at stage 3, with the key to change', async () => {
+    const grouped = train(task(stage(3), { args: { gradientCheckpointing: 2 } }));
     await expect(grouped).rejects.toThrow(
-      'CONFIG_INVALID: progressive_layer_drop needs activation checkpoints at every segment, got one for 2 segments',
+      'CONFIG_INVALID: progressive_layer_drop at ZeRO stage 3 needs activation checkpoints at every segment, got one for 2 segments',
     );
   });
 });

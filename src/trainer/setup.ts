@@ -86,7 +86,8 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       tileAbove: tilingThreshold(recipe.config),
     });
     const dropsLayers = recipe.config?.progressive_layer_drop.enabled ?? false;
-    requireSingleGroups(host.checkpointEvery, dropsLayers);
+    const zeroStage = recipe.config?.zero_optimization.stage ?? 0;
+    requireSingleGroups(host.checkpointEvery, dropsLayers, zeroStage);
     const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
     const session = await composeSession({
       runtime,

@@ -177,6 +177,7 @@ export class OnnxHost implements Host {
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
       const residual = this.#residual(program, plan, segment);
       if (isSkipped(plan, segment)) {
+        last = this.#runAgain(program, session, plan, segment, last);
         last = residual!.passGradientOn(last) ?? last;
         continue;
       }
@@ -186,10 +187,8 @@ export class OnnxHost implements Host {
       // A segment before the first trainable parameter has no backward; its place in the order stays.
       if (instance !== undefined) {
         last = residual?.scaleGradient(last) ?? last;
+        last = this.#runAgain(program, session, plan, segment, last);
         const parameters = session.parameters.ready(segment, 'backward');
-        for (const again of program.again.get(segment)!) {
-          last = engine.run(again, [...parameters, ...behind(last)]);
-        }
         last = engine.run(instance, [...parameters, ...gradients.ready(segment), ...behind(last)]);
         last = residual?.addGradient(last) ?? last;
       }
@@ -249,6 +248,32 @@ export class OnnxHost implements Host {
       last = residual?.mix(last) ?? last;
       lifecycle.fire('forward', { ...event, work: last });
       lifecycle.fire('release', event);
+    }
+    return last;
+  }
+
+  /**
+   * Runs again what an activation checkpoint that ends with `segment` has not kept, as the plan has it: left out,
+   * or scaled. What the last one hands on nobody reads again.
+   */
+  #runAgain(
+    program: Program,
+    { parameters }: Session,
+    plan: StepPlan,
+    segment: number,
+    after: Work,
+  ): Work {
+    const group = program.again.get(segment)!;
+    if (group.every((one) => isSkipped(plan, one.segment))) return after;
+    const ready = isSkipped(plan, segment) ? [] : parameters.ready(segment, 'backward');
+    let last = after;
+    for (const { segment: other, instance } of group) {
+      const residual = this.#residual(program, plan, other);
+      const skipped = isSkipped(plan, other);
+      if (!skipped) last = this.#runtime.engine.run(instance, [...ready, ...behind(last)]);
+      if (other === segment) break;
+      if (skipped) last = residual!.passOn(last, true);
+      else last = residual?.mix(last, true) ?? last;
     }
     return last;
   }

@@ -86,8 +86,8 @@ export class Program {
   readonly prologue: InstanceId | undefined;
   readonly forward: readonly InstanceId[] = [];
   readonly backward: readonly (InstanceId | undefined)[] = [];
-  /** Forwards to run again before the backward of a segment. */
-  readonly again: ReadonlyMap<number, readonly InstanceId[]>;
+  /** Forwards to run again before the backward of a segment, and the segments that they are of. */
+  readonly again: ReadonlyMap<number, readonly { segment: number; instance: InstanceId }[]>;
   /** Segments that can be left out. */
   readonly residuals: ReadonlyMap<number, ResidualStream>;
   readonly #engine: NativeEngine;
@@ -97,6 +97,7 @@ export class Program {
   readonly #inputs: NativeBuffer;
   readonly #places: ReadonlyMap<string, { buffer: NativeBuffer; byteOffset: number }>;
   readonly #values: ReadonlyMap<string, PlannedValue>;
+  readonly #recomputed: RecomputedNames;
 
   constructor(
     engine: NativeEngine,
@@ -159,7 +160,8 @@ export class Program {
       this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
     }
     const names = new RecomputedNames(plan.segments, recomputation);
-    const again = new Map<number, InstanceId[]>();
+    this.#recomputed = names;
+    const again = new Map<number, { segment: number; instance: InstanceId }[]>();
     this.again = again;
     for (const [index, segment] of plan.segments.entries()) {
       const program = plan.programs.get(segment.program)!;
@@ -186,11 +188,12 @@ export class Program {
           const { program: key, forward } = plan.segments[other]!;
           const bindAgain = (values: readonly PlannedValue[]) =>
             bind(values, index, 'backward', (value) => names.nameOf(value, other));
-          return engine.createInstance(
+          const instance = engine.createInstance(
             compile(`${key}/training`, plan.programs.get(key)!.forward),
             bindAgain(forward.inputs),
             bindAgain(forward.outputs),
           );
+          return { segment: other, instance };
         }),
       );
     }
@@ -225,6 +228,11 @@ export class Program {
     return place;
   }
 
+  /** Where a segment that runs again reads or writes a value. */
+  placeAgain(value: PlannedValue, segment: number): Location {
+    return this.place(this.#recomputed.nameOf(value, segment));
+  }
+
   /** A float32 graph output, not copied; valid until the program runs again. */
   read(name: string): Float32Array {
     const { buffer, byteOffset } = this.place(name);
@@ -236,7 +244,7 @@ export class Program {
   }
 
   dispose(): void {
-    const again = [...this.again.values()].flat();
+    const again = [...this.again.values()].flat().map(({ instance }) => instance);
     const instances = [this.prologue, ...this.forward, ...this.backward, ...again];
     for (const instance of instances) {
       if (instance !== undefined) this.#engine.releaseInstance(instance);

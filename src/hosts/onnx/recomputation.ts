@@ -69,16 +69,16 @@ export class RecomputedNames {
 }
 
 /**
- * Layer drop changes what a segment hands on after it has run, which is only done once: so every segment must
- * be a group of its own.
+ * A group is computed again before the backward of its last segment, whose `acquire` gathers what that reads. Where
+ * parameters are gathered and that segment is dropped, nobody would.
  */
-export function requireSingleGroups(every: number, dropsLayers: boolean): void {
-  if (every < 2 || !dropsLayers) return;
+export function requireSingleGroups(every: number, dropsLayers: boolean, zeroStage: number): void {
+  if (every < 2 || !dropsLayers || zeroStage < 3) return;
   throw new DeepSpeedError(
     'CONFIG_INVALID',
-    `progressive_layer_drop needs activation checkpoints at every segment, got one for ${every} segments`,
+    `progressive_layer_drop at ZeRO stage 3 needs activation checkpoints at every segment, got one for ${every} segments`,
     {
-      fix: 'Set gradientCheckpointing to true, and no activation_checkpointing.number_checkpoints.',
+      fix: 'Set gradientCheckpointing to true, and no activation_checkpointing.number_checkpoints, or a lower stage.',
     },
   );
 }

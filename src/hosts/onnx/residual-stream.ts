@@ -63,6 +63,7 @@ function only<T>(values: readonly T[]): T | null {
 export class ScaledResidual {
   readonly #engine: NativeEngine;
   readonly #program: Program;
+  readonly #segment: number;
   readonly #stream: ResidualStream;
   readonly #scale: number;
 
@@ -70,6 +71,7 @@ export class ScaledResidual {
   constructor(engine: NativeEngine, program: Program, segment: number, scale: number) {
     this.#engine = engine;
     this.#program = program;
+    this.#segment = segment;
     this.#scale = scale;
     const stream = program.residuals.get(segment);
     if (!stream) {
@@ -81,10 +83,14 @@ export class ScaledResidual {
     this.#stream = stream;
   }
 
-  /** Left out: the output is the input. */
-  passOn(after: Work): Work {
+  /**
+   * Left out: the output is the input.
+   *
+   * @param again where the segment runs again
+   */
+  passOn(after: Work, again = false): Work {
     const { input, output } = this.#stream;
-    return this.#engine.copy(this.#region(input), this.#region(output), [after]);
+    return this.#engine.copy(this.#region(input, again), this.#region(output, again), [after]);
   }
 
   /** Left out: the gradient of the input is that of the output. */
@@ -94,11 +100,15 @@ export class ScaledResidual {
     return this.#engine.copy(this.#region(arriving), this.#region(sent), [after]);
   }
 
-  /** After forward: y = s·y + (1 − s)·x. */
-  mix(after: Work): Work {
+  /**
+   * After forward: y = s·y + (1 − s)·x.
+   *
+   * @param again where the segment has run again
+   */
+  mix(after: Work, again = false): Work {
     const { input, output } = this.#stream;
-    const s = this.#scale;
-    return this.#engine.axpby(this.#region(input), this.#region(output), 1 - s, s, [after]);
+    const [x, y] = [this.#region(input, again), this.#region(output, again)];
+    return this.#engine.axpby(x, y, 1 - this.#scale, this.#scale, [after]);
   }
 
   /** Before backward: g = s·g. */
@@ -117,7 +127,10 @@ export class ScaledResidual {
     return this.#engine.axpby(this.#region(arriving), this.#region(sent), missing, 1, [after]);
   }
 
-  #region({ actual, shape }: PlannedValue): Region {
-    return { ...this.#program.place(actual), count: numel(shape), dtype: 'float32' };
+  #region(value: PlannedValue, again = false): Region {
+    const place = again
+      ? this.#program.placeAgain(value, this.#segment)
+      : this.#program.place(value.actual);
+    return { ...place, count: numel(value.shape), dtype: 'float32' };
   }
 }

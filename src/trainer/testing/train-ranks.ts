@@ -15,6 +15,8 @@ export interface RankTask {
   samples?: number;
   /** That the model takes; default 16. Samples have from nine sixteenths of it to all. */
   positions?: number;
+  /** Of the model; default 2. */
+  layers?: number;
   /** Beginning of the names that are frozen. */
   freeze?: string;
   resumeFromCheckpoint?: string;
