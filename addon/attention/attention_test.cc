@@ -103,7 +103,7 @@ void compare(const Options& options) {
 void test_random_problems() {
   Random random(11);
   const size_t lengths[] = {1, 2, 7, 16, 31, 63, 64, 65, 97, 127, 128, 129, 200};
-  const size_t sizes[] = {16, 24, 32, 40, 48, 64, 80, 96, 128, 17};
+  const size_t sizes[] = {16, 24, 32, 40, 48, 64, 80, 96, 128, 17, 160, 256};
   const auto pick = [&](const auto& list) { return list[random.bits() % std::size(list)]; };
   for (int i = 0; i < 160; ++i) {
     Options o;
@@ -136,6 +136,8 @@ void test_many_blocks() {
     o.H = 2, o.Sq = o.Sk = 70 + 8 * block, o.D = 128;
     o.block = block;
     o.causal = o.rotated = o.layout_per_head = true;
+    o.mask = true;
+    o.dropout = block == 96;
     o.seed = 5000 + block;
     compare(o);
   }

@@ -5,15 +5,24 @@
 namespace dsjs {
 namespace {
 
-// Calls fn(column) for the blocks that exist, in ascending order. Most do not: eight at a time.
+// Calls fn(column) for the blocks that exist, in ascending order. Most do not: 64 at a time, then
+// eight.
 template <class Fn>
 void for_blocks(const uint8_t* row, size_t columns, Fn fn) {
+  constexpr size_t kWords = 8;
+  uint64_t words[kWords];
   size_t at = 0;
-  for (uint64_t eight; at + sizeof(eight) <= columns; at += sizeof(eight)) {
-    std::memcpy(&eight, row + at, sizeof(eight));
-    if (eight == 0) continue;
-    for (size_t c = at; c < at + sizeof(eight); ++c)
-      if (row[c] != 0) fn(c);
+  for (; at + sizeof words <= columns; at += sizeof words) {
+    std::memcpy(words, row + at, sizeof words);
+    uint64_t any = 0;
+    for (const uint64_t word : words) any |= word;
+    if (any == 0) continue;
+    for (size_t w = 0; w < kWords; ++w) {
+      if (words[w] == 0) continue;
+      const size_t begin = at + w * sizeof(uint64_t);
+      for (size_t c = begin; c < begin + sizeof(uint64_t); ++c)
+        if (row[c] != 0) fn(c);
+    }
   }
   for (; at < columns; ++at)
     if (row[at] != 0) fn(at);

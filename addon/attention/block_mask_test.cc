@@ -14,7 +14,7 @@ namespace {
 void compare(size_t heads, size_t rows, size_t columns, uint64_t seed) {
   Random random(seed);
   std::vector<uint8_t> bitmap(heads * rows * columns);
-  const uint64_t sparsity = 1 + random.bits() % 4;
+  const uint64_t sparsity = 1 + random.bits() % 100;
   for (uint8_t& b : bitmap) b = random.bits() % sparsity == 0;
   const BlockMask mask{bitmap.data(), heads, rows, columns, 16};
   constexpr uint32_t kUntouched = 0xabcdabcd;
@@ -42,7 +42,7 @@ void compare(size_t heads, size_t rows, size_t columns, uint64_t seed) {
 int main() {
   for (uint64_t seed = 1; seed < 60; ++seed) {
     Random random(seed);
-    compare(1 + random.bits() % 4, 1 + random.bits() % 9, 1 + random.bits() % 30, seed);
+    compare(1 + random.bits() % 4, 1 + random.bits() % 9, 1 + random.bits() % 150, seed);
   }
   return summary();
 }
