@@ -50,6 +50,17 @@ inline F32 load(const float* p) {
   return v;
 }
 inline void store(float* p, F32 v) { std::memcpy(p, &v, sizeof v); }
+
+// A loaded vector that several instructions take. Compilers make the load a part of each of them,
+// which asks for more loads than multiplications.
+inline F32 in_register(F32 v) {
+#if defined(DSJS_ISA_AVX512)
+  asm("" : "+v"(v));
+#elif defined(DSJS_ISA_AVX2)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
 #if defined(DSJS_ISA_AVX2)
 inline __m256i first_lanes(size_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),

@@ -41,6 +41,31 @@ inline void transpose(F32 (&v)[kLanes]) {
   }
 }
 
+// Folds halves, then halves of what is left, of two vectors at a time: half the instructions of a
+// transposition.
+inline F32 sums_of(const F32 (&v)[kLanes]) {
+  // Where what enters here comes out: in order.
+  constexpr int kFrom[16] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
+  const auto in = [&](int i) { return __m512(v[kFrom[i]]); };
+  __m512 halves[8], quarters[4], pairs[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(in(i), in(i + 8), 0x44),
+                              _mm512_shuffle_f32x4(in(i), in(i + 8), 0xee));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    quarters[i] = _mm512_add_ps(_mm512_shuffle_f32x4(halves[i], halves[i + 4], 0x88),
+                                _mm512_shuffle_f32x4(halves[i], halves[i + 4], 0xdd));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(quarters[i]), b = _mm512_castps_pd(quarters[i + 2]);
+    pairs[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return F32(_mm512_add_ps(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88),
+                           _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd)));
+}
+
 #elif defined(DSJS_ISA_AVX2)
 
 inline void transpose(F32 (&v)[kLanes]) {
@@ -86,6 +111,18 @@ inline void transpose(F32 (&v)[kLanes]) {
       v[i][j] = v[j][i];
       v[j][i] = value;
     }
+}
+
+#endif
+
+#if !defined(DSJS_ISA_AVX512)
+
+// Lane i: the lanes of v[i], added up as sum() does, bit for bit.
+inline F32 sums_of(F32 (&v)[kLanes]) {
+  transpose(v);
+  for (size_t width = kLanes / 2; width > 0; width /= 2)
+    for (size_t i = 0; i < width; ++i) v[i] += v[i + width];
+  return v[0];
 }
 
 #endif

@@ -23,6 +23,25 @@ constexpr size_t direct_vectors(size_t rows) {
   return fit < 8 ? fit : 8;
 }
 
+// Rows of a tile where there are more than kFewRows of so many vectors: as many as leave the fewest
+// tiles, each of which has a beginning and an end.
+constexpr size_t direct_rows(size_t vectors) {
+  size_t best = kFewRows;
+  const auto tiles = [&](size_t rows) { return parts_of(vectors, direct_vectors(rows)); };
+  for (size_t rows = kFewRows; rows > 2; --rows)
+    if (tiles(rows) * best < tiles(best) * rows) best = rows;
+  return best;
+}
+struct DirectRows {
+  size_t of[9];
+};
+constexpr DirectRows make_direct_rows() {
+  DirectRows rows{};
+  for (size_t vectors = 1; vectors < 9; ++vectors) rows.of[vectors] = direct_rows(vectors);
+  return rows;
+}
+constexpr DirectRows kDirectRows = make_direct_rows();
+
 // Rows of B, `pitch` elements apart, as `read` gives them.
 template <class Reader>
 struct RowsOfB {
@@ -106,7 +125,9 @@ constexpr DirectTable<Reader> kDirect = make_direct<Reader>(std::make_index_sequ
 template <class Reader>
 void direct_tiles(size_t depth, const Lines& a, size_t rows, const RowsOfB<Reader>& b,
                   size_t column, size_t columns, const Target& to) {
-  const size_t vectors = parts_of(columns, kLanes), row_parts = parts_of(rows, kFewRows);
+  const size_t vectors = parts_of(columns, kLanes);
+  const size_t most = rows > kFewRows && vectors <= 8 ? kDirectRows.of[vectors] : kFewRows;
+  const size_t row_parts = parts_of(rows, most);
   const size_t widest = direct_vectors(parts_of(rows, row_parts));
   const size_t column_parts = parts_of(vectors, widest);
   for (size_t j = 0; j < column_parts; ++j) {

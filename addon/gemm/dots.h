@@ -30,10 +30,7 @@ inline void sum_each(const F32* v, float* totals) {
     for (size_t first = 0; first < kCount; first += kLanes) {
       F32 square[kLanes];
       for (size_t i = 0; i < kLanes; ++i) square[i] = first + i < kCount ? v[first + i] : F32{};
-      transpose(square);
-      for (size_t width = kLanes / 2; width > 0; width /= 2)
-        for (size_t i = 0; i < width; ++i) square[i] += square[i + width];
-      store(totals + first, square[0]);
+      store(totals + first, sums_of(square));
     }
   }
 }
@@ -55,7 +52,7 @@ void dot_tile(size_t depth, const float* x, size_t pitch, const ColumnsOfB<Reade
     for (size_t j = 0; j < kColumns; ++j) lines[j] = b.read.all((column + j) * b.pitch + k);
 #pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) {
-      const F32 values = load(x + r * pitch + k);
+      const F32 values = in_register(load(x + r * pitch + k));
 #pragma GCC unroll 4
       for (size_t j = 0; j < kColumns; ++j) sum[r][j] = fma(values, lines[j], sum[r][j]);
     }

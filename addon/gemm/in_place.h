@@ -16,6 +16,23 @@ void copy_lines(const Reader& read, size_t lines, size_t count, size_t pitch, fl
     });
 }
 
+// The same of lines whose elements are `pitch` apart, and which are adjacent themselves.
+template <class Reader>
+void copy_across(const Reader& read, size_t lines, size_t count, size_t pitch, float* out) {
+  for (size_t i = 0; i < count; i += kLanes)
+    for (size_t line = 0; line < lines; line += kLanes) {
+      const size_t wide = lines - line < kLanes ? lines - line : kLanes;
+      const size_t high = count - i < kLanes ? count - i : kLanes;
+      F32 square[kLanes];
+      for (size_t k = 0; k < kLanes; ++k) {
+        const size_t at = (i + k) * pitch + line;
+        square[k] = k >= high ? F32{} : wide == kLanes ? read.all(at) : read.part(at, wide);
+      }
+      transpose(square);
+      for (size_t k = 0; k < wide; ++k) store_part(out + (line + k) * count + i, square[k], high);
+    }
+}
+
 // A copy of `lines` lines of `depth` elements in `out`. adjacent: with elements of a line adjacent,
 // whatever the operand is like.
 template <class Reader>
@@ -27,6 +44,8 @@ Lines copy_operand(const Reader& read, const MatrixStrides& strides, size_t line
   }
   if (strides.column == 1) {
     copy_lines(read, lines, depth, strides.row, out);
+  } else if (strides.row == 1) {
+    copy_across(read, lines, depth, strides.column, out);
   } else {
     for (size_t r = 0; r < lines; ++r)
       for (size_t k = 0; k < depth; ++k)

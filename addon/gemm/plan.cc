@@ -18,7 +18,7 @@ size_t round_up(size_t value, size_t unit) { return parts_of(value, unit) * unit
 constexpr size_t kSmall = size_t{1} << 20;
 // A dot product ends in adding up a vector, packing handles each element of B once: so many terms
 // for each of the few lines make the first the cheaper.
-constexpr size_t kDotTerms = 16;
+constexpr size_t kDotTerms = 10;
 
 Way way_of(const Product& product, const GemmKernels& kernels) {
   if (kernels.few_rows == 0 || product.column_sums) return Way::kBlocks;
