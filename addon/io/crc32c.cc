@@ -86,13 +86,11 @@ DSJS_CRC_TARGET inline uint32_t step1(uint32_t crc, uint8_t byte) { return __crc
 
 #if defined(DSJS_CRC_TARGET)
 // Three lanes at once, since an instruction waits three cycles for the one before; their registers
-// are joined as crc32c_combine joins checksums.
-constexpr size_t kLane = 4096;
-constexpr uint32_t kShiftLane = shift_by(kLane);
-
-DSJS_CRC_TARGET uint32_t crc32c_instruction(const void* data, size_t bytes, uint32_t seed) {
-  const uint8_t* p = static_cast<const uint8_t*>(data);
-  uint32_t crc = ~seed;
+// are joined as crc32c_combine joins checksums. Long lanes read memory at its speed, which short
+// ones, each in a page of its own, do not: 14 GB/s against 12, where touching it runs at 14.
+template <size_t kLane>
+DSJS_CRC_TARGET uint32_t three_lanes(uint32_t crc, const uint8_t*& p, size_t& bytes) {
+  constexpr uint32_t kShiftLane = shift_by(kLane);
   for (; bytes >= 3 * kLane; bytes -= 3 * kLane, p += 3 * kLane) {
     uint32_t second = 0, third = 0;
     for (size_t i = 0; i < kLane; i += 8) {
@@ -102,6 +100,13 @@ DSJS_CRC_TARGET uint32_t crc32c_instruction(const void* data, size_t bytes, uint
     }
     crc = multiply(multiply(crc, kShiftLane) ^ second, kShiftLane) ^ third;
   }
+  return crc;
+}
+
+DSJS_CRC_TARGET uint32_t crc32c_instruction(const void* data, size_t bytes, uint32_t seed) {
+  const uint8_t* p = static_cast<const uint8_t*>(data);
+  uint32_t crc = three_lanes<size_t{32} << 10>(~seed, p, bytes);
+  crc = three_lanes<4096>(crc, p, bytes);
   for (; bytes >= 8; bytes -= 8, p += 8) crc = step8(crc, read8(p));
   for (; bytes > 0; --bytes, ++p) crc = step1(crc, *p);
   return ~crc;

@@ -39,10 +39,10 @@ void test_crc() {
   CHECK(io::crc32c_of_zeros(32) == 0x8A9136AA && io::crc32c_of_zeros(0) == 0);
   CHECK(io::crc32c_hex(0x0A9136AA) == "0a9136aa");
 
-  const std::vector<uint8_t> data = bytes(40000);
+  const std::vector<uint8_t> data = bytes(260'000);
   // Below, at and above the three lanes of the fast path, from odd addresses.
-  for (size_t count :
-       {size_t{1}, size_t{7}, size_t{8}, size_t{12287}, size_t{12288}, size_t{39000}}) {
+  for (size_t count : {size_t{1}, size_t{7}, size_t{8}, size_t{12287}, size_t{12288}, size_t{39000},
+                       size_t{98303}, size_t{98304}, size_t{250'000}}) {
     const uint32_t want = slow_crc(data.data() + 3, count);
     CHECK(io::crc32c(data.data() + 3, count) == want);
     CHECK(io::crc32c_table(data.data() + 3, count) == want);
