@@ -2,6 +2,7 @@ import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { play, type Scenario } from './fixtures/training/scenario.ts';
+import { atEveryPoint } from './held-points.ts';
 import { playAndDie } from './play-and-die.ts';
 import { raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
 
@@ -33,21 +34,39 @@ it.each(runs)(
     const first = temporaryFolder();
     await play(scenario(first, { maxSteps: 1 }));
     const { parameters: expected } = await play(scenario(temporaryFolder(), more));
-    const resumedFrom = new Set<string>();
-    for (let point = 1; ; point += 1) {
+    const begun = () => {
       const outputDir = temporaryFolder();
       cpSync(first, outputDir, { recursive: true });
-      const dying: Scenario = { ...scenario(outputDir, more), resumeFrom: true };
-      const signal = playAndDie(dying, point);
-      resumedFrom.add(readFileSync(join(outputDir, 'latest'), 'utf8').trim());
-      const { parameters } = await play(dying);
-      expect(parameters, `killed at point ${point}`).toEqual(expected);
-      if (signal === null) {
-        // Every point has been passed: files that are each written, synchronised and renamed.
-        expect(point).toBeGreaterThan(3 * files);
-        break;
-      }
-      expect(signal).toBe('SIGKILL');
+      return outputDir;
+    };
+    const resumed = (outputDir: string) => ({ ...scenario(outputDir, more), resumeFrom: true });
+
+    const outputDir = begun();
+    const left: string[] = [];
+    const points = await atEveryPoint(
+      () => play(resumed(outputDir)),
+      () => {
+        const copy = temporaryFolder();
+        cpSync(outputDir, copy, { recursive: true });
+        left.push(copy);
+      },
+    );
+    // Files that are each written, synchronised and renamed.
+    expect(points).toBeGreaterThan(3 * files);
+    expect(left.length).toBe(points);
+
+    const killed = [1, Math.ceil(points / 2), points].map((point) => {
+      const folder = begun();
+      expect(playAndDie(resumed(folder), point), `point ${point}`).toBe('SIGKILL');
+      return folder;
+    });
+    expect(playAndDie(resumed(begun()), points + 1)).toBe(null);
+
+    const resumedFrom = new Set<string>();
+    for (const [index, folder] of [...left, outputDir, ...killed].entries()) {
+      resumedFrom.add(readFileSync(join(folder, 'latest'), 'utf8').trim());
+      const { parameters } = await play(resumed(folder));
+      expect(parameters, `what point ${index + 1} left`).toEqual(expected);
     }
     const steps = Array.from({ length: more.maxSteps }, (_, step) => `global_step${step + 1}`);
     expect(resumedFrom).toEqual(new Set(steps));

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { loadAddon } from '../src/native/index.ts';
 import { AutoModelForCausalLM, Trainer, type TrainerCallback } from '../src/transformers.ts';
 import { play, type Scenario } from './fixtures/training/scenario.ts';
+import { atEveryPoint } from './held-points.ts';
 import { playAndDie } from './play-and-die.ts';
 import {
   failRanks,
@@ -101,15 +102,41 @@ it('a kill while states are written leaves the checkpoint, and nothing on the di
   expect(load).toBeGreaterThan(0);
   expect(save).toBeGreaterThan(0);
 
-  // Every point at which the step writes, the first and the last of what comes before it, and of what comes after.
-  const ofStep = Array.from({ length: step }, (_, index) => load + 1 + index);
-  for (const point of [1, load, ...ofStep, load + step + 1, load + step + save]) {
+  const begun = () => {
     const [outputDir, disk] = [temporaryFolder(), temporaryFolder()];
     cpSync(first, outputDir, { recursive: true });
-    const dying = { ...scenario(outputDir, disk), resumeFrom: true };
-    expect(playAndDie(dying, point), `point ${point}`).toBe('SIGKILL');
+    return { outputDir, disk };
+  };
+  const filesOf = (folder: string) => readdirSync(folder, { recursive: true }).sort();
+
+  // At every point at which the step writes, the disk looks empty and the checkpoint is what it was.
+  const { outputDir, disk } = begun();
+  let end = () => {};
+  const stepped = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  let held: Promise<number> | undefined;
+  const look = () => {
     expect(readdirSync(disk)).toEqual([]);
-    const { parameters } = await play({ ...scenario(outputDir, disk), resumeFrom: true });
+    expect(filesOf(outputDir)).toEqual(filesOf(first));
+  };
+  const watch = {
+    onStepBegin: () => {
+      held = atEveryPoint(() => stepped, look);
+    },
+    onStepEnd: end,
+  };
+  expect(await trainHere(outputDir, disk, watch, true)).toBe(null);
+  expect(await held).toBeGreaterThanOrEqual(step);
+
+  // The first and the last of what comes before the step, of the step, and of what comes after.
+  const middle = load + Math.ceil(step / 2);
+  for (const point of [1, load, load + 1, middle, load + step, load + step + save]) {
+    const killed = begun();
+    const dying = { ...scenario(killed.outputDir, killed.disk), resumeFrom: true };
+    expect(playAndDie(dying, point), `point ${point}`).toBe('SIGKILL');
+    expect(readdirSync(killed.disk)).toEqual([]);
+    const { parameters } = await play(dying);
     expect(parameters, `killed at point ${point}`).toEqual(expected);
   }
 });
