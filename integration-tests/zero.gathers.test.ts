@@ -36,14 +36,17 @@ interface Run {
   worldSize: number;
   microBatches?: number;
   zero?: Record<string, unknown>;
+  /** As on machines of their own. */
+  apart?: boolean;
   config?: Record<string, unknown>;
 }
 
 function scenarioOf(run: Run): Scenario {
-  const { model = tinyGpt2, stage, worldSize, microBatches = 1 } = run;
+  const { model = tinyGpt2, stage, worldSize, microBatches = 1, apart = false } = run;
   return {
     model,
     samples,
+    apart,
     args: {
       outputDir: temporaryFolder(),
       maxSteps: 8,
@@ -79,8 +82,14 @@ describe.each([2, 3, 4])('at %i ranks', (worldSize) => {
     ['Llama', tinyLlama],
   ])('%s', async (_, model) => {
     const plain = await train({ model, stage: 1, worldSize });
-    for (const zero of [bare, ahead, {}]) {
-      expectSame(await train({ model, stage: 3, worldSize, zero }), plain);
+    for (const way of [
+      { zero: bare },
+      { zero: ahead },
+      { zero: bare, apart: true },
+      { zero: ahead, apart: true },
+      { apart: true },
+    ]) {
+      expectSame(await train({ model, stage: 3, worldSize, ...way }), plain);
     }
   });
 });
@@ -107,7 +116,9 @@ describe('at 2 ranks', () => {
       { stage3_max_live_parameters: 8000, stage3_max_reuse_distance: 5000 },
       { overlap_comm: false, reduce_scatter: false },
     ]) {
-      expectSame(await train({ stage: 3, worldSize, zero: { ...ahead, ...zero } }), plain);
+      const run = { stage: 3, worldSize, zero: { ...ahead, ...zero } } as const;
+      expectSame(await train({ ...run, apart: true }), plain);
+      expectSame(await train(run), plain);
     }
   });
 
@@ -115,8 +126,10 @@ describe('at 2 ranks', () => {
     const scale = precision === 'fp16' ? { initial_scale_power: 12 } : {};
     const config = { [precision]: { enabled: true, ...scale } };
     const plain = await train({ stage: 2, worldSize, config });
-    for (const zero of [bare, ahead, { ...ahead, stage3_param_persistence_threshold: 100 }]) {
-      expectSame(await train({ stage: 3, worldSize, zero, config }), plain);
+    for (const zero of [bare, { ...ahead, stage3_param_persistence_threshold: 100 }]) {
+      for (const apart of [false, true]) {
+        expectSame(await train({ stage: 3, worldSize, zero, config, apart }), plain);
+      }
     }
   });
 });

@@ -30,6 +30,8 @@ const placement = {
   reduceScatter: [true, false],
   overlap: [true, false],
   offload: ['none', 'cpu', 'states', 'all'],
+  /** Of parameters: read where peers have them, gathered as between machines, or so once and then from a second copy. */
+  reading: ['in place', 'apart', 'second copy'],
 } as const;
 
 type Case = Row<typeof arithmetic & typeof placement>;
@@ -57,6 +59,11 @@ function offloadOf(row: Case): Record<string, unknown> {
   };
 }
 
+/** A second copy needs a whole number of groups, and parameters in memory. */
+function hasSecondCopy({ stage, worldSize, reading, offload }: Case): boolean {
+  return stage === 3 && worldSize % 2 === 0 && reading === 'second copy' && offload !== 'all';
+}
+
 function scenarioOf(row: Case): Scenario {
   const { worldSize, microBatches, stage, precision } = row;
   const scale = precision === 'fp16' ? { initial_scale_power: 12 } : {};
@@ -64,6 +71,7 @@ function scenarioOf(row: Case): Scenario {
     model: { ...tinyGpt2, tie_word_embeddings: row.tied },
     ...(row.frozen !== null && { freeze: row.frozen }),
     samples,
+    apart: row.reading !== 'in place',
     args: {
       outputDir: temporaryFolder(),
       maxSteps: 3,
@@ -83,6 +91,7 @@ function scenarioOf(row: Case): Scenario {
           stage3_param_persistence_threshold: row.persistence,
           stage3_prefetch_bucket_size: row.prefetch,
           stage3_max_reuse_distance: row.reuse,
+          ...(hasSecondCopy(row) && { zero_hpz_partition_size: 2 }),
           ...offloadOf(row),
         },
       },

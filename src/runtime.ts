@@ -18,6 +18,8 @@ export interface Runtime {
   readonly communicator: NativeCommunicator;
   readonly rank: number;
   readonly worldSize: number;
+  /** All ranks are on one machine, and may read each other's parameters where they lie. */
+  readonly sharesMemory: boolean;
   /** Null outside the launcher. */
   readonly run: RunEnvironment | null;
   readonly threads: number;
@@ -30,6 +32,8 @@ export interface RuntimeOptions {
   ortLibrary?: string;
   /** Tests: a world of threads instead of the launcher's processes. */
   world?: { key: string; rank: number; worldSize: number; hangTimeoutMs?: number };
+  /** Tests and benches: nothing is read where another rank has it, as between machines. */
+  apart?: boolean;
   /** Compute threads; default: this rank's share of the cores. */
   threads?: number;
 }
@@ -57,6 +61,7 @@ export function openRuntime(options: RuntimeOptions = {}): Runtime {
     communicator,
     rank: communicator.rank,
     worldSize: communicator.size,
+    sharesMemory: communicator.sharesMemory && !options.apart,
     run,
     threads,
     close(reason = 'training ended') {

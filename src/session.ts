@@ -87,6 +87,7 @@ export async function composeSession(parts: SessionParts): Promise<Session> {
     addon: runtime.addon,
     engine,
     communicator: runtime.communicator,
+    sharesMemory: runtime.sharesMemory,
     layout,
     get parameters() {
       return parameterMemory();
@@ -144,7 +145,7 @@ function whenAsked(allocate: () => NativeBuffer): () => NativeBuffer {
 function requireRoom(parts: SessionParts, layout: FlatLayout, frozen: FlatLayout | null): void {
   const { runtime, host, config, optimizer, precision } = parts;
   const { worldSize } = runtime;
-  const options = config ? zeroOptions(config, host, worldSize) : dataParallelOptions(host);
+  const options = config ? zeroOptions(config, host, runtime) : dataParallelOptions(host);
   const bytes = footprint({ options, host, layout, frozen, worldSize, optimizer, precision });
   const largest = footprintCategories.reduce((a, b) => (bytes[b] > bytes[a] ? b : a));
   const listed = footprintCategories

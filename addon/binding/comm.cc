@@ -30,19 +30,21 @@ DType dtype_of(const Napi::TypedArray& array) {
 class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeCommunicator",
-                       {
-                           InstanceAccessor<&CommunicatorHandle::rank>("rank", napi_enumerable),
-                           InstanceAccessor<&CommunicatorHandle::size>("size", napi_enumerable),
-                           InstanceMethod<&CommunicatorHandle::all_reduce>("allReduce"),
-                           InstanceMethod<&CommunicatorHandle::all_gather>("allGather"),
-                           InstanceMethod<&CommunicatorHandle::broadcast>("broadcast"),
-                           InstanceMethod<&CommunicatorHandle::barrier>("barrier"),
-                           InstanceMethod<&CommunicatorHandle::split>("split"),
-                           InstanceMethod<&CommunicatorHandle::leave>("leave"),
-                           InstanceMethod<&CommunicatorHandle::stats>("stats"),
-                           InstanceMethod<&CommunicatorHandle::dispose>("dispose"),
-                       });
+    return DefineClass(
+        env, "NativeCommunicator",
+        {
+            InstanceAccessor<&CommunicatorHandle::rank>("rank", napi_enumerable),
+            InstanceAccessor<&CommunicatorHandle::size>("size", napi_enumerable),
+            InstanceAccessor<&CommunicatorHandle::shares_memory>("sharesMemory", napi_enumerable),
+            InstanceMethod<&CommunicatorHandle::all_reduce>("allReduce"),
+            InstanceMethod<&CommunicatorHandle::all_gather>("allGather"),
+            InstanceMethod<&CommunicatorHandle::broadcast>("broadcast"),
+            InstanceMethod<&CommunicatorHandle::barrier>("barrier"),
+            InstanceMethod<&CommunicatorHandle::split>("split"),
+            InstanceMethod<&CommunicatorHandle::leave>("leave"),
+            InstanceMethod<&CommunicatorHandle::stats>("stats"),
+            InstanceMethod<&CommunicatorHandle::dispose>("dispose"),
+        });
   }
 
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<Communicator> communicator) {
@@ -58,6 +60,7 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
     communicator_ = *info[0].As<Napi::External<std::shared_ptr<Communicator>>>().Data();
     rank_ = communicator_->rank();
     size_ = communicator_->size();
+    shares_memory_ = communicator_->shares_memory();
     tag(info.This().As<Napi::Object>(), kCommunicatorTag);
   }
 
@@ -70,6 +73,10 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
  private:
   Napi::Value rank(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), rank_); }
   Napi::Value size(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), size_); }
+
+  Napi::Value shares_memory(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), shares_memory_);
+  }
 
   void all_reduce(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] {
@@ -133,6 +140,7 @@ class CommunicatorHandle final : public Napi::ObjectWrap<CommunicatorHandle> {
   std::shared_ptr<Communicator> communicator_;
   int rank_ = 0;
   int size_ = 1;
+  bool shares_memory_ = false;
 };
 
 Napi::Value create_communicator(const Napi::CallbackInfo& info) {

@@ -165,6 +165,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
         env, "NativeEngine",
         {
             InstanceMethod<&EngineHandle::allocate>("allocate"),
+            InstanceMethod<&EngineHandle::allocate_joint>("allocateJoint"),
             InstanceMethod<&EngineHandle::memory>("memory"),
             InstanceMethod<&EngineHandle::load_session>("loadSession"),
             InstanceMethod<&EngineHandle::release_session>("releaseSession"),
@@ -251,6 +252,16 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       const Category category = category_from_name(string_field(options, "category"));
       return wrap_buffer(info.Env(),
                          engine_->allocate(bytes, category, options.Get("shared").ToBoolean()));
+    });
+  }
+
+  Napi::Value allocate_joint(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto bytes = list_of<size_t>(
+          info[0], "bytes", [](const Napi::Value& item) { return size_arg(item, "bytes"); });
+      const auto options = object_of(info[1], "the allocation's options");
+      const Category category = category_from_name(string_field(options, "category"));
+      return wrap_buffer(info.Env(), engine_->allocate_joint(bytes, category));
     });
   }
 

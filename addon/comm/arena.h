@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/memory.h"
+#include "core/shared_memory.h"
 
 namespace dsjs {
 
@@ -27,6 +28,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   // Offset of [data, data + bytes) in the arena, -1 when it lies elsewhere.
   int64_t locate(const void* data, size_t bytes) const;
+
+  // For a mapping of their own: pages of what was allocated.
+  SharedPiece piece(size_t offset, size_t bytes) const { return {fd_, offset, bytes}; }
 
  private:
   friend class ArenaBuffer;

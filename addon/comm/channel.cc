@@ -54,9 +54,9 @@ std::string format_seconds(uint64_t nanoseconds) {
 }
 
 const char* operation_name(Operation operation) {
-  constexpr const char* names[] = {"allReduce", "reduceScatter", "allGather",
-                                   "allToAll",  "broadcast",     "barrier",
-                                   "split",     "send",          "recv"};
+  constexpr const char* names[] = {"allReduce", "reduceScatter", "allGather",     "allToAll",
+                                   "broadcast", "barrier",       "split",         "send",
+                                   "recv",      "allocate",      "allGatherJoint"};
   return names[static_cast<int>(operation)];
 }
 

@@ -28,6 +28,8 @@ enum class Operation : int32_t {
   kSplit,
   kSend,
   kReceive,
+  kAllocateJoint,
+  kAllGatherJoint,
 };
 const char* operation_name(Operation operation);
 // `allReduce (call 3, 8 x float32)`, for errors.

@@ -68,6 +68,18 @@ class Communicator {
   virtual std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
                                                   std::shared_ptr<MemoryAccount> account) = 0;
 
+  // Whether all ranks are on one machine, so that there can be joint memory.
+  virtual bool shares_memory() const { return false; }
+  // Zeroed memory of which rank r has bytes[r], back to back, and sees, and may write, all. Counted
+  // are the rank's own. A page that two parts share is the first one's. Collective. Throws
+  // OUT_OF_MEMORY, and COMM_PEER_LEFT on the other ranks then.
+  virtual std::shared_ptr<Buffer> allocate_joint(const std::vector<size_t>& bytes,
+                                                 Category category,
+                                                 std::shared_ptr<MemoryAccount> account);
+  // all_gather of joint memory, where everything is in its place: returns when all ranks have come
+  // to it, and sees what they wrote before.
+  virtual void all_gather_joint(size_t count, DType type, const std::vector<Shard>& shards);
+
   // Counts what this communicator holds for itself, now and later, as `communication`. Once, before
   // the first collective.
   virtual void charge(std::shared_ptr<MemoryAccount> account) {}

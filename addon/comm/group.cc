@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "comm/backends.h"
+#include "comm/joint_buffer.h"
 #include "comm/reduce.h"
 #include "comm/slice.h"
 #include "core/error.h"
@@ -25,10 +26,6 @@ const char* bytes_of(const void* data) { return static_cast<const char*>(data); 
 
 Group::Group(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
 
-Arena& Group::arena() const {
-  return channel_->world().arena(channel_->world_rank(channel_->member()));
-}
-
 int64_t Group::locate(const void* data, size_t bytes) const { return arena().locate(data, bytes); }
 
 std::shared_ptr<Buffer> Group::allocate_shared(size_t bytes, Category category,
@@ -49,6 +46,17 @@ Group::Way Group::start(Operation operation, DType type, uint64_t count, uint64_
     return Way::kStaged;
   }
   return Way::kDirect;
+}
+
+template <class Value, class Read>
+void Group::exchange(Operation operation, uint64_t detail, const Value& own, const Read& read) {
+  start(operation, DType::kUint8, sizeof own, detail, nullptr, 0, sizeof own, {&own, sizeof own});
+  for (int member = 0; member < size(); ++member) {
+    Value value;
+    copy(&value, channel_->small_half(member), sizeof value);
+    read(member, value);
+  }
+  channel_->complete();
 }
 
 template <class Body>
@@ -208,6 +216,48 @@ void Group::all_gather(void* data, size_t count, DType type, const std::vector<S
   });
 }
 
+void Group::all_gather_joint(size_t count, DType type, const std::vector<Shard>& shards) {
+  check_shards(operation_name(Operation::kAllGatherJoint), shards, count, size(), rank());
+  timed(Operation::kAllGatherJoint, count * size_of(type), [&] {
+    start(Operation::kAllGatherJoint, type, count, digest(shards), nullptr, 0, 0, {});
+    channel_->complete();
+  });
+}
+
+// 1 meeting. Whose a page is, all compute alike.
+std::shared_ptr<Buffer> Group::allocate_joint(const std::vector<size_t>& bytes, Category category,
+                                              std::shared_ptr<MemoryAccount> account) {
+  const std::vector<Shard> parts = joint_parts(bytes, size());
+  std::vector<JointPart> joint;
+  std::shared_ptr<Buffer> own, result;
+  std::exception_ptr failure;  // of this rank
+  int failed = -1;             // the first member that has one
+  try {
+    own = arena().allocate(joint_pages(parts, rank()) + kSharedPage, category, nullptr);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  timed(Operation::kAllocateJoint, 0, [&] {
+    const int64_t location = own ? static_cast<int64_t>(own->arena_offset()) : -1;
+    exchange(Operation::kAllocateJoint, digest(parts), location, [&](int member, int64_t theirs) {
+      if (theirs < 0 && failed < 0) failed = member;
+      joint.push_back({arena(member).shared_from_this(), static_cast<size_t>(theirs),
+                       joint_pages(parts, member)});
+    });
+    if (failed < 0)
+      result =
+          std::make_shared<JointBuffer>(channel_->shared_world(), rank(), parts, std::move(joint),
+                                        std::move(own), category, std::move(account));
+  });
+  if (failure) std::rethrow_exception(failure);
+  if (failed >= 0)
+    throw EngineError("COMM_PEER_LEFT",
+                      "rank " + std::to_string(channel_->number(failed)) +
+                          " has no memory for its part of what all ranks see",
+                      "allocate", channel_->number(rank()), channel_->number(failed));
+  return result;
+}
+
 void Group::all_to_all(const void* input, void* output, size_t block_bytes) {
   const int members = size(), me = rank();
   const size_t bytes = block_bytes * static_cast<size_t>(members);
@@ -282,20 +332,12 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
   std::unique_ptr<Channel> opened;
   std::exception_ptr failure;  // of this rank
   int failed = -1;             // the first member of the group that has one
-  // What each member deposits, read by all.
-  const auto exchange = [&](const auto& own, const auto& read) {
-    start(Operation::kSplit, DType::kUint8, sizeof own, 0, nullptr, 0, sizeof own,
-          {&own, sizeof own});
-    for (int member = 0; member < members; ++member) {
-      auto value = own;
-      copy(&value, channel_->small_half(member), sizeof value);
-      read(member, value);
-    }
-    channel_->complete();
+  const auto tell = [&](const auto& own, const auto& read) {
+    exchange(Operation::kSplit, 0, own, read);
   };
   timed(Operation::kSplit, 0, [&] {
     std::vector<int32_t> keys(static_cast<size_t>(members));
-    exchange(Wish{color, key}, [&](int member, const Wish& wish) {
+    tell(Wish{color, key}, [&](int member, const Wish& wish) {
       keys[static_cast<size_t>(member)] = wish.key;
       if (color >= 0 && wish.color == color) group.push_back(member);
     });
@@ -307,7 +349,7 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
     int32_t channel = -1;
     const bool first = !group.empty() && group.front() == me;
     if (first) channel = channel_->world().control().take_channel(static_cast<int>(group.size()));
-    exchange(channel, [&](int member, int32_t theirs) {
+    tell(channel, [&](int member, int32_t theirs) {
       if (!group.empty() && member == group.front()) channel = theirs;
     });
 
@@ -318,7 +360,7 @@ std::unique_ptr<Communicator> Group::split(int color, int key) {
       } catch (...) {
         failure = std::current_exception();
       }
-    exchange(static_cast<int32_t>(failure != nullptr), [&](int member, int32_t has_failed) {
+    tell(static_cast<int32_t>(failure != nullptr), [&](int member, int32_t has_failed) {
       const bool of_us = std::find(group.begin(), group.end(), member) != group.end();
       if (of_us && has_failed != 0 && failed < 0) failed = member;
     });

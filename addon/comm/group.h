@@ -50,6 +50,10 @@ class Group final : public Communicator {
 
   std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
                                           std::shared_ptr<MemoryAccount> account) override;
+  bool shares_memory() const override { return true; }
+  std::shared_ptr<Buffer> allocate_joint(const std::vector<size_t>& bytes, Category category,
+                                         std::shared_ptr<MemoryAccount> account) override;
+  void all_gather_joint(size_t count, DType type, const std::vector<Shard>& shards) override;
   void charge(std::shared_ptr<MemoryAccount> account) override {
     channel_->charge(std::move(account));
   }
@@ -68,6 +72,9 @@ class Group final : public Communicator {
   // `largest` the largest deposit of any member, which decides whether the call is small.
   Way start(Operation operation, DType type, uint64_t count, uint64_t detail, const void* data,
             size_t bytes, size_t largest, Deposit deposit);
+  // What each member deposits, a small value, is read by all: read(member, value).
+  template <class Value, class Read>
+  void exchange(Operation operation, uint64_t detail, const Value& own, const Read& read);
   // Runs and times a call; what it throws closes the channel, so that peers do not wait in vain.
   template <class Body>
   void timed(Operation operation, size_t bytes, const Body& body);
@@ -83,7 +90,8 @@ class Group final : public Communicator {
   // Where the member's data of this call lies, when the way is direct.
   char* peer_data(int member) const;
   int64_t locate(const void* data, size_t bytes) const;
-  Arena& arena() const;
+  Arena& arena() const { return arena(rank()); }
+  Arena& arena(int member) const { return channel_->world().arena(channel_->world_rank(member)); }
 
   // This rank's side of a new group: `group` are members of this one.
   std::unique_ptr<Channel> open_group(const std::vector<int>& group, int channel) const;

@@ -95,6 +95,78 @@ void test_arena_grows_from_many_threads() {
   });
 }
 
+// Parts that begin within pages, one of them empty: every rank sees what each has written into its
+// own, and nothing else.
+void test_joint_memory() {
+  const std::vector<size_t> bytes{20'001, 7, 0, 3'000'000};
+  size_t total = 0;
+  for (const size_t own : bytes) total += own;
+  run_ranks(4, [&](Communicator& world) {
+    CHECK(world.shares_memory());
+    auto account = std::make_shared<MemoryAccount>();
+    auto joint = world.allocate_joint(bytes, Category::kParameters, account);
+    const auto me = static_cast<size_t>(world.rank());
+    CHECK(joint->joint() && !joint->shared() && joint->bytes() == total);
+    CHECK(account->current(Category::kParameters) == bytes[me]);
+    char* data = static_cast<char*>(joint->data());
+    std::vector<Shard> shards;
+    for (size_t begin = 0, rank = 0; rank < 4; begin += bytes[rank++])
+      shards.push_back({begin, bytes[rank]});
+    for (int round = 1; round <= 3; ++round) {
+      std::memset(data + shards[me].offset, round + static_cast<int>(me), bytes[me]);
+      world.all_gather_joint(total, DType::kUint8, shards);
+      bool right = true;
+      for (size_t rank = 0; rank < 4; ++rank)
+        for (size_t at = 0; at < bytes[rank]; ++at)
+          right &= data[shards[rank].offset + at] == round + static_cast<int>(rank);
+      CHECK(right);
+      world.barrier();
+    }
+    joint.reset();
+    CHECK(account->total() == 0);
+  });
+}
+
+// A rank that is done must not take back what slower ranks still read in its part, and gets it back
+// once they do not.
+void test_joint_memory_outlives_its_owner() {
+  constexpr size_t kPart = 1'000'000;
+  std::shared_ptr<Buffer> seen;
+  const std::string key = fresh_key();
+  auto keeper = make_inprocess(key, 0, 2, 60'000);
+  std::thread reader([&] {
+    seen = keeper->allocate_joint({kPart, kPart}, Category::kMaster, nullptr);
+  });
+  size_t offset = 0;
+  std::unique_ptr<Communicator> owner = make_inprocess(key, 1, 2, 60'000);
+  {
+    auto own = owner->allocate_joint({kPart, kPart}, Category::kMaster, nullptr);
+    std::memset(static_cast<char*>(own->data()) + kPart, 5, kPart);
+  }
+  reader.join();
+  const char* part = static_cast<const char*>(seen->data()) + kPart;
+  CHECK(std::count(part, part + kPart, 5) == static_cast<ptrdiff_t>(kPart));
+  auto other = owner->allocate_shared(kPart, Category::kMaster, nullptr);
+  CHECK(std::count(part, part + kPart, 5) == static_cast<ptrdiff_t>(kPart));
+  offset = other->arena_offset();
+  other.reset();
+  seen.reset();  // this asks for what rank 1 left as well
+  CHECK(owner->allocate_shared(kPart, Category::kMaster, nullptr)->arena_offset() < offset);
+}
+
+#if defined(__linux__)
+void test_joint_memory_that_one_rank_lacks() {
+  run_ranks(2, [](Communicator& world) {
+    const bool first = world.rank() == 0;
+    CHECK_THROWS_CODE(world.allocate_joint({size_t{1} << 50, 100}, Category::kParameters, nullptr),
+                      first ? "OUT_OF_MEMORY" : "COMM_PEER_LEFT");
+    world.barrier();  // the run goes on
+    CHECK_THROWS_CODE(world.allocate_joint({100}, Category::kParameters, nullptr),
+                      "INVALID_ARGUMENT");
+  });
+}
+#endif
+
 // A rank that leaves at once after a call must not take back what slower ranks still read.
 void test_leaving_at_once() {
   constexpr size_t kPart = 30'000;
@@ -234,6 +306,11 @@ int main() {
   test_leave(stage);
   test_arena();
   test_arena_grows_from_many_threads();
+  test_joint_memory();
+  test_joint_memory_outlives_its_owner();
+#if defined(__linux__)
+  test_joint_memory_that_one_rank_lacks();
+#endif
   test_leaving_at_once();
   test_leaving_before_a_slow_reader();
 #if defined(__linux__)

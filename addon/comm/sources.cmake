@@ -10,6 +10,7 @@ target_sources(dsjs_engine PRIVATE
   comm/hosts_meeting.cc
   comm/hosts_reduce.cc
   comm/hosts_run.cc
+  comm/joint_buffer.cc
   comm/lane_choice.cc
   comm/memory_transport.cc
   comm/mpi_run.cc

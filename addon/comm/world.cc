@@ -109,9 +109,10 @@ int World::join(int rank) {
   return next_channel_[rank]++;
 }
 
-void World::keep(std::shared_ptr<Buffer> buffer) {
+void World::keep_while(std::shared_ptr<Buffer> buffer, std::function<bool()> read) {
   std::lock_guard lock(mutex_);
-  kept_.push_back(std::move(buffer));
+  kept_.push_back({std::move(buffer), std::move(read)});
+  std::erase_if(kept_, [](const Kept& kept) { return !kept.read(); });
 }
 
 World::Presence World::presence(int rank) {

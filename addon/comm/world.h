@@ -1,5 +1,6 @@
 // All ranks of a run on one machine: their control page and arenas, mapped, and whether they live.
 #pragma once
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -42,7 +43,11 @@ class World {
   int number(int rank) const { return numbers_.empty() ? rank : numbers_[rank]; }
 
   // Memory that a peer may still read after its owner is gone: it stays taken until the run ends.
-  void keep(std::shared_ptr<Buffer> buffer);
+  void keep(std::shared_ptr<Buffer> buffer) {
+    keep_while(std::move(buffer), [] { return true; });
+  }
+  // The same while `read` says so, which is asked whenever this is called.
+  void keep_while(std::shared_ptr<Buffer> buffer, std::function<bool()> read);
 
   // Whether the rank can still take part: a word for errors when not, else empty.
   enum class Presence { kHere, kLeft, kDied };
@@ -58,7 +63,11 @@ class World {
   std::mutex mutex_;
   std::vector<int> next_channel_;
   std::vector<int> pidfds_;
-  std::vector<std::shared_ptr<Buffer>> kept_;
+  struct Kept {
+    std::shared_ptr<Buffer> buffer;
+    std::function<bool()> read;
+  };
+  std::vector<Kept> kept_;
   std::vector<int> numbers_;
 };
 

@@ -65,6 +65,8 @@ class Buffer {
   // Peers can read it at `arena_offset` of this rank's arena.
   bool shared() const { return shared_; }
   size_t arena_offset() const { return arena_offset_; }
+  // Each rank has a part of it, and all see all of it.
+  bool joint() const { return joint_; }
 
  protected:
   Buffer(size_t bytes, Category category) : bytes_(bytes), category_(category) {}
@@ -73,6 +75,7 @@ class Buffer {
   Category category_;
   bool shared_ = false;
   size_t arena_offset_ = 0;
+  bool joint_ = false;
 };
 
 // Anonymous memory, zeroed, 64-byte aligned (2 MiB aligned and madvise'd to huge pages from 2 MiB

@@ -141,4 +141,25 @@ void release_shared_memory(int, char* base, size_t offset, size_t bytes) {
 
 void unmap_shared_memory(char* base, size_t reserve) { munmap(base, reserve); }
 
+char* map_shared_pieces(const std::vector<SharedPiece>& pieces, size_t bytes) {
+  void* room = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) fail("cannot reserve address space", errno);
+  char* base = static_cast<char*>(room);
+  char* place = base;
+  for (const SharedPiece& piece : pieces) {
+    if (piece.bytes == 0) continue;
+    if (mmap(place, piece.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, piece.fd,
+             static_cast<off_t>(piece.offset)) == MAP_FAILED) {
+      const int error = errno;
+      munmap(base, bytes);
+      fail("cannot map shared memory", error);
+    }
+    place += piece.bytes;
+  }
+#if defined(__linux__)
+  madvise(base, bytes, MADV_DONTDUMP);
+#endif
+  return base;
+}
+
 }  // namespace dsjs

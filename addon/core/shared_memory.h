@@ -3,6 +3,7 @@
 // creation.
 #pragma once
 #include <cstddef>
+#include <vector>
 
 namespace dsjs {
 
@@ -14,6 +15,15 @@ int create_shared_memory(const char* label, size_t reserve);
 // Throws EngineError SYSTEM.
 char* map_shared_memory(int fd, size_t reserve);
 void unmap_shared_memory(char* base, size_t reserve);
+
+// Committed stretches of shared memory, in whole kSharedPage.
+struct SharedPiece {
+  int fd;
+  size_t offset, bytes;
+};
+// Maps them one behind the other, all `bytes` of them. unmap_shared_memory ends it. Throws
+// EngineError SYSTEM.
+char* map_shared_pieces(const std::vector<SharedPiece>& pieces, size_t bytes);
 
 // Takes the pages of [offset, offset + bytes), whole pages, zeroed, so that touching them can never
 // fail with SIGBUS. Throws EngineError OUT_OF_MEMORY, with nothing taken.

@@ -76,6 +76,12 @@ std::shared_ptr<Buffer> Engine::allocate(size_t bytes, Category category, bool s
                 : allocate_private(bytes, category, account_);
 }
 
+std::shared_ptr<Buffer> Engine::allocate_joint(const std::vector<size_t>& bytes,
+                                               Category category) {
+  require_open();
+  return communicator_->allocate_joint(bytes, category, account_);
+}
+
 uint32_t Engine::load_session(const void* model, size_t bytes, ort::SessionConfig config) {
   require_open();
   if (!environment_)
@@ -238,6 +244,8 @@ WorkId Engine::all_gather(Region region, std::vector<Shard> shards, std::vector<
   return enqueue_collective(
       "allGather", std::move(after),
       [region = std::move(region), shards = std::move(shards)](Communicator& comm) {
+        if (region.buffer->joint())
+          return comm.all_gather_joint(region.count, region.dtype, shards);
         comm.all_gather(region.data(), region.count, region.dtype, shards);
       });
 }

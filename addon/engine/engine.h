@@ -43,6 +43,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   std::shared_ptr<Buffer> allocate(size_t bytes, Category category, bool shared);
+  // Communicator::allocate_joint.
+  std::shared_ptr<Buffer> allocate_joint(const std::vector<size_t>& bytes, Category category);
   const MemoryAccount& account() const { return *account_; }
   Queues& queues() { return queues_; }
 

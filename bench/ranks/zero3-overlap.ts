@@ -1,5 +1,6 @@
 /**
- * zero3-overlap.ts SHAPE STAGE PREFETCH: `micro` is answered with the seconds of a micro batch whose gradients stay
+ * zero3-overlap.ts SHAPE STAGE PREFETCH WHERE: WHERE is `in place`, or `apart` for ranks that read nothing where a peer
+ * has it, as between machines. `micro` is answered with the seconds of a micro batch whose gradients stay
  * where they are, so that gathers are all that travels; `step` with those of a whole optimizer step; `gathered` with
  * what a micro batch gathers; `throttle N` lets the comm queue move N bytes a second.
  */
@@ -9,22 +10,26 @@ import { type ModelShape, globalBatches, setUpModel } from './model.ts';
 import { serve } from './serve.ts';
 
 const shape = JSON.parse(process.argv[2]!) as ModelShape;
-const training = await setUpModel(shape, {
-  strategy: 'deepspeed',
-  deepspeed: {
-    train_micro_batch_size_per_gpu: shape.rows,
-    // The first of two micro batches sends nothing where gradients are reduced at the boundary.
-    gradient_accumulation_steps: 2,
-    zero_optimization: {
-      stage: Number(process.argv[3]),
-      reduce_at_boundary: true,
-      reduce_bucket_size: 2_500_000,
-      stage3_prefetch_bucket_size: Number(process.argv[4]),
-      stage3_param_persistence_threshold: 10 * shape.width,
-      stage3_max_reuse_distance: 1,
+const training = await setUpModel(
+  shape,
+  {
+    strategy: 'deepspeed',
+    deepspeed: {
+      train_micro_batch_size_per_gpu: shape.rows,
+      // The first of two micro batches sends nothing where gradients are reduced at the boundary.
+      gradient_accumulation_steps: 2,
+      zero_optimization: {
+        stage: Number(process.argv[3]),
+        reduce_at_boundary: true,
+        reduce_bucket_size: 2_500_000,
+        stage3_prefetch_bucket_size: Number(process.argv[4]),
+        stage3_param_persistence_threshold: 10 * shape.width,
+        stage3_max_reuse_distance: 1,
+      },
     },
   },
-});
+  { apart: process.argv[5] === 'apart' },
+);
 const { host, session, gradients, runtime } = training;
 const { engine, communicator } = runtime;
 const batches = globalBatches(training);
@@ -43,17 +48,19 @@ async function microBatch(): Promise<void> {
   await engine.idle();
 }
 
-/** Bytes, and seconds inside the operation. */
+/** Bytes, and seconds inside the operation, but for those in which another rank was waited for. */
 export interface Gathered {
   bytes: number;
   seconds: number;
 }
 
 function gathered(): Gathered {
-  const gathers = engine.commStats().filter(({ operation }) => operation === 'allGather');
+  const gathers = engine
+    .commStats()
+    .filter(({ operation }) => operation === 'allGather' || operation === 'allGatherJoint');
   return {
     bytes: gathers.reduce((sum, { bytes, calls }) => sum + bytes * calls, 0),
-    seconds: gathers.reduce((sum, { totalNs }) => sum + totalNs / 1e9, 0),
+    seconds: gathers.reduce((sum, { totalNs, waitNs }) => sum + (totalNs - waitNs) / 1e9, 0),
   };
 }
 

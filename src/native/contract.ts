@@ -102,6 +102,8 @@ export type CommOptions = ShmOptions | MpiOptions | InprocessOptions | SoloOptio
 export interface NativeCommunicator {
   readonly rank: number;
   readonly size: number;
+  /** All of them are on one machine: there can be joint memory. False for one rank alone. */
+  readonly sharesMemory: boolean;
   allReduce(data: Float32Array | Float64Array | Int32Array, op?: ReduceOp): void;
   /** Every rank gives `data`; the result holds the ranks' bytes in rank order. Same length on all. */
   allGather(data: Uint8Array): Uint8Array;
@@ -300,6 +302,14 @@ export interface NativeEngine {
     bytes: number,
     options: { category: MemoryCategory; shared?: boolean; name?: string },
   ): NativeBuffer;
+  /**
+   * Zeroed memory of which rank r has `bytes[r]`, back to back, and all ranks, of one machine, see and may write
+   * all. Collective. The account counts this rank's part.
+   */
+  allocateJoint(
+    bytes: readonly number[],
+    options: { category: MemoryCategory; name?: string },
+  ): NativeBuffer;
   memory(): MemoryAccount;
 
   // compute queue
@@ -361,7 +371,10 @@ export interface NativeEngine {
     options?: { accumulate?: boolean },
     after?: Work[],
   ): Work;
-  /** Rank r's part [shards[r].offset, +count) of the region is copied from r into every other rank's region. */
+  /**
+   * Rank r's part [shards[r].offset, +count) of the region is copied from r into every other rank's region. Of joint
+   * memory nothing is copied: it ends when all ranks have come to it.
+   */
   allGather(region: Region, shards: { offset: number; count: number }[], after?: Work[]): Work;
   /**
    * Makes what `compressedAllReduce` needs for flat fp32 vectors in which tensors of these lengths lie back

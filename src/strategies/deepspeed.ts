@@ -24,7 +24,9 @@ export function applyDeepSpeed(context: StrategyContext): void {
   if (config.sparse_attention) applySparseAttention(context, config.sparse_attention);
   const { enabled: dropsLayers, theta, gamma } = config.progressive_layer_drop;
   if (dropsLayers) applyLayerDrop(context, { theta: theta!, gamma: gamma! });
-  const zero = applyZero(context, zeroOptions(config, context.host, context.communicator.size));
+  const { host, communicator, sharesMemory } = context;
+  const ranks = { worldSize: communicator.size, sharesMemory };
+  const zero = applyZero(context, zeroOptions(config, host, ranks));
   applyCheckpoint(context, zero);
   if (config.dump_state) applyDumpState(context, config);
 }

@@ -19,6 +19,8 @@ export interface StrategyContext {
   readonly engine: NativeEngine;
   /** For set-up and small values; collectives of a step are enqueued on the engine. */
   readonly communicator: NativeCommunicator;
+  /** All ranks are on one machine: there can be joint memory. */
+  readonly sharesMemory: boolean;
   readonly layout: FlatLayout;
   /**
    * All trainable parameters as the model reads them: fp32, by `layout`. Allocated when first looked at,

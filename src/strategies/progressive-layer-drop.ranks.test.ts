@@ -114,7 +114,7 @@ describe('ZeRO', () => {
 
   it('stage 3 gathers the matrices of a dropped layer for neither pass', async () => {
     // What ranks tell each other before the first step is smaller than a layer's matrices.
-    expect(await saved('allGather', 3, 4000)).toBe(2 * dropped.length * matrices * 4);
+    expect(await saved('allGatherJoint', 3, 4000)).toBe(2 * dropped.length * matrices * 4);
   });
 });
 

@@ -143,7 +143,9 @@ function rowOf(
 ): EstimateRow {
   if (recipe instanceof Error) return { ...row, bytes: null, total: 0, refused: recipe.message };
   const host = { ...outline, name: 'onnx', capabilities: onnxCapabilities };
-  const options = zeroOptions(recipe.config!, host, worldSize);
+  // One machine: --num_procs says nothing of others.
+  const ranks = { worldSize, sharesMemory: worldSize > 1 };
+  const options = zeroOptions(recipe.config!, host, ranks);
   const alignment = layoutAlignment(options.offload ?? null);
   const bytes = footprint({
     options,

@@ -24,8 +24,6 @@ afterEach(() => {
 const subGroup = 2048;
 /** Of a file: before it exists, and empty. */
 const pointsBefore = 2;
-/** Of a sub-group: weights and two states. */
-const pointsEach = 3;
 
 function setUp(more: object): Promise<Training> {
   const given = {
@@ -34,7 +32,7 @@ function setUp(more: object): Promise<Training> {
     learningRate: 1e-2,
     lrSchedulerType: 'constant' as const,
     maxSteps: 10,
-    deepspeed: { ...more, zero_optimization: { stage: 2, sub_group_size: subGroup } },
+    deepspeed: { zero_optimization: { stage: 2, sub_group_size: subGroup }, ...more },
   };
   const model = AutoModelForCausalLM.fromConfig({
     model_type: 'gpt2',
@@ -55,14 +53,36 @@ function setUp(more: object): Promise<Training> {
   });
 }
 
-it.each([{}, { bf16: { enabled: true } }])(
-  'an update of what has been read goes on while the rest is being written: %j',
-  async (precision) => {
-    const training = await setUp(precision);
+const oneBit = (type: string) => ({
+  optimizer: { type, params: { lr: 1e-2, freeze_step: 1 } },
+  zero_optimization: { stage: 0, sub_group_size: subGroup },
+});
+
+interface Case {
+  config: object;
+  /** Of the file: state of a rank alone, which is written first. */
+  alone?: number;
+  /** Of every sub-group: weights and states. */
+  each?: number;
+  /** Updates after all sub-groups. */
+  after?: number;
+}
+
+it.each<Case>([
+  { config: {} },
+  { config: { bf16: { enabled: true } } },
+  // Sub-groups of the momentum, then what it does to the weights.
+  { config: oneBit('OneBitAdam'), alone: 2, after: 1 },
+  { config: oneBit('OneBitLamb'), alone: 3, each: 4, after: 1 },
+])(
+  'an update of what has been read goes on while the rest is being written: $config',
+  async ({ config, alone = 0, each = 3, after = 0 }) => {
+    const training = await setUp(config);
     try {
       const { session, source, runtime } = training;
       const { value: parts } = await source!.epoch(0, 0).next();
       await trainStep(training, 0, parts!);
+      await trainStep(training, 1, parts!);
       const weights = session.claims.owner('weights')!;
       const names = session.layout.slots.map(({ name }) => name);
       const all = async () =>
@@ -72,7 +92,7 @@ it.each([{}, { bf16: { enabled: true } }])(
       const saved = await all();
 
       // The writer stops in the second sub-group.
-      addon.holdFaultPoint(pointsBefore + pointsEach + 1);
+      addon.holdFaultPoint(pointsBefore + alone + each + 1);
       const event: CheckpointEvent = { directory, tag: 'held', state: {}, background: true };
       await session.lifecycle.run('saveCheckpoint', event);
       const { read, updatable, publish } = event.pending!;
@@ -84,7 +104,7 @@ it.each([{}, { bf16: { enabled: true } }])(
       };
       const traced = () => runtime.engine.takeRecords().map(({ name }) => name);
       runtime.engine.setTracing(true);
-      const step = trainStep(training, 1, parts!);
+      const step = trainStep(training, 2, parts!);
       const ended: string[] = [];
       while (!ended.includes('optimizerStep')) {
         await sleep(1);
@@ -101,7 +121,7 @@ it.each([{}, { bf16: { enabled: true } }])(
       ended.push(...traced());
       const subGroups = Math.ceil(session.layout.total / subGroup);
       expect(subGroups).toBeGreaterThan(3);
-      expect(ended.filter((name) => name === 'optimizerStep')).toHaveLength(subGroups);
+      expect(ended.filter((name) => name === 'optimizerStep')).toHaveLength(subGroups + after);
       expect(await all()).not.toEqual(saved);
       await session.lifecycle.run('loadCheckpoint', { directory, tag: 'held', state: {} });
       expect(await all()).toEqual(saved);

@@ -1,5 +1,5 @@
 import { alignUp } from '../../layout.ts';
-import type { ZeroBytes } from '../zero/estimate.ts';
+import type { ZeroBytes } from '../zero/stage.ts';
 import { type OffloadSettings, swapUnit } from './settings.ts';
 
 /**

@@ -1,5 +1,6 @@
 import type { FlatLayout } from '../../layout.ts';
 import type { CompressorId, NativeEngine, Region, Work } from '../../native/contract.ts';
+import type { BeingSaved } from '../being-saved.ts';
 import type { LocalState } from '../local-state.ts';
 
 const bytesPerElement = 4;
@@ -9,10 +10,12 @@ export class CompressedMean {
   readonly #engine: NativeEngine;
   readonly #worldSize: number;
   readonly #compressor: CompressorId;
+  readonly #beingSaved: BeingSaved;
   /** What this rank has not sent yet, and what it has not passed on as a server; in the vector's unit. */
   readonly errors: readonly LocalState[];
 
-  constructor(engine: NativeEngine, layout: FlatLayout, worldSize: number) {
+  constructor(engine: NativeEngine, layout: FlatLayout, worldSize: number, beingSaved: BeingSaved) {
+    this.#beingSaved = beingSaved;
     this.#engine = engine;
     this.#worldSize = worldSize;
     const compressor = engine.createCompressor(stretches(layout));
@@ -35,7 +38,8 @@ export class CompressedMean {
     if (this.#worldSize === 1) return after;
     const [worker, server] = this.#regions();
     const served = server!.count === 0 ? null : server!;
-    return this.#engine.compressedAllReduce(this.#compressor, vector, worker!, served, [after]);
+    const ready = [after, ...this.#beingSaved.local];
+    return this.#engine.compressedAllReduce(this.#compressor, vector, worker!, served, ready);
   }
 
   /** For a vector that is `factor` times as large from now on. */

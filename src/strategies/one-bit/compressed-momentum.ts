@@ -8,11 +8,12 @@ import type {
   Region,
   Work,
 } from '../../native/contract.ts';
+import type { BeingSaved } from '../being-saved.ts';
+import { rangesWithin } from '../offload/sub-groups.ts';
+import { stretchOf } from '../precision/wire.ts';
 import type { GradientReducer } from '../zero/gradients.ts';
 import type { PartitionedOptimizer } from '../zero/optimizer.ts';
 import { CompressedMean } from './compressed-mean.ts';
-
-const bytesPerElement = 4;
 
 export interface CompressedMomentumOptions {
   engine: NativeEngine;
@@ -25,6 +26,8 @@ export interface CompressedMomentumOptions {
   maxNorm: number;
   lossScale: { readonly value: number };
   skipsOverflow: boolean;
+  /** What a step changes waits for it. */
+  beingSaved: BeingSaved;
 }
 
 /**
@@ -49,7 +52,7 @@ export class CompressedMomentum {
     this.#options = options;
     const { engine, layout, worldSize } = options;
     this.ranges = groupRanges(layout, { offset: 0, count: layout.total });
-    this.mean = new CompressedMean(engine, layout, worldSize);
+    this.mean = new CompressedMean(engine, layout, worldSize, options.beingSaved);
     this.#norm = engine.allocate(64, { category: 'optimizer', name: 'local gradient norms' });
   }
 
@@ -108,38 +111,41 @@ export class CompressedMomentum {
     return this.mean.exchange(this.momentum, this.takeGradient(step, groups));
   }
 
-  /** m ← β1·m + (1−β1)·g of this rank alone, unless a rank's gradient is not finite. */
+  /**
+   * m ← β1·m + (1−β1)·g of this rank alone, unless a rank's gradient is not finite. Parts that a checkpoint has yet to read
+   * come when it has: after the last of them, weights and moments may change.
+   */
   takeGradient(step: number, groups: OptimizerHyper[]): Work {
-    const { engine, worldSize, gradients, maxNorm, lossScale } = this.#options;
+    const { engine, layout, worldSize, gradients, maxNorm, lossScale, beingSaved } = this.#options;
     const { whole, after } = gradients.reduced();
     const gradient = whole!;
     const { norm } = this;
-    const pieces = this.ranges.map(({ offset, count }) => ({
-      ...gradient,
-      byteOffset: gradient.byteOffset + offset * bytesPerElement,
-      count,
-    }));
+    const pieces = this.ranges.map((range) => stretchOf(gradient, range));
     const own = engine.squaredNorm(pieces, norm, after);
     const agreed = engine.allReduce({ ...norm, count: 2, dtype: 'float64' }, 'sum', [own]);
 
     // The loss is normalised by the tokens of all ranks: the mean of W·g is the gradient.
     const gradientScale = worldSize / gradients.lossScale;
     this.#enqueued = { step, gradientScale, lossScale: lossScale.value };
-    return engine.optimizerStep(
-      {
-        kind: 'average',
-        step,
-        master: this.momentum,
-        gradient,
-        ranges: this.ranges,
-        groups,
-        gradientScale,
-        // The engine clips by √(Σ over ranks)·scale; the root mean square is √W less.
-        maxNorm: maxNorm * Math.sqrt(worldSize),
-        norm,
-      },
-      [agreed],
-    );
+    let last = agreed;
+    for (const part of beingSaved.divide({ offset: 0, count: layout.total })) {
+      last = engine.optimizerStep(
+        {
+          kind: 'average',
+          step,
+          master: stretchOf(this.momentum, part.range),
+          gradient: stretchOf(gradient, part.range),
+          ranges: rangesWithin(this.ranges, part.range),
+          groups,
+          gradientScale,
+          // The engine clips by √(Σ over ranks)·scale; the root mean square is √W less.
+          maxNorm: maxNorm * Math.sqrt(worldSize),
+          norm,
+        },
+        [last, ...part.after],
+      );
+    }
+    return last;
   }
 
   /** Of the last step that took its gradient here. Counts it, unless it changed nothing. */

@@ -41,7 +41,9 @@ export function createOneBitLamb(
     compressed(step, groups) {
       const { momentum, variance } = compressed;
       const fresh = compressed.flat(dense.states[2]!);
-      if (step === freezeStep + 1) engine.copy(variance, fresh);
+      if (step === freezeStep + 1) {
+        engine.copy(variance, fresh, options.beingSaved.before({ offset: 0, count: layout.total }));
+      }
       engine.copy(momentum, previous);
       const sent = compressed.sendMomentum(step, groups);
       const { master, copy16 } = dense.weights;

@@ -34,6 +34,8 @@ export function zeroOneAdamBytes(layout: FlatLayout, groups: number): number {
  * weight decay; m ← u/Σγ; u ← 0. x̂ is kept beside x, so that it stays equal on all ranks bit for bit.
  */
 export class ZeroOneAdam implements CompressingOptimizer {
+  /** Its steps alone change the sums of rates, which are saved, before anything is enqueued. */
+  readonly waitsForSave = false;
   readonly #options: CompressedMomentumOptions;
   readonly #rules: ZeroOneRules;
   readonly #compressed: CompressedMomentum;

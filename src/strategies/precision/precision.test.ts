@@ -8,7 +8,7 @@ import {
   trainRanks,
 } from '../../trainer/testing/train-ranks.ts';
 import { zeroBytes } from '../zero/estimate.ts';
-import type { ZeroStage } from '../zero/index.ts';
+import type { ZeroStage } from '../zero/stage.ts';
 import type { Precision } from './precision.ts';
 
 afterAll(removeFolders);

@@ -1,3 +1,4 @@
+import type { Shard } from '../../layout.ts';
 import type { FloatType, NativeBuffer, NativeEngine, Region, Work } from '../../native/index.ts';
 import type { StorageType } from './precision.ts';
 
@@ -63,4 +64,10 @@ export function createWire(
       return { region, after: [engine.copy(fp32(offset, count), region, after)] };
     },
   };
+}
+
+/** Elements [offset, offset + count) of a region. */
+export function stretchOf(region: Region, { offset, count }: Shard): Region {
+  const byteOffset = region.byteOffset + offset * elementBytes(region.dtype);
+  return { ...region, byteOffset, count };
 }

@@ -2,8 +2,8 @@ import type { DeepSpeedConfig } from '../../config/index.ts';
 import { fullPrecision, type Precision } from '../precision/precision.ts';
 import { offloadedBytes } from '../offload/estimate.ts';
 import type { OffloadSettings } from '../offload/settings.ts';
-import type { ZeroStage } from './index.ts';
-import { type OptimizerRecipe, stateCount } from './optimizer.ts';
+import { type OptimizerRecipe, stateCount } from './recipe.ts';
+import type { ZeroBytes, ZeroStage } from './stage.ts';
 
 /**
  * Whether every rank keeps whole gradients between micro batches: stages 0 and 1 do, and others when
@@ -29,20 +29,6 @@ export function gathersFrozen(
   ranks: number,
 ): boolean {
   return stage === 3 && (ranks > 1 || offload?.parameters != null);
-}
-
-/** Bytes that a rank holds all the time, by category of the memory account. */
-export interface ZeroBytes {
-  parameters: number;
-  gradients: number;
-  optimizer: number;
-  /** 16-bit storage: fp32 weights of the optimizer, and what the model reads widened. */
-  master: number;
-  window: number;
-  /** 16-bit copies of gradients for the wire. */
-  communication: number;
-  /** Buffers of what is offloaded to disk. */
-  io: number;
 }
 
 /**

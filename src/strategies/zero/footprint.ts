@@ -10,8 +10,8 @@ import { planWindow } from '../precision/sixteen-bit-weights.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { gathersFrozen, gathersParameters, zeroBytes } from './estimate.ts';
 import { planGathers } from './gather-plan.ts';
-import { sentGradientType, type ZeroOptions } from './index.ts';
-import type { OptimizerRecipe } from './optimizer.ts';
+import { sentGradientType, type ZeroOptions } from './options.ts';
+import type { OptimizerRecipe } from './recipe.ts';
 import { secondaryCount } from './plus-plus.ts';
 import { planWindows } from './windows.ts';
 
@@ -151,6 +151,7 @@ function parameterWindows(request: FootprintRequest): number {
     limits: options.gather!,
     narrow,
     ...(fromDisk && { alignment: swapUnit }),
+    inPlace: options.inPlace ?? false,
   });
   return wireSize * elementBytes(precision.storage) + (narrow ? modelSize * 4 : 0);
 }

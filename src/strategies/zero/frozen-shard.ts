@@ -3,7 +3,8 @@ import type { Split } from '../offload/walk.ts';
 import { type HeldPart, inMemory } from '../held.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { gathersFrozen } from './estimate.ts';
-import type { ZeroOptions } from './index.ts';
+import type { ZeroOptions } from './options.ts';
+import { allocateShard } from './sharded-weights.ts';
 
 /**
  * This rank's shard of what training does not change, fp32 at every storage type: it is rounded nowhere else either.
@@ -14,15 +15,20 @@ export function shardOfFrozen(
   options: ZeroOptions,
   offload: Offload | null,
 ): Split | null {
-  const { engine, frozen, communicator } = context;
+  const { frozen, communicator } = context;
   if (!frozen || !gathersFrozen(options, communicator.size)) return null;
-  const { count } = frozen.layout.shards[communicator.rank]!;
-  if (offload) return offload.frozen(count);
-  const buffer = engine.allocate(count * 4, {
-    category: 'parameters',
-    name: 'frozen parameter shard',
-  });
-  return { head: { buffer, byteOffset: 0, count, dtype: 'float32' } };
+  const { layout } = frozen;
+  if (offload) return offload.frozen(layout.shards[communicator.rank]!.count);
+  const { inPlace = false } = options;
+  return {
+    head: allocateShard(context, {
+      layout,
+      dtype: 'float32',
+      category: 'parameters',
+      name: 'frozen parameter shard',
+      inPlace,
+    }),
+  };
 }
 
 /** Where this rank has what training does not change, for checkpoints. */

@@ -130,6 +130,23 @@ it('two that are there together share no memory', () => {
   );
 });
 
+it('in place the same is gathered at the same time, where it lies; only what is widened needs memory', () => {
+  fc.assert(
+    fc.property(request, (given) => {
+      const [apart, inPlace] = [false, true].map((one) => planGathers({ ...given, inPlace: one }));
+      const when = ({ wirePlace: _w, modelPlace: _m, ...rest }: Gathering) => rest;
+      expect(inPlace!.gatherings.map(when)).toEqual(apart!.gatherings.map(when));
+      expect(inPlace!.persistent.map(when)).toEqual(apart!.persistent.map(when));
+      for (const one of [...inPlace!.gatherings, ...inPlace!.persistent]) {
+        expect(one.wirePlace).toBe(one.offset);
+        if (!one.widened) expect(one.modelPlace).toBe(one.offset);
+      }
+      expect(inPlace!.wireSize).toBe(0);
+      if (!given.narrow) expect(inPlace!.modelSize).toBe(0);
+    }),
+  );
+});
+
 it('keeps its limits; only what a pass reads itself may exceed them', () => {
   fc.assert(
     fc.property(request, (given) => {

@@ -32,7 +32,10 @@ export interface Gathering {
   readonly readers: readonly number[];
   /** It is gathered when this position begins, and complete when the first reader does. */
   readonly issue: number;
-  /** Element offset where it arrives, and where the model reads it: the same unless it is widened. */
+  /**
+   * Element offset where it arrives, and where the model reads it: the same unless it is widened. Offsets are those of the
+   * flat buffer where nothing moves.
+   */
   readonly wirePlace: number;
   readonly modelPlace: number;
 }
@@ -65,6 +68,8 @@ export interface GatherRequest extends LaidOutParameters {
   narrow: boolean;
   /** Of the places where gatherings arrive, in elements; default: that of the layout's slots. */
   alignment?: number;
+  /** Every rank sees the flat buffers whole: what is gathered is where it was, and needs no memory. */
+  inPlace?: boolean;
 }
 
 /** Position of a pass of a segment. */
@@ -100,7 +105,7 @@ interface Stay extends Place {
  * comes to the same plan, which is the order of its collectives.
  */
 export function planGathers(request: GatherRequest): GatherPlan {
-  const { segmentCount, limits, narrow } = request;
+  const { segmentCount, limits, narrow, inPlace = false } = request;
   const positions = 2 * segmentCount;
   const places = placesOf(request);
   const whole = persistentOnes(places, limits);
@@ -125,18 +130,19 @@ export function planGathers(request: GatherRequest): GatherPlan {
   // What stays whole is there throughout; it arrives between steps, at position -1.
   const lastReader = (one: Group) => one.readers.at(-1) ?? positions;
   const model = placesIn(
-    groups.filter(({ frozen, widened }) => !narrow || frozen || widened),
+    groups.filter(({ frozen, widened }) => widened || (!inPlace && (!narrow || frozen))),
     (one) => [one.widened ? (one.readers[0] ?? -1) : one.issue, lastReader(one)],
     request.alignment,
   );
   const wire = placesIn(
-    narrow ? groups.filter(({ frozen }) => !frozen) : [],
+    narrow && !inPlace ? groups.filter(({ frozen }) => !frozen) : [],
     (one) => [one.issue, one.widened ? (one.readers[0] ?? -1) : lastReader(one)],
     request.alignment,
   );
   const placed = groups.map((one) => {
     const { end: _, ...gathering } = one;
-    const wirePlace = wire.places.get(one) ?? model.places.get(one)!;
+    const lies = inPlace ? one.offset : model.places.get(one)!;
+    const wirePlace = wire.places.get(one) ?? lies;
     return { ...gathering, wirePlace, modelPlace: model.places.get(one) ?? wirePlace };
   });
   return {

@@ -26,6 +26,8 @@ export interface ShardedBuffer {
   /** This rank's shard: fp32, and in the type that travels. The same where that is fp32. */
   master: Split;
   sent: Split;
+  /** `sent` is joint memory: what is gathered is in its place, and each gather a meeting of all ranks. */
+  inPlace?: boolean;
   /** Of passes: what the engine's own may be replaced by. */
   allGather?: NativeEngine['allGather'];
   /** What backward gathers from. */
@@ -49,6 +51,9 @@ type Arriving = Pick<Gathering, 'frozen' | 'widened' | 'offset' | 'count' | 'wir
  * Stage 3: a rank keeps its shard; what a pass of a segment reads is gathered into windows before it, and
  * their memory serves other parameters after it. Each gather first copies this rank's part from its shard
  * into the window, on the compute queue: so it comes after the passes that read what was there before.
+ *
+ * Ranks of one machine read each other's shards where they are: a gather then only says that they may. No shard changes
+ * while a peer reads it: its update comes after the reduction of its gradients, and so after all passes that read it.
  */
 export class GatheredParameters implements ParameterOwner {
   readonly gathers = true;
@@ -72,15 +77,17 @@ export class GatheredParameters implements ParameterOwner {
     this.#options = options;
     const { engine, plan, trained, frozen, segmentCount } = options;
     this.#type = (trained.sent.head ?? trained.sent.tail)!.dtype;
-    this.#wire = engine.allocate(Math.max(plan.wireSize, 1) * elementBytes(this.#type), {
-      category: 'window',
-      shared: true,
-      name: 'gathered parameters',
-    });
+    this.#wire = trained.inPlace
+      ? trained.sent.head!.buffer
+      : engine.allocate(Math.max(plan.wireSize, 1) * elementBytes(this.#type), {
+          category: 'window',
+          shared: true,
+          name: 'gathered parameters',
+        });
     this.#model = this.#narrow
       ? engine.allocate(Math.max(plan.modelSize, 1) * 4, {
           category: 'window',
-          shared: frozen !== undefined,
+          shared: frozen !== undefined && !frozen.inPlace,
           name: 'widened parameters',
         })
       : this.#wire;
@@ -100,6 +107,13 @@ export class GatheredParameters implements ParameterOwner {
 
   #bufferOf({ frozen }: Pick<Gathering, 'frozen'>): ShardedBuffer {
     return frozen ? this.#options.frozen! : this.#options.trained;
+  }
+
+  /** What is not widened arrives where it is read. */
+  #arrivesIn({ frozen }: Pick<Gathering, 'frozen'>): NativeBuffer {
+    if (!frozen) return this.#wire;
+    const { inPlace, sent } = this.#options.frozen!;
+    return inPlace ? sent.head!.buffer : this.#model;
   }
 
   /** This rank's shard of a buffer. */
@@ -226,14 +240,21 @@ export class GatheredParameters implements ParameterOwner {
    * @returns the work after which it is whole; null with nothing to do or to wait for
    */
   refresh(after: readonly Work[], { frozen }: { frozen: boolean }): Work | null {
-    let last = after.at(-1) ?? null;
-    for (const gathering of this.#options.plan.persistent) {
+    const { plan, trained } = this.#options;
+    let last = trained.inPlace ? this.#meet(trained, after) : (after.at(-1) ?? null);
+    for (const gathering of plan.persistent) {
       if (gathering.frozen && !frozen) continue;
       const behind = last === null ? [] : [last];
-      last = this.#gather(gathering, [...after], { behind });
-      if (gathering.widened) last = this.#widen(gathering, [last]);
+      if (!trained.inPlace) last = this.#gather(gathering, [...after], { behind });
+      if (gathering.widened) last = this.#widen(gathering, last === null ? [] : [last]);
     }
     return last;
+  }
+
+  /** What every rank wrote into its shards before, all see after. */
+  #meet({ layout }: ShardedBuffer, after: readonly Work[]): Work {
+    const whole = { frozen: false, wirePlace: 0, count: layout.total };
+    return this.#options.engine.allGather(this.#arrival(whole), [...layout.shards], [...after]);
   }
 
   /** @param behind works that must not fail before it; unlike `after`, copying does not wait for them */
@@ -247,7 +268,7 @@ export class GatheredParameters implements ParameterOwner {
   ): Work {
     const buffer = this.#bufferOf(arriving);
     const own = intersect(arriving, this.#shardOf(buffer));
-    const ready = own.count > 0 ? this.#fetch(own, arriving, after) : after;
+    const ready = own.count > 0 && !buffer.inPlace ? this.#fetch(own, arriving, after) : after;
     const shards = bucketShards(arriving, buffer.layout);
     return allGather(this.#arrival(arriving), shards, [...ready, ...behind]);
   }
@@ -291,14 +312,13 @@ export class GatheredParameters implements ParameterOwner {
   /** Where and in which type the model reads it. */
   #readAt({ frozen, widened }: Gathering, place: number): Location & { dtype: FloatType } {
     const dtype = frozen || widened ? 'float32' : this.#type;
-    const buffer = dtype === 'float32' ? this.#model : this.#wire;
+    const buffer = widened ? this.#model : this.#arrivesIn({ frozen });
     return { buffer, byteOffset: place * elementBytes(dtype), dtype };
   }
 
-  /** Where it arrives: what is not widened where it is read. */
   #arrival({ frozen, wirePlace, count }: Pick<Arriving, 'frozen' | 'wirePlace' | 'count'>): Region {
     const dtype = frozen ? 'float32' : this.#type;
-    const buffer = frozen ? this.#model : this.#wire;
+    const buffer = this.#arrivesIn({ frozen });
     return { buffer, byteOffset: wirePlace * elementBytes(dtype), count, dtype };
   }
 

@@ -1,15 +1,13 @@
 import { requireCapability, takes16Bits } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
-import type { Precision, StorageType } from '../precision/precision.ts';
 import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
 import { GradientOnDisk } from '../offload/gradient-on-disk.ts';
 import { Offload } from '../offload/offload.ts';
 import { OffloadedOptimizer } from '../offload/optimizer.ts';
-import type { OffloadSettings } from '../offload/settings.ts';
 import type { Split } from '../offload/walk.ts';
 import { SwappedUpdate } from '../offload/swapped-update.ts';
-import { type CompressingOptimizer, createOneBit, type OneBitRecipe } from '../one-bit/index.ts';
-import { type CompressionRecipe, GradientSums } from '../compression/index.ts';
+import { type CompressingOptimizer, createOneBit } from '../one-bit/index.ts';
+import { GradientSums } from '../compression/index.ts';
 import { BeingSaved } from '../being-saved.ts';
 import type { StrategyContext } from '../plugin.ts';
 import { type Bucket, bucketShards, planBuckets } from '../buckets.ts';
@@ -27,48 +25,13 @@ import {
 } from './gradients.ts';
 import { shardOfFrozen, storedFrozen } from './frozen-shard.ts';
 import { FullWeights } from './full-weights.ts';
-import type { GatherLimits } from './gather-plan.ts';
 import { PartitionedOptimizer } from './optimizer.ts';
-import { type PlusPlus, quantisedScatter } from './plus-plus.ts';
+import { sentGradientType, type ZeroOptions } from './options.ts';
+import { quantisedScatter } from './plus-plus.ts';
 import { stateCount } from './recipe.ts';
 import type { ShardOptimizer, ShardOptimizerOptions } from './shard-optimizer.ts';
+import type { ZeroStage } from './stage.ts';
 import { shardedWeights, shardInMemory, type ShardWeights } from './sharded-weights.ts';
-
-export type ZeroStage = 0 | 1 | 2 | 3;
-
-export interface ZeroOptions {
-  stage: ZeroStage;
-  /** Stages 2 and 3: micro batches add up in whole gradients, which are reduced at the boundary only. */
-  wholeGradients?: boolean;
-  /** Elements. */
-  reduceBucketSize: number;
-  allgatherBucketSize: number;
-  overlap: boolean;
-  /** False: stages above 0 reduce whole buckets on every rank, as DeepSpeed does then. */
-  reduceScatter: boolean;
-  /** What gradients are multiplied by while they are summed, fp16's scale aside. */
-  averaging: number;
-  /** Stage 3 needs it. */
-  gather?: GatherLimits;
-  /** Segments that a step may leave out. */
-  skippable?: readonly number[];
-  /** Stage 0: an optimizer that sends one bit an element. */
-  oneBit?: OneBitRecipe;
-  /** Stage 3: what goes to disk. */
-  offload?: OffloadSettings;
-  /** Stages 0 and 1: lossy sums of gradients. */
-  compression?: CompressionRecipe;
-  /** Stage 3: less that is sent. */
-  plusPlus?: PlusPlus;
-}
-
-/** What gradients are rounded to on their way, where they do not travel in a code of their own. */
-export function sentGradientType(
-  { compression, plusPlus }: Pick<ZeroOptions, 'compression' | 'plusPlus'>,
-  { gradientType }: Precision,
-): StorageType {
-  return compression || plusPlus?.quantisedGradients ? 'float32' : gradientType;
-}
 
 /** What other plugins need of ZeRO: the states to save. */
 export interface ZeroState {
@@ -170,6 +133,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
           maxNorm: context.optimizer.maxNorm,
           lossScale,
           skipsOverflow: precision.skipsOverflow,
+          beingSaved,
         });
   claims.claim('optimizerStep', 'zero', oneBit ?? optimizer);
   const weights = oneBit?.weights ?? optimizer.weights;
@@ -189,7 +153,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
       return frozen();
     },
     beingSaved,
-    waitsForSave: oneBit === null,
+    waitsForSave: oneBit?.waitsForSave ?? true,
     local: [...(oneBit?.local ?? []), ...(sums?.local ?? [])],
     settle: () => oneBit?.settle?.(),
   };
@@ -221,7 +185,7 @@ function weightsOf(
     if (parameters) context.claims.claim('parameters', 'zero', parameters);
     return weights;
   }
-  const { master, copy16 } = shardInMemory(context);
+  const { master, copy16 } = shardInMemory(context, options);
   return {
     ...gatheredWeights(
       context,
@@ -294,14 +258,7 @@ function gatheredWeights(
   narrow: () => Work | null,
 ): Weights {
   const { claims, lifecycle } = context;
-  const { weights, parameters } = shardedWeights(
-    context,
-    options.gather!,
-    shard,
-    frozenShard,
-    narrow,
-    options.plusPlus,
-  );
+  const { weights, parameters } = shardedWeights(context, options, shard, frozenShard, narrow);
   claims.claim('parameters', 'zero', parameters);
   if (frozenShard) claims.claim('frozen', 'zero', parameters);
   lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));

@@ -4,7 +4,7 @@ import { groupRanges, type Shard, tensorRanges } from '../../layout.ts';
 import type { NativeBuffer, OptimizerRange, Region, Work } from '../../native/contract.ts';
 import { rangesWithin } from '../offload/sub-groups.ts';
 import type { MemoryWeights } from '../precision/weights.ts';
-import { elementBytes } from '../precision/wire.ts';
+import { stretchOf } from '../precision/wire.ts';
 import { inMemory, type HeldPart } from '../held.ts';
 import { stateCount } from './recipe.ts';
 import {
@@ -98,10 +98,4 @@ export class PartitionedOptimizer extends ShardOptimizer {
       after,
     );
   }
-}
-
-/** Elements [offset, offset + count) of a region. */
-function stretchOf(region: Region, { offset, count }: Shard): Region {
-  const byteOffset = region.byteOffset + offset * elementBytes(region.dtype);
-  return { ...region, byteOffset, count };
 }

@@ -1,4 +1,4 @@
-/** ZeRO++: what travels, what it costs, and how far training stays from that of stage 3 without it. */
+/** ZeRO++, between machines: what travels, what it costs, and how far training stays from that of stage 3 without it. */
 import { afterAll, describe, expect, it } from 'vitest';
 import {
   type RankResult,
@@ -22,7 +22,7 @@ const zero = (more: object = {}, config: object = {}) => ({
 });
 
 const run = (deepspeed: Record<string, unknown>, more: Partial<RankTask> = {}) =>
-  train({ worldSize: 2, ...more, args: { maxGradNorm: 0, ...more.args, deepspeed } });
+  train({ worldSize: 2, apart: true, ...more, args: { maxGradNorm: 0, ...more.args, deepspeed } });
 
 function bytesOf({ stats }: RankResult, operation: string): number {
   return stats

@@ -3,7 +3,7 @@ import { DeepSpeedError } from '../../errors.ts';
 import { type FlatLayout, intersect, type Shard } from '../../layout.ts';
 import type { GroupId, NativeBuffer, NativeEngine, Region, Work } from '../../native/contract.ts';
 import { bucketShards } from '../buckets.ts';
-import { elementBytes } from '../precision/wire.ts';
+import { elementBytes, stretchOf } from '../precision/wire.ts';
 import type { StorageType } from '../precision/precision.ts';
 
 /** ZeRO++ (Wang et al., arXiv 2306.10209): what stage 3 sends less of, each on its own. */
@@ -124,7 +124,7 @@ export class SecondaryShard {
     const own = intersect(stretch, this.#own);
     if (own.count === 0) return;
     this.#engine.copy(
-      within(window, own.offset - stretch.offset, own.count),
+      stretchOf(window, { offset: own.offset - stretch.offset, count: own.count }),
       this.#slice(own),
       after,
     );
@@ -139,7 +139,7 @@ export class SecondaryShard {
         : [
             this.#engine.copy(
               this.#slice(own),
-              within(window, own.offset - stretch.offset, own.count),
+              stretchOf(window, { offset: own.offset - stretch.offset, count: own.count }),
               after,
             ),
           ];
@@ -154,8 +154,4 @@ export class SecondaryShard {
     const byteOffset = (offset - this.#own.offset) * elementBytes(this.#type);
     return { buffer: this.#buffer, byteOffset, count, dtype: this.#type };
   }
-}
-
-function within(region: Region, first: number, count: number): Region {
-  return { ...region, byteOffset: region.byteOffset + first * elementBytes(region.dtype), count };
 }

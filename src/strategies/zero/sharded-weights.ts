@@ -1,14 +1,17 @@
 import type { FlatLayout } from '../../layout.ts';
 import type { Region, Work } from '../../native/contract.ts';
+import type { MemoryCategory } from '../../native/index.ts';
 import { heldSplit } from '../offload/offload.ts';
 import { swapUnit } from '../offload/settings.ts';
 import type { Split } from '../offload/walk.ts';
 import type { StrategyContext } from '../plugin.ts';
 import type { StorageType } from '../precision/precision.ts';
 import type { Weights } from '../precision/weights.ts';
-import { type GatherLimits, planGathers } from './gather-plan.ts';
+import { elementBytes } from '../precision/wire.ts';
+import { planGathers } from './gather-plan.ts';
 import { GatheredParameters } from './gathered-parameters.ts';
-import { type PlusPlus, quantisedGather, SecondaryShard } from './plus-plus.ts';
+import type { ZeroOptions } from './options.ts';
+import { quantisedGather, SecondaryShard } from './plus-plus.ts';
 
 /** A rank's shard of the parameters: fp32, and with 16-bit storage rounded, too, which then travels. */
 export interface ShardWeights {
@@ -17,41 +20,70 @@ export interface ShardWeights {
 }
 
 /** Memory for all of the shard. */
-export function shardInMemory(context: StrategyContext): { master: Region; copy16?: Region } {
-  const { engine, layout, communicator, precision } = context;
-  const { count } = layout.shards[communicator.rank]!;
+export function shardInMemory(
+  context: StrategyContext,
+  { inPlace = false }: Pick<ZeroOptions, 'inPlace'>,
+): { master: Region; copy16?: Region } {
+  const { layout, precision } = context;
   const { storage } = precision;
-  const narrow = storage !== 'float32';
-  const master = {
-    buffer: engine.allocate(count * 4, {
-      category: narrow ? 'master' : 'parameters',
+  const parameters = { layout, category: 'parameters', inPlace } as const;
+  if (storage === 'float32') {
+    return {
+      master: allocateShard(context, { ...parameters, dtype: 'float32', name: 'parameter shard' }),
+    };
+  }
+  return {
+    master: allocateShard(context, {
+      layout,
+      dtype: 'float32',
+      category: 'master',
       name: 'parameter shard',
     }),
-    byteOffset: 0,
-    count,
-    dtype: 'float32',
-  } as const;
-  if (!narrow) return { master };
-  const buffer = engine.allocate(count * 2, {
-    category: 'parameters',
-    name: `${storage} parameter shard`,
-  });
-  return { master, copy16: { buffer, byteOffset: 0, count, dtype: storage } };
+    copy16: allocateShard(context, {
+      ...parameters,
+      dtype: storage,
+      name: `${storage} parameter shard`,
+    }),
+  };
+}
+
+/** @param inPlace peers read it */
+export function allocateShard(
+  { engine, communicator }: Pick<StrategyContext, 'engine' | 'communicator'>,
+  shard: {
+    layout: FlatLayout;
+    dtype: StorageType;
+    category: MemoryCategory;
+    name: string;
+    inPlace?: boolean;
+  },
+): Region {
+  const { layout, dtype, inPlace = false, ...options } = shard;
+  const bytes = elementBytes(dtype);
+  const { offset, count } = layout.shards[communicator.rank]!;
+  if (!inPlace) {
+    return { buffer: engine.allocate(count * bytes, options), byteOffset: 0, count, dtype };
+  }
+  const buffer = engine.allocateJoint(
+    layout.shards.map((one) => one.count * bytes),
+    options,
+  );
+  return { buffer, byteOffset: offset * bytes, count, dtype };
 }
 
 /**
  * Stage 3: of parameters, too, a rank holds its shard alone.
  *
- * @param frozen its shard of what training does not change; null where that is whole
+ * @param shard and `frozen`, that of what training does not change (null where it is whole): joint memory where they are
+ *   to be read in place
  * @param narrow enqueues the rounding of the whole shard; null where nothing is rounded
  */
 export function shardedWeights(
   context: StrategyContext,
-  limits: GatherLimits,
+  { gather, inPlace = false, plusPlus }: Pick<ZeroOptions, 'gather' | 'inPlace' | 'plusPlus'>,
   shard: ShardWeights,
   frozen: Split | null,
   narrow: () => Work | null,
-  plusPlus?: PlusPlus,
 ): { weights: Weights; parameters: GatheredParameters } {
   const { host, engine, layout, communicator, precision } = context;
   const { rank, size } = communicator;
@@ -64,8 +96,9 @@ export function shardedWeights(
     layout,
     ...(ofFrozen && { frozen: { parameters: host.frozen!, layout: ofFrozen.layout } }),
     segmentCount,
-    limits,
+    limits: gather!,
     narrow: copy16 !== undefined,
+    inPlace,
     ...(fromDisk && { alignment: swapUnit }),
   });
   const {
@@ -91,6 +124,7 @@ export function shardedWeights(
       layout,
       master,
       sent: copy16 ?? master,
+      inPlace,
       ...(quantisedWeights && quantised(layout, false)),
       ...secondary(layout, precision.storage),
     },
@@ -99,6 +133,7 @@ export function shardedWeights(
         layout: ofFrozen.layout,
         master: ofFrozen.split,
         sent: ofFrozen.split,
+        inPlace,
         ...(quantisedFrozen && quantised(ofFrozen.layout, true)),
         ...secondary(ofFrozen.layout, 'float32'),
       },

@@ -1,5 +1,5 @@
 import type { footprintCategories } from './footprint.ts';
-import type { ZeroStage } from './index.ts';
+import type { ZeroStage } from './stage.ts';
 
 /** The keys and arguments that lower a category of memory, for a run at `stage`. */
 export function whatLowers(

@@ -86,6 +86,7 @@ export async function run(
     resumeFromCheckpoint,
     saveAs,
     logSummary,
+    apart = false,
   }: RankTask,
   world: World,
 ): Promise<RankResult> {
@@ -136,7 +137,7 @@ export async function run(
       ...(args.strategy === undefined && args.deepspeed && { strategy: watched }),
     },
     callbacks: [{ onStepEnd: ({ metrics: step }) => void metrics.push(step) }],
-    runtime: { world, threads: 1 },
+    runtime: { world, threads: 1, apart },
   });
 
   let error: RankResult['error'];

@@ -11,6 +11,8 @@ import { runRanks } from './run-ranks.ts';
 export interface RankTask {
   args: Omit<TrainingArguments, 'outputDir'> & { outputDir?: string };
   worldSize?: number;
+  /** As on machines of their own: nothing is read where another rank has it. */
+  apart?: boolean;
   /** Samples of the dataset; default 64. */
   samples?: number;
   /** That the model takes; default 16. Samples have from nine sixteenths of it to all. */
