@@ -69,8 +69,8 @@ const someSteps = 1000;
  * Bytes a rank by category for every ZeRO stage, and for stage 3 with states or everything on disk, each with and
  * without activation checkpointing. Nothing is approximated: the plans are those that a run would make. The config's other keys hold for all of them.
  *
- * @throws DeepSpeedError as reading the config and the model's config do, CONFIG_INVALID when the config
- *   goes with no stage, and ARGUMENTS_INVALID for a beginning that no parameter has
+ * @throws DeepSpeedError as a run with the config and the model's config does, CONFIG_INVALID when the config
+ *   goes with no stage, and ARGUMENTS_INVALID for a beginning that no parameter has and a row that the model cannot take
  */
 export function estimateMemory(request: EstimateRequest): Estimate {
   const { worldSize, freeze = [] } = request;
@@ -80,7 +80,9 @@ export function estimateMemory(request: EstimateRequest): Estimate {
     return freeze.some((beginning) => name.startsWith(beginning));
   });
   const raw = readConfig(request.deepspeed);
-  const sequenceLength = request.sequenceLength ?? model.maxLength;
+  // What a run would refuse is not estimated at another stage.
+  recipeOf(raw, worldSize, model.width);
+  const sequenceLength = sequenceLengthOf(request, model.maxLength);
   const recipeFor = (stage: number, onDisk: OnDisk): Recipe | DeepSpeedError => {
     try {
       return recipeOf(withStage(raw, stage, onDisk), worldSize, model.width);
@@ -131,6 +133,16 @@ export function estimateMemory(request: EstimateRequest): Estimate {
     storage: precision.storage,
     optimizer: optimizer.kind,
   };
+}
+
+/** @throws DeepSpeedError ARGUMENTS_INVALID */
+function sequenceLengthOf({ sequenceLength }: EstimateRequest, most: number): number {
+  if (sequenceLength === undefined || sequenceLength <= most) return sequenceLength ?? most;
+  throw new DeepSpeedError(
+    'ARGUMENTS_INVALID',
+    `sequence length ${sequenceLength}: the model takes at most ${most} tokens`,
+    { fix: 'Give --seq the length of the samples, or use a longer model.' },
+  );
 }
 
 const refusals = new Set(['CONFIG_INVALID', 'NOT_AVAILABLE_YET']);

@@ -39,11 +39,17 @@ export function positions(
   strides: readonly number[],
   offset = 0,
 ): number[] {
-  let all = [offset];
+  // A mask has an element for every two tokens: one array, filled from its first axis on.
+  const all = new Array<number>(shape.reduce((product, dim) => product * dim, 1)).fill(offset);
+  if (all.length === 0) return all;
+  let known = 1;
   for (const [axis, dim] of shape.entries()) {
     const stride = strides[axis]!;
-    const steps = Array.from({ length: dim }, (_, i) => i * stride);
-    all = all.flatMap((start) => steps.map((step) => start + step));
+    for (let start = known - 1; start >= 0; start -= 1) {
+      const from = all[start]!;
+      for (let i = dim - 1; i >= 0; i -= 1) all[start * dim + i] = from + i * stride;
+    }
+    known *= dim;
   }
   return all;
 }

@@ -68,7 +68,10 @@ const elementwise =
     const operands = Array.from({ length: node.count }, (_, i) =>
       broadcastValues(node, i, output!),
     );
-    return [operands[0]!.map((_, at) => compute(...operands.map((values) => values[at]!)))];
+    const [first, second] = operands;
+    if (node.count === 1) return [first!.map((value) => compute(value))];
+    if (node.count === 2) return [first!.map((value, at) => compute(value, second![at]!))];
+    return [first!.map((_, at) => compute(...operands.map((values) => values[at]!)))];
   };
 
 /** Integer Mod takes the divisor's sign unless fmod is set; float Mod needs fmod. */
