@@ -49,3 +49,27 @@ it.each<[what: string, layout: Slots]>([
 ])('refuses, by the name of the parameter: %s', (_, layout) => {
   expect(() => parseManifest(text(layout), 'm')).toThrow(/m: table: /);
 });
+
+it('refuses shards with a hole between them, and what ends behind the last', () => {
+  const shards = (...cuts: [offset: number, count: number][]) => ({
+    ...JSON.parse(text(tiles)),
+    shards: cuts.map(([offset, count], rank) => ({
+      file: `f${rank}`,
+      rank,
+      offset,
+      count,
+      bytes: 1,
+      crc32c: '00000000',
+      tensors: {},
+    })),
+  });
+  const parse = (manifest: object) => () => parseManifest(JSON.stringify(manifest), 'm');
+  expect(parse(shards([256, 256], [0, 256]))()).toMatchObject({ total: 512 });
+  expect(parse(shards([0, 200], [256, 256]))).toThrow(
+    'm: after element 200 of the shards comes element 256',
+  );
+  expect(parse(shards([999, 512]))).toThrow('m: after element 0 of the shards comes element 999');
+  expect(parse(shards([0, 401]))).toThrow(
+    'm: bias ends behind element 401, the last of the shards',
+  );
+});

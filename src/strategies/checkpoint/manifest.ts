@@ -92,13 +92,39 @@ export function parseManifest(text: string, path: string): Manifest {
       { data: { path } },
     );
   }
-  for (const slots of [parsed.data.layout, parsed.data.frozen ?? []]) {
-    const [problem] = stretchProblems(slots);
-    if (problem !== undefined) {
-      throw new DeepSpeedError('CHECKPOINT_CORRUPT', `${path}: ${problem}`, { data: { path } });
-    }
+  const { layout, frozen, shards } = parsed.data;
+  const [problem] = [
+    ...stretchProblems(layout),
+    ...shardProblems(layout, shards),
+    ...(frozen ? stretchProblems(frozen) : []),
+    ...(frozen
+      ? shardProblems(
+          frozen,
+          shards.flatMap((shard) => shard.frozen ?? []),
+        )
+      : []),
+  ];
+  if (problem !== undefined) {
+    throw new DeepSpeedError('CHECKPOINT_CORRUPT', `${path}: ${problem}`, { data: { path } });
   }
   return parsed.data;
+}
+
+/** Shards that do not lie back to back, and stretches that end behind them: what nobody has would stay unread. */
+function shardProblems(
+  slots: Manifest['layout'],
+  shards: readonly Pick<ManifestShard, 'offset' | 'count'>[],
+): string[] {
+  let end = 0;
+  for (const { offset, count } of shards.toSorted(
+    (a, b) => a.offset - b.offset || a.count - b.count,
+  )) {
+    if (offset !== end) return [`after element ${end} of the shards comes element ${offset}`];
+    end += count;
+  }
+  return slots
+    .filter(({ offset, count }) => offset + count > end)
+    .map(({ name }) => `${name} ends behind element ${end}, the last of the shards`);
 }
 
 /** Tensors whose stretches are not their elements, each once: some would stay unread, or be read twice. */
