@@ -143,10 +143,25 @@ void test_many_blocks() {
   }
 }
 
+// A tile has one block of 96 and what is left of keys when that is at most 32; of heads as large as
+// these no more copies are kept than a tile has blocks.
+void test_short_last_blocks() {
+  for (const size_t block : {64, 96, 128})
+    for (const size_t rest : {1, 20, 32}) {
+      Options o;
+      o.Sq = o.Sk = 3 * block + rest, o.D = 256;
+      o.block = block;
+      o.causal = rest == 20;
+      o.seed = 6000 + block + rest;
+      compare(o);
+    }
+}
+
 }  // namespace
 
 int main() {
   test_random_problems();
+  test_short_last_blocks();
   test_many_blocks();
   return summary();
 }

@@ -45,7 +45,8 @@ class KeptBlocks {
   // Floats of memory: all that a tile needs, and more while it stays near.
   static size_t size(const Attention& a, size_t block_size) {
     constexpr size_t kNear = size_t{1} << 16;
-    const size_t least = kTileKeys / key_block(a), most = kNear / block_size;
+    // Of blocks of 96 a tile has one and a short last one.
+    const size_t least = parts_of(kTileKeys, key_block(a)), most = kNear / block_size;
     return block_size * (most < least ? least : most > kMost ? kMost : most);
   }
 
