@@ -1,5 +1,7 @@
 // Attention at its edges: the reference against finite differences, repeatability, numbers of
 // threads, empty and broken inputs, memory.
+#include <sys/mman.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -272,6 +274,53 @@ void test_refusals() {
   CHECK_THROWS_CODE(check_attention(a), "INVALID_ARGUMENT");
 }
 
+// Rows so far apart that the arrays span more than 2³² elements, in address space of which little
+// is ever touched, against the same rows side by side: the same bits.
+void test_far_rows() {
+  constexpr size_t S = 70, D = 16, kFar = size_t{1} << 26;
+  enum Array { kQ, kK, kV, kDY, kY, kDQ, kDK, kDV, kArrays };
+  const size_t bytes = S * kFar * sizeof(float);
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  auto* const far = static_cast<float*>(memory);
+  std::vector<float> near(S * kArrays * D);
+  Random random(5);
+  for (size_t row = 0; row < S; ++row)
+    for (size_t i = 0; i < kY * D; ++i)
+      far[row * kFar + i] = near[row * kArrays * D + i] = random.uniform(-1, 1);
+
+  for_each_isa([&](Isa isa, const std::string& name) {
+    // Y, dQ, dK, dV and lse.
+    const auto compute = [&](float* base, size_t row) {
+      const auto in = [&](Array array) { return HeadRows{base + array * D, 0, 0, row}; };
+      const auto out = [&](Array array) { return HeadRowsOut{base + array * D, 0, 0, row}; };
+      Attention a{};
+      a.B = a.H = a.Hkv = 1;
+      a.Sq = a.Sk = S;
+      a.D = D;
+      a.scale = 0.25f;
+      a.q = in(kQ), a.k = in(kK), a.v = in(kV);
+      a.causal = true;
+      Serial alone;
+      std::vector<float> lse(S);
+      std::vector<float> space(
+          std::max(attention_scratch(a, 1, isa), attention_grad_scratch(a, 1, isa)) + 16);
+      auto* const scratch =
+          reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(space.data()) + 63) / 64 * 64);
+      attention(a, {out(kY), lse.data()}, alone, scratch, isa);
+      attention_grad(a, {in(kDY), in(kY), lse.data(), out(kDQ), out(kDK), out(kDV)}, alone, scratch,
+                     isa);
+      std::vector<float> results = lse;
+      for (size_t r = 0; r < S; ++r)
+        results.insert(results.end(), base + r * row + kY * D, base + r * row + kArrays * D);
+      return results;
+    };
+    CHECK_MESSAGE(compute(far, kFar) == compute(near.data(), kArrays * D), name);
+  });
+  munmap(memory, bytes);
+}
+
 }  // namespace
 
 int main() {
@@ -286,5 +335,6 @@ int main() {
   test_memory(16);
   test_memory(64);
   test_refusals();
+  test_far_rows();
   return summary();
 }
