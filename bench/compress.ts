@@ -26,10 +26,10 @@ const bytesPerElement = {
   unpack: 1 / 8 + 4,
   // x and error in, x out, values; values over to the server; x, values, error; values, error in and out, values; x.
   int8: 13 + 2 + 9 + 10 + 5,
-  // x and error in, x out; three looks at x; x to error; zeros to x. The pairs are few.
-  topk: 12 + 3 * 4 + 8 + 4,
-  // x and error in, x out; x to each factor; x to error; x. The factors are small.
-  powersgd: 12 + 2 * 4 + 8 + 4,
+  // x and error in, x out; x to error; zeros to x. Samples and pairs are few.
+  topk: 12 + 8 + 4,
+  // x and error in, x out, and to the first factor; x to the second; x to error; x. The factors are small.
+  powersgd: 12 + 4 + 8 + 4,
 };
 const gradientKinds: GradientCompression[] = [
   { type: 'int8', block: 256 },
@@ -75,7 +75,7 @@ async function run(options: BenchOptions): Promise<Report> {
   const program = await limitPeer(
     'loops',
     'compress.cc',
-    [String(elements), String(ranks), String(side)],
+    [String(elements), String(ranks)],
     options,
   );
   const names = (Object.keys(bytesPerElement) as (keyof typeof bytesPerElement)[]).filter((name) =>

@@ -4,15 +4,20 @@
 // compares whole calls with their formulas.
 #include "compress/gradient_compressor.h"
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <thread>
+#include <tuple>
+#include <utility>
 
 #include "comm/backends.h"
 #include "compress/int8_kernels.h"
 #include "compress/low_rank_kernels.h"
+#include "compress/top_k_kernels.h"
 #include "kernels/kernel_testing.h"
 
 using namespace dsjs;
@@ -71,30 +76,31 @@ void test_low_rank_loops(Isa isa, const std::string& name) {
   const LowRankKernels& plain = kLowRankReference;
   for (const size_t rows : {1, 5, 40})
     for (const size_t columns : {1, 7, 16, 37})
-      for (const size_t rank : {1, 3}) {
+      for (const size_t rank : {1, 3, 6}) {
         const std::string what = name + std::to_string(rows) + "x" + std::to_string(columns) + " " +
                                  std::to_string(rank);
         Random random(rows * columns);
-        const std::vector<float> m = random.vector(rows * columns);
+        const std::vector<float> error = random.vector(rows * columns);
+        std::vector<float> m = random.vector(rows * columns), want_m = m;
         std::vector<float> q = random.vector(rank * columns), want_q = q;
         std::vector<float> p(rank * rows), want_p = p;
-        std::vector<double> work(rank * std::max(rows, columns));
-        fast.project(m.data(), rows, columns, q.data(), rank, p.data());
-        plain.project(m.data(), rows, columns, q.data(), rank, want_p.data());
-        CHECK_MESSAGE(p == want_p, what);
+        std::vector<double> work(rank * std::max({rows, columns, LowRankKernels::kRows}));
+        fast.project(m.data(), error.data(), rows, columns, q.data(), rank, p.data());
+        plain.project(want_m.data(), error.data(), rows, columns, q.data(), rank, want_p.data());
+        CHECK_MESSAGE(p == want_p && m == want_m, what);
         fast.orthonormalise(p.data(), rows, rank, work.data());
         plain.orthonormalise(want_p.data(), rows, rank, work.data());
         CHECK_MESSAGE(p == want_p, what);
         fast.project_back(m.data(), rows, columns, p.data(), rank, q.data(), work.data());
         plain.project_back(m.data(), rows, columns, p.data(), rank, want_q.data(), work.data());
         CHECK_MESSAGE(q == want_q, what);
+        const std::vector<float> own_q = random.vector(rank * columns);
         std::vector<float> y(m.size()), want_y = y;
-        fast.expand(p.data(), q.data(), rank, rows, columns, y.data());
-        plain.expand(p.data(), q.data(), rank, rows, columns, want_y.data());
-        CHECK_MESSAGE(y == want_y, what);
-        fast.residual(m.data(), p.data(), q.data(), rank, rows, columns, y.data());
-        plain.residual(m.data(), p.data(), q.data(), rank, rows, columns, want_y.data());
-        CHECK_MESSAGE(y == want_y, what);
+        fast.exchange(m.data(), p.data(), own_q.data(), q.data(), rank, rows, columns, y.data(),
+                      work.data());
+        plain.exchange(want_m.data(), p.data(), own_q.data(), q.data(), rank, rows, columns,
+                       want_y.data(), nullptr);
+        CHECK_MESSAGE(y == want_y && m == want_m, what);
       }
   // Two columns of one direction: one is left, the other is 0 and no 0/0.
   std::vector<float> p{1, 2, 2, 2, 4, 4}, none(6);
@@ -103,6 +109,70 @@ void test_low_rank_loops(Isa isa, const std::string& name) {
   CHECK_MESSAGE(std::fabs(p[0] - 1.0f / 3) < 1e-6f && p[3] == 0 && p[5] == 0, name);
   fast.orthonormalise(none.data(), 3, 2, work.data());
   CHECK_MESSAGE(none == std::vector<float>(6), name);
+}
+
+void test_top_k_loop(Isa isa, const std::string& name) {
+  for (const size_t count : {0, 1, 3, 15, 16, 17, 100})
+    for (const float least : {0.0f, 0.5f, 9.0f})
+      for (const bool adds : {true, false}) {
+        const std::string what = name + std::to_string(count);
+        Random random(count + 1);
+        std::vector<float> x = random.vector(count), want_x = x;
+        const std::vector<float> error = random.vector(count);
+        const auto run = [&](const TopKKernels& kernels, std::vector<float>& values) {
+          std::vector<uint32_t> places(count + Candidates::kSlack + 2);
+          std::vector<float> found(places.size());
+          // Behind two that are there already.
+          Candidates candidates{places.data(), found.data(), 2};
+          const uint32_t peak = kernels.collect(values.data(), adds ? error.data() : nullptr, count,
+                                                40, std::bit_cast<uint32_t>(least), candidates);
+          places.resize(candidates.found);
+          found.resize(candidates.found);
+          return std::tuple(peak, places, found);
+        };
+        CHECK_MESSAGE(run(top_k_kernels(isa), x) == run(kTopKReference, want_x), what);
+        CHECK_MESSAGE(x == want_x, what);
+      }
+}
+
+// The k largest by sorting all, with what a sample tells wrongly or not at all: equal values,
+// zeros, large values in every line that a sample looks at or in none.
+void test_top_k_selection() {
+  const auto communicator = make_solo();
+  using Maker = float (*)(size_t i, float random);
+  const Maker makers[] = {
+      [](size_t, float random) { return random; },
+      [](size_t i, float) { return i % 2 == 0 ? 3.0f : -3.0f; },
+      [](size_t, float) { return 0.0f; },
+      [](size_t i, float random) { return i % 1000 == 7 ? random : 0.0f; },
+      [](size_t i, float random) { return i / 16 % 4 == 0 ? 100 + random : random; },
+      [](size_t i, float random) { return i / 16 % 4 == 3 ? 100 + random : random; },
+  };
+  for (const size_t count : {1, 5, 1000, 65536 + 50})
+    for (const double ratio : {0.01, 0.3, 1.0})
+      for (size_t maker = 0; maker < std::size(makers); ++maker) {
+        const std::string what = "top-k of " + std::to_string(count) + ", " +
+                                 std::to_string(ratio) + ", " + std::to_string(maker);
+        Random random(count);
+        std::vector<float> x = random.vector(count), error(count, 0.25f);
+        for (size_t i = 0; i < count; ++i) x[i] = makers[maker](i, x[i]) - 0.25f;
+        std::vector<float> want(count), want_error(count);
+        std::vector<size_t> order(count);
+        for (size_t i = 0; i < count; ++i) {
+          want_error[i] = x[i] + error[i];
+          order[i] = i;
+        }
+        std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+          return std::fabs(want_error[a]) > std::fabs(want_error[b]);
+        });
+        order.resize(static_cast<size_t>(std::ceil(ratio * static_cast<double>(count))));
+        for (const size_t i : order) want[i] = std::exchange(want_error[i], 0.0f);
+        GradientCompression compression{GradientCompression::Kind::kTopK, 0, ratio, 0};
+        const auto compressor = make_gradient_compressor(
+            compression, *communicator, {{0, 1, count}}, std::make_shared<MemoryAccount>());
+        compressor->run(x.data(), error.data(), nullptr);
+        CHECK_MESSAGE(x == want && error == want_error, what);
+      }
 }
 
 // ---------------------------------------------------------------- over ranks
@@ -234,6 +304,8 @@ void test_arguments() {
 int main() {
   for_each_isa(test_int8_loops);
   for_each_isa(test_low_rank_loops);
+  for_each_isa(test_top_k_loop);
+  test_top_k_selection();
   for (const GradientCompression& compression : kCompressions) {
     for (const int ranks : {1, 2, 5}) test_feedback_identity(compression, ranks);
     test_non_finite(compression);

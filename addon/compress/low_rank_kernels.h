@@ -11,21 +11,22 @@
 namespace dsjs {
 
 struct LowRankKernels {
-  // P[k][i] = Σ_j M[i][j] · Q[k][j]
-  void (*project)(const float* m, size_t rows, size_t columns, const float* q, size_t rank,
-                  float* p);
+  // M += error;  P[k][i] = Σ_j M[i][j] · Q[k][j]
+  void (*project)(float* m, const float* error, size_t rows, size_t columns, const float* q,
+                  size_t rank, float* p);
   // The columns P[k] become orthonormal (modified Gram-Schmidt, each rounded once), or 0 where
   // nothing above 10⁻⁶ of a column's length is left of it. `work` has rank · rows elements.
   void (*orthonormalise)(float* p, size_t rows, size_t rank, double* work);
   // Q[k][j] = Σ_i M[i][j] · P[k][i]. `work` has rank · columns elements.
   void (*project_back)(const float* m, size_t rows, size_t columns, const float* p, size_t rank,
                        float* q, double* work);
-  // y[i][j] = Σ_k P[k][i] · Q[k][j]
-  void (*expand)(const float* p, const float* q, size_t rank, size_t rows, size_t columns,
-                 float* y);
-  // y = M − Σ_k P[k][i] · Q[k][j], the sum rounded to fp32 first
-  void (*residual)(const float* m, const float* p, const float* q, size_t rank, size_t rows,
-                   size_t columns, float* y);
+  // error = M − Σ_k P[k][i] · own_q[k][j], the sum rounded to fp32 first;  M = Σ_k P[k][i] ·
+  // q[k][j]. `work` has kRows · rank elements.
+  void (*exchange)(float* m, const float* p, const float* own_q, const float* q, size_t rank,
+                   size_t rows, size_t columns, float* error, double* work);
+
+  // Rows of M that are walked at once, at most.
+  static constexpr size_t kRows = 4;
 };
 
 const LowRankKernels& low_rank_kernels(Isa isa = active_isa());

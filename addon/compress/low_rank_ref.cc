@@ -19,7 +19,9 @@ double dot(const A* a, const B* b, size_t count) {
   return sum;
 }
 
-void project(const float* m, size_t rows, size_t columns, const float* q, size_t rank, float* p) {
+void project(float* m, const float* error, size_t rows, size_t columns, const float* q, size_t rank,
+             float* p) {
+  for (size_t i = 0; i < rows * columns; ++i) m[i] += error[i];
   for (size_t k = 0; k < rank; ++k)
     for (size_t i = 0; i < rows; ++i)
       p[k * rows + i] = static_cast<float>(dot(m + i * columns, q + k * columns, columns));
@@ -64,23 +66,18 @@ float entry(const float* p, const float* q, size_t rank, size_t rows, size_t col
   return static_cast<float>(sum);
 }
 
-void expand(const float* p, const float* q, size_t rank, size_t rows, size_t columns, float* y) {
-  for (size_t i = 0; i < rows; ++i)
-    for (size_t j = 0; j < columns; ++j)
-      y[i * columns + j] = entry(p, q, rank, rows, columns, i, j);
-}
-
-void residual(const float* m, const float* p, const float* q, size_t rank, size_t rows,
-              size_t columns, float* y) {
+void exchange(float* m, const float* p, const float* own_q, const float* q, size_t rank,
+              size_t rows, size_t columns, float* error, double*) {
   for (size_t i = 0; i < rows; ++i)
     for (size_t j = 0; j < columns; ++j) {
       const size_t at = i * columns + j;
-      y[at] = m[at] - entry(p, q, rank, rows, columns, i, j);
+      error[at] = m[at] - entry(p, own_q, rank, rows, columns, i, j);
+      m[at] = entry(p, q, rank, rows, columns, i, j);
     }
 }
 
 }  // namespace
 
-const LowRankKernels kLowRankReference = {project, orthonormalise, project_back, expand, residual};
+const LowRankKernels kLowRankReference = {project, orthonormalise, project_back, exchange};
 
 }  // namespace dsjs

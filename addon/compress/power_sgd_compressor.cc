@@ -46,7 +46,7 @@ class PowerSgdCompressor final : public GradientCompressor {
       matrices_.push_back({tensor, first_count_, second_count_});
       first_count_ += rank * rows;
       second_count_ += rank * columns;
-      work = std::max(work, rank * std::max(rows, columns));
+      work = std::max(work, rank * std::max({rows, columns, LowRankKernels::kRows}));
     }
     work_.resize(work);
     own_q_.resize(second_count_);
@@ -73,9 +73,8 @@ class PowerSgdCompressor final : public GradientCompressor {
       for (size_t i = 0; i < tensor.count(); ++i)
         p[place + i] = x[tensor.offset + i] + error[tensor.offset + i];
     for (const auto& [tensor, to_p, to_q] : matrices_) {
-      float* m = x + tensor.offset;
-      for (size_t i = 0; i < tensor.count(); ++i) m[i] += error[tensor.offset + i];
-      kernels.project(m, tensor.rows, tensor.columns, factors + to_q, rank_, p + to_p);
+      kernels.project(x + tensor.offset, error + tensor.offset, tensor.rows, tensor.columns,
+                      factors + to_q, rank_, p + to_p);
     }
     communicator_.all_reduce(p, first_count_, DType::kFloat32, ReduceOp::kSum);
     if (!finite(p, first_count_)) return fill_with_nan(x, tensors_);
@@ -94,10 +93,9 @@ class PowerSgdCompressor final : public GradientCompressor {
       std::fill_n(error + tensor.offset, tensor.count(), 0.0f);
     }
     for (const auto& [tensor, to_p, to_q] : matrices_) {
-      float* m = x + tensor.offset;
       const auto [offset, rows, columns] = tensor;
-      kernels.residual(m, p + to_p, own_q_.data() + to_q, rank_, rows, columns, error + offset);
-      kernels.expand(p + to_p, q + to_q, rank_, rows, columns, m);
+      kernels.exchange(x + offset, p + to_p, own_q_.data() + to_q, q + to_q, rank_, rows, columns,
+                       error + offset, work_.data());
     }
     std::copy_n(q, second_count_, factors);
   }

@@ -1,8 +1,8 @@
 // The loops of one-bit compression over blocks of 1,024 elements, as the all-reduce walks them,
 // each beside a loop with the same reads and writes and hardly any arithmetic; and such loops for
-// gradients of square matrices that are compressed. One thread: so they run. compress ELEMENTS
-// RANKS SIDE; answers `pack`, `average`, `unpack` and the same with ` limit` behind it, and `int8
-// limit`, `topk limit`, `powersgd limit`, with the seconds of one pass.
+// gradients that are compressed. One thread: so they run. compress ELEMENTS RANKS; answers `pack`,
+// `average`, `unpack` and the same with ` limit` behind it, and `int8 limit`, `topk limit`,
+// `powersgd limit`, with the seconds of one pass.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define DSJS_ISA avx512
 #define DSJS_ISA_AVX512
@@ -46,7 +46,7 @@ T* allocate(size_t count) {
 }
 
 struct Arrays {
-  size_t blocks, ranks, matrix;
+  size_t blocks, ranks;
   float *x, *error;
   uint8_t* sent;
   std::vector<uint8_t*> received;
@@ -143,15 +143,12 @@ void look_at(const float* __restrict x, float* __restrict sums, size_t count) {
     for (size_t j = 0; j < kBlock; ++j) sums[j] = sums[j] < x[i + j] ? sums[j] : x[i + j];
 }
 
-// The passes of top_k_compressor.cc, matrix by matrix as long as it chooses.
+// The passes of top_k_compressor.cc.
 void topk_limit(const Arrays& a) {
   const size_t count = a.blocks * kBlock;
-  for (size_t begin = 0; begin < count; begin += a.matrix) {
-    float* __restrict x = a.x + begin;
-    const float* __restrict error = a.error + begin;
-    for (size_t i = 0; i < a.matrix; ++i) x[i] = x[i] - error[i];
-    for (int look = 0; look < 3; ++look) look_at(x, a.sums, a.matrix);
-  }
+  float* __restrict x = a.x;
+  float* __restrict error = a.error;
+  for (size_t i = 0; i < count; ++i) x[i] = x[i] - error[i];
   std::memcpy(a.error, a.x, count * sizeof(float));
   std::memset(a.x, 0, count * sizeof(float));
 }
@@ -159,30 +156,23 @@ void topk_limit(const Arrays& a) {
 // Those of power_sgd_compressor.cc.
 void powersgd_limit(const Arrays& a) {
   const size_t count = a.blocks * kBlock;
-  for (size_t begin = 0; begin < count; begin += a.matrix) {
-    float* __restrict x = a.x + begin;
-    const float* __restrict error = a.error + begin;
-    for (size_t i = 0; i < a.matrix; ++i) x[i] = x[i] - error[i];
-    look_at(x, a.sums, a.matrix);
-  }
+  float* __restrict x = a.x;
+  float* __restrict error = a.error;
+  for (size_t i = 0; i < count; ++i) x[i] = x[i] - error[i];
   look_at(a.x, a.sums, count);
-  for (size_t begin = 0; begin < count; begin += a.matrix) {
-    float* __restrict x = a.x + begin;
-    float* __restrict error = a.error + begin;
-    for (size_t i = 0; i < a.matrix; ++i) error[i] = x[i] - 1.0f;
-    for (size_t i = 0; i < a.matrix; ++i) x[i] = 1.0f;
+  for (size_t i = 0; i < count; ++i) {
+    error[i] = x[i] - 1.0f;
+    x[i] = 1.0f;
   }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  const size_t side = std::strtoull(argv[3], nullptr, 10);
+  if (argc != 3) return 2;
   Arrays arrays{};
   arrays.blocks = std::strtoull(argv[1], nullptr, 10) / kBlock;
   arrays.ranks = std::strtoull(argv[2], nullptr, 10);
-  arrays.matrix = side * side;
   const size_t count = arrays.blocks * kBlock;
   arrays.x = allocate<float>(count);
   arrays.error = allocate<float>(count);
