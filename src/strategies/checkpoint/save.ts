@@ -90,13 +90,12 @@ export async function beginCheckpoint(
     await addon.writeFile(join(temporary, 'manifest.json'), [
       { fileOffset: 0, source: Buffer.from(text) },
     ]);
-    await addon.fsyncDirectory(temporary);
+    // writeFile has synchronised the folder as well.
     await publish(temporary, directory, tag);
     await addon.fsyncDirectory(directory);
     await addon.writeFile(join(directory, latestFile), [
       { fileOffset: 0, source: Buffer.from(`${tag}\n`) },
     ]);
-    await addon.fsyncDirectory(directory);
     await sweep(directory, tag);
   };
   const publishAll = async () => {
