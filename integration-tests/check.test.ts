@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { CheckReport } from '../src/launcher/index.ts';
 import { until } from './launcher.run.ts';
+import { noMpi } from './mpi.ts';
 import { Machines, noNamespaces } from './namespaces.ts';
 import { runCommand } from './run-command.ts';
 
@@ -55,6 +56,21 @@ describe.skipIf(noNamespaces !== null).each([4, 7])(
       expect(report.sweep.readings.length).toBeGreaterThan(2);
       expect(status).toBe(0);
     });
+
+    it.runIf(count === 4 && noMpi === null)(
+      'carries the all-reduce of a run as well, of all slots and by MPI',
+      async () => {
+        const { status, report } = await check(
+          ['--hostfile', machines.hostfile(2, 1, 1, 1), '--num_nodes', '3', '--mpi'],
+          machines.environment,
+        );
+        expect(report).toMatchObject({ healthy: true, swept: [0, 1, 2], run: { isSlow: false } });
+        expect(report.run!.sweep.error).toBeNull();
+        // 2/3 of the vector have to leave each machine twice: no all-reduce passes the cables' 40 Mbit/s by much.
+        expect(report.run!.reached).toBeLessThan((1.3 * 40e6) / 8);
+        expect(status).toBe(0);
+      },
+    );
 
     it.runIf(count === 7)('has a slow machine, of which all links are slow', async () => {
       machines.shape(1, slowRate);

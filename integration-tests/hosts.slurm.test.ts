@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { CheckReport } from '../src/launcher/index.ts';
 import { fixture, runLauncher } from './launcher.run.ts';
 import { mpiEnvironment, noMpi } from './mpi.ts';
 import { mustRun } from './run-command.ts';
@@ -19,7 +20,7 @@ describe.skipIf(noMpi !== null || noSlurm !== null)('srun', { timeout: 120_000 }
   beforeAll(async () => {
     await slurm.start();
     hostfile = join(temporaryFolder(), 'hosts');
-    writeFileSync(hostfile, `${slurm.node} slots=3\n`);
+    writeFileSync(hostfile, `${slurm.nodes[0]} slots=3\n`);
   });
   afterAll(() => slurm.dispose());
 
@@ -52,5 +53,23 @@ describe.skipIf(noMpi !== null || noSlurm !== null)('srun', { timeout: 120_000 }
     const output = await mustRun('srun', words, { cwd: root, env: env() });
     for (const place of ['0/2', '1/2']) expect(output).toContain(`sum 1 true of 2, local ${place}`);
     expect(output).toContain('done, restart 0');
+  });
+});
+
+describe.skipIf(noMpi !== null || noSlurm !== null)('check by srun', { timeout: 120_000 }, () => {
+  const slurm = new Slurm(2);
+  beforeAll(() => slurm.start());
+  afterAll(() => slurm.dispose());
+
+  it('reaches the nodes, and measures between them', async () => {
+    const hostfile = join(temporaryFolder(), 'hosts');
+    writeFileSync(hostfile, slurm.nodes.map((node) => `${node} slots=1\n`).join(''));
+    const program = join(root, 'dist', 'cli', 'deepspeed.js');
+    const words = [program, 'check', '--json', '--hostfile', hostfile, '--launcher', 'slurm'];
+    const output = await mustRun(process.execPath, words, { cwd: root, env: slurm.environment });
+    const report = JSON.parse(output.split('\n')[0]!) as CheckReport;
+    expect(report).toMatchObject({ healthy: true, lost: [], swept: [0, 1] });
+    expect(report.names).toEqual(slurm.nodes);
+    expect(report.sweep.readings.length).toBeGreaterThan(2);
   });
 });

@@ -1,4 +1,7 @@
-/** A Slurm of one node for tests: its own munged, slurmctld and slurmd, with ports and files of their own. */
+/**
+ * A Slurm on this machine for tests: its own munged, slurmctld and a slurmd for each node, with ports and files of
+ * their own.
+ */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -29,16 +32,20 @@ export const noSlurm: string | null = whyNoSlurm();
 if (noSlurm !== null) console.log(`tests with Slurm are skipped: ${noSlurm}`);
 
 export class Slurm {
-  /** The node's name, as a hostfile gives it. */
-  readonly node = hostname().split('.')[0]!;
+  /** Their names, as a hostfile gives them: all of them this machine. */
+  readonly nodes: readonly string[];
   readonly #folder = mkdtempSync(join(tmpdir(), 'dsjs-slurm-'));
   readonly #daemons: ChildProcess[] = [];
 
-  /** Resolves when the node takes jobs. */
+  constructor(nodes = 1) {
+    this.nodes = [hostname().split('.')[0]!, 'localhost'].slice(0, nodes);
+  }
+
+  /** Resolves when the nodes take jobs. */
   async start(): Promise<void> {
     // munged trusts no folder that others may write.
     chmodSync(this.#folder, 0o755);
-    for (const name of ['state', 'spool']) mkdirSync(join(this.#folder, name));
+    for (const name of ['state', ...this.nodes]) mkdirSync(join(this.#folder, name));
     writeFileSync(join(this.#folder, 'munge.key'), randomBytes(128), { mode: 0o600 });
     writeFileSync(join(this.#folder, 'slurm.conf'), await this.#configuration());
     const munge = ['key-file', 'socket', 'pid-file', 'log-file', 'seed-file'].map(
@@ -48,11 +55,11 @@ export class Slurm {
     this.#run('munged', ['--foreground', '--force', ...munge]);
     await this.#until(() => existsSync(join(this.#folder, 'munge.socket')));
     this.#run('slurmctld', ['-D']);
-    this.#run('slurmd', ['-D', '-N', this.node]);
+    for (const node of this.nodes) this.#run('slurmd', ['-D', '-N', node]);
     await this.#until(() => {
-      const words = ['--noheader', '--format=%T'];
+      const words = ['--noheader', '--Node', '--format=%T'];
       const { stdout } = spawnSync('sinfo', words, { env: this.environment, encoding: 'utf8' });
-      return stdout.trim() === 'idle';
+      return stdout.trim() === this.nodes.map(() => 'idle').join('\n');
     });
   }
 
@@ -79,7 +86,7 @@ export class Slurm {
     while (!condition()) {
       const gone = this.#daemons.find(({ exitCode }) => exitCode !== null);
       if (gone) {
-        const logs = ['munge.log-file', 'slurmctld.log', 'slurmd.log'].map((name) =>
+        const logs = ['munge.log-file', 'slurmctld.log', ...this.nodes.map(slurmdLog)].map((name) =>
           this.#logOf(name),
         );
         throw new Error(`${gone.spawnfile} has ended:\n${logs.join('\n')}`);
@@ -100,31 +107,38 @@ export class Slurm {
     const file = (name: string) => join(this.#folder, name);
     const entries = {
       ClusterName: 'test',
-      SlurmctldHost: `${this.node}(127.0.0.1)`,
+      SlurmctldHost: `${this.nodes[0]}(127.0.0.1)`,
       SlurmUser: 'root',
       SlurmctldPort: await freePort(),
-      SlurmdPort: await freePort(),
       AuthType: 'auth/munge',
       AuthInfo: `socket=${file('munge.socket')}`,
       StateSaveLocation: file('state'),
-      SlurmdSpoolDir: file('spool'),
+      SlurmdSpoolDir: file('%n'),
       SlurmctldPidFile: file('slurmctld.pid'),
-      SlurmdPidFile: file('slurmd.pid'),
+      SlurmdPidFile: file('slurmd.%n.pid'),
       SlurmctldLogFile: file('slurmctld.log'),
-      SlurmdLogFile: file('slurmd.log'),
+      SlurmdLogFile: file(slurmdLog('%n')),
       ProctrackType: 'proctrack/linuxproc',
       TaskPlugin: 'task/none',
       // More ranks than this machine may have cores.
       SlurmdParameters: 'config_overrides',
       ReturnToService: 2,
     };
+    const place = `NodeHostname=${hostname()} NodeAddr=127.0.0.1`;
+    const nodes = this.nodes.map(
+      async (node) => `NodeName=${node} ${place} Port=${await freePort()} CPUs=4 State=UNKNOWN`,
+    );
     return [
       ...Object.entries(entries).map(([key, value]) => `${key}=${value}`),
-      `NodeName=${this.node} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN`,
-      `PartitionName=all Nodes=${this.node} Default=YES State=UP`,
+      ...(await Promise.all(nodes)),
+      `PartitionName=all Nodes=${this.nodes.join(',')} Default=YES State=UP`,
       '',
     ].join('\n');
   }
+}
+
+function slurmdLog(node: string): string {
+  return `slurmd.${node}.log`;
 }
 
 async function freePort(): Promise<number> {

@@ -1,5 +1,5 @@
 /** What a check has found, in words. */
-import { busBandwidth, type CheckReport, type Link } from '../launcher/index.ts';
+import { busBandwidth, type CheckReport, type Link, type Probe } from '../launcher/index.ts';
 import { formatBytes } from '../monitor/units.ts';
 
 /** Three digits of bits a second: 94.1 Mbit/s. */
@@ -13,7 +13,13 @@ export function formatRate(bytesPerSecond: number): string {
 
 /** The lines of a report, the verdict last. */
 export function checkLines(report: CheckReport): string[] {
-  return [...lostLines(report), ...sweepLines(report), ...faultLines(report), verdict(report)];
+  return [
+    ...lostLines(report),
+    ...sweepLines(report),
+    ...runLines(report),
+    ...faultLines(report),
+    verdict(report),
+  ];
 }
 
 function lostLines({ names, lost }: CheckReport): string[] {
@@ -29,11 +35,6 @@ function sweepLines({ sweep, swept, expected, expectedFrom, reached }: CheckRepo
   if (swept.length < 2) return ['fewer than two are left: nothing to measure'];
   const heading = `all-reduce over ${swept.length}:`;
   if (sweep.error !== null) return [`${heading} ${sweep.error}`];
-  const lines = sweep.readings.map((reading) => {
-    const time = `${(reading.seconds * 1000).toPrecision(3)} ms`;
-    const rate = formatRate(busBandwidth(reading, swept.length));
-    return `  ${formatBytes(reading.bytes).padStart(8)}  ${time.padStart(9)}  ${rate.padStart(11)}`;
-  });
   const from = expectedFrom === 'given' ? 'given' : "the median of everybody's best pair";
   const against =
     expected === null
@@ -41,7 +42,32 @@ function sweepLines({ sweep, swept, expected, expectedFrom, reached }: CheckRepo
       : [
           `reached ${formatRate(reached)}, expected ${formatRate(expected)} (${from}): ${Math.round((100 * reached) / expected)}%`,
         ];
-  return [heading, ...lines, ...against];
+  return [heading, ...readingLines(sweep, swept.length), ...against];
+}
+
+function runLines({ run, swept, reached, leastShare }: CheckReport): string[] {
+  if (run === null) return [];
+  const heading = `all-reduce of a run over ${swept.length}:`;
+  if (run.sweep.error !== null) return [`${heading} ${run.sweep.error}`];
+  const share = Math.round((100 * run.reached) / reached);
+  return [
+    heading,
+    ...readingLines(run.sweep, swept.length),
+    `reached ${formatRate(run.reached)}: ${share}% of what the check reached`,
+    ...(run.isSlow
+      ? [
+          `MPI is slow, and not the machines or links: see "Several machines" in launcher.md (slow is below ${Math.round(leastShare * 100)}%)`,
+        ]
+      : []),
+  ];
+}
+
+function readingLines({ readings }: Probe, members: number): string[] {
+  return readings.map((reading) => {
+    const time = `${(reading.seconds * 1000).toPrecision(3)} ms`;
+    const rate = formatRate(busBandwidth(reading, members));
+    return `  ${formatBytes(reading.bytes).padStart(8)}  ${time.padStart(9)}  ${rate.padStart(11)}`;
+  });
 }
 
 function faultLines({

@@ -27,6 +27,7 @@ const sound: CheckReport = {
   sweep: { readings: [{ bytes: 1 << 20, seconds: 0.0168 }], error: null },
   swept: [0, 1, 2, 3],
   reached: 750 * megabit,
+  run: null,
   pairs: [link(0, 1, 900), link(0, 2, 600), link(1, 2, 100), link(1, 3, 0)],
   healthy: true,
 };
@@ -49,6 +50,17 @@ describe('the report', () => {
     expect(lines({})).toContain('all-reduce over 4:\n      1 MB    16.8 ms   749 Mbit/s');
     expect(lines({})).toContain('reached 750 Mbit/s, expected 1 Gbit/s');
     expect(lines({})).toMatch(/: 75%\nhealthy$/);
+  });
+
+  it('has the all-reduce of a run, where it was asked for', () => {
+    const sweep = { readings: [{ bytes: 1 << 20, seconds: 0.0336 }], error: null };
+    const run = { sweep, reached: 375 * megabit, isSlow: false };
+    expect(lines({ run })).toContain(
+      'all-reduce of a run over 4:\n      1 MB    33.6 ms   374 Mbit/s\nreached 375 Mbit/s: 50% of what the check reached\nhealthy',
+    );
+    expect(lines({ run: { ...run, isSlow: true } })).toContain('MPI is slow, and not the machines');
+    const failed = { sweep: { readings: [], error: 'no MPI' }, reached: 0, isSlow: true };
+    expect(lines({ run: failed })).toContain('all-reduce of a run over 4: no MPI\n');
   });
 
   it('names slow machines with their links, and slow links with those beside them', () => {

@@ -12,6 +12,7 @@ import {
   packageVersion,
   type Probes,
   RankProbes,
+  requireTools,
   usableCores,
 } from '../launcher/index.ts';
 import { integer, parsed } from './arguments.ts';
@@ -33,6 +34,7 @@ interface Flags {
   expect?: number;
   least_share: number;
   all_pairs?: boolean;
+  mpi?: boolean;
   out?: string;
   json?: boolean;
 }
@@ -65,6 +67,7 @@ export async function check(argv: string[]): Promise<number> {
       expected: flags.expect === undefined ? null : flags.expect * bytesPerGigabit,
       leastShare: flags.least_share,
       allPairs: flags.all_pairs ?? false,
+      asRun: flags.mpi ?? false,
       say,
     });
   } finally {
@@ -91,6 +94,10 @@ async function openProbes(flags: Flags, say: (text: string) => void): Promise<Pr
     throw new DeepSpeedError('LAUNCHER_USAGE', '--launcher_args are words for srun here', {
       fix: 'The check reaches machines by ssh itself; its settings belong into ~/.ssh/config.',
     });
+  if (plan === null && flags.mpi)
+    throw new DeepSpeedError('LAUNCHER_USAGE', '--mpi needs several machines', {
+      fix: 'Name them with --hostfile FILE; ranks of one machine share memory.',
+    });
   if (plan === null) {
     const cores = usableCores();
     const ranks = slotsHere ?? flags.num_procs ?? cores;
@@ -106,8 +113,8 @@ async function openProbes(flags: Flags, say: (text: string) => void): Promise<Pr
   if (plan.hosts.length < 2) throw alone('1 machine');
   say(`${plan.hosts.length} machines`);
   const port = flags.ssh_port === undefined ? [] : ['-p', String(flags.ssh_port)];
-  const { hosts, kind, linkTimeoutMs: patienceMs } = plan;
-  return HostProbes.open({ hosts, kind, extra: [...port, ...words], patienceMs, probeMs });
+  if (flags.mpi) requireTools(plan);
+  return HostProbes.open({ plan, extra: [...port, ...words], probeMs });
 }
 
 function alone(what: string): DeepSpeedError {
@@ -161,6 +168,7 @@ function parseFlags(argv: string[]): Flags | null {
       0.5,
     )
     .option('--all_pairs', 'measure every pair (done anyway for up to 8)')
+    .option('--mpi', 'measure also as a run does: all slots, started by mpirun or srun')
     .option('--out <file>', 'draw the pairs: a .png or .svg file')
     .option('--json', 'print one line of JSON; rates in bytes a second')
     .version(packageVersion, '-v, --version');

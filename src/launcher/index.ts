@@ -8,5 +8,5 @@ export { type ChosenHost, chooseHosts } from './hosts/filter.ts';
 export { launcherKind } from './hosts/commands.ts';
 export { forwardedVariables } from './hosts/environment-file.ts';
 export { readHostfile } from './hosts/hostfile.ts';
-export { type HostsPlan, isThisMachine } from './hosts/launch-on-hosts.ts';
+export { type HostsPlan, isThisMachine, requireTools } from './hosts/launch-on-hosts.ts';
 export * from './check/index.ts';

@@ -26,8 +26,18 @@ function simulate(size: number, network: Network, sharesCores = false): Probes {
   };
 }
 
-const judge = (probes: Probes, options: { expected?: number; leastShare?: number } = {}) =>
-  check(probes, { expected: null, leastShare: 0.5, allPairs: false, say: () => {}, ...options });
+const judge = (
+  probes: Probes,
+  options: { expected?: number; leastShare?: number; asRun?: boolean } = {},
+) =>
+  check(probes, {
+    expected: null,
+    leastShare: 0.5,
+    allPairs: false,
+    asRun: false,
+    say: () => {},
+    ...options,
+  });
 
 describe('the verdict', () => {
   it('is healthy where pairs and the group are as quick', async () => {
@@ -68,6 +78,26 @@ describe('the verdict', () => {
       healthy: false,
       unexplained: true,
     });
+  });
+
+  it.each([
+    ['as quick', quick, true],
+    ['a little slower', 1.9 * quick, true],
+    ['slower by more than the least share', 2.1 * quick, false],
+    ['does not end', 'not done after 2 s', false],
+  ] as const)('a run over the same links that is %s', async (_, way, healthy) => {
+    const probes = simulate(4, () => quick);
+    const swept: number[][] = [];
+    probes.measureRun = async (members, { sizes }) => {
+      swept.push([...members]);
+      return typeof way === 'string'
+        ? { readings: [], error: way }
+        : { readings: [{ bytes: sizes.at(-1)!, seconds: way }], error: null };
+    };
+    expect((await judge(probes)).run).toBeNull();
+    const report = await judge(probes, { asRun: true });
+    expect(report).toMatchObject({ healthy, run: { isSlow: !healthy }, members: [], links: [] });
+    expect(swept).toEqual([[0, 1, 2, 3]]);
   });
 
   it('blames a link among members that share cores only where nothing comes through', async () => {

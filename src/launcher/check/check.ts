@@ -18,6 +18,8 @@ export interface CheckOptions {
   leastShare: number;
   /** Measures every pair, whatever the group's size. */
   allPairs: boolean;
+  /** Sweeps also as a run does, where that is another way than that of the check. */
+  asRun: boolean;
   /** What is going on, for people who wait. */
   say: (text: string) => void;
 }
@@ -33,13 +35,15 @@ export interface CheckReport extends Faults {
   swept: number[];
   /** Bus bandwidth of the sweep's largest vectors, bytes/s. */
   reached: number;
+  /** The same all-reduce as a run does it, and its bus bandwidth; null where it was not asked for. */
+  run: { sweep: Probe; reached: number; isSlow: boolean } | null;
   /** Every pair that was measured. */
   pairs: Link[];
   healthy: boolean;
 }
 
 export async function check(probes: Probes, options: CheckOptions): Promise<CheckReport> {
-  const { leastShare, allPairs, say } = options;
+  const { leastShare, allPairs, asRun, say } = options;
   const measure: Measure = async (groups) => {
     const made = await probes.measure(groups, probePlan);
     return made.map(({ readings, error }, index) => ({
@@ -67,6 +71,8 @@ export async function check(probes: Probes, options: CheckOptions): Promise<Chec
   }
   const reached = largeBandwidth(sweep.readings, swept.length);
 
+  const run = asRun && swept.length > 1 ? await sweepAsRun(probes, swept, options, reached) : null;
+
   // Nothing is too little, whatever is expected, and all that a link is blamed for among those that share cores.
   const floor = Math.max(Number.MIN_VALUE, (expected ?? 0) * leastShare);
   const blameFloor = probes.sharesCores ? Number.MIN_VALUE : floor;
@@ -89,14 +95,31 @@ export async function check(probes: Probes, options: CheckOptions): Promise<Chec
     sweep,
     swept,
     reached,
+    run,
     pairs: links.all.filter(ofPresent),
     // What was measured in pairs need not hold for a group: only a promise that was given is broken. But an
     // all-reduce that does not come to its end, or to its sum, is no training, whoever is to blame.
     healthy:
       swept.length > 1 &&
       sweep.error === null &&
+      !run?.isSlow &&
       lost.length === 0 &&
       !blamed &&
       !(faults.unexplained && options.expected !== null),
   };
+}
+
+/** What a run reaches over the same machines and links: less than the check's own all-reduce is its own doing. */
+async function sweepAsRun(
+  probes: Probes,
+  swept: readonly number[],
+  { leastShare, say }: CheckOptions,
+  reachedByCheck: number,
+): Promise<CheckReport['run']> {
+  if (probes.measureRun === undefined) return null;
+  say('all-reduce as a run does it');
+  const sweep = await probes.measureRun(swept, sweepPlan);
+  const reached = largeBandwidth(sweep.readings, swept.length);
+  const isSlow = sweep.error !== null || reached < leastShare * reachedByCheck;
+  return { sweep, reached, isSlow };
 }

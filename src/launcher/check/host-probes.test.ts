@@ -3,12 +3,17 @@ import { expect, it } from 'vitest';
 import { HostProbes } from './host-probes.ts';
 
 it('a name that is not known loses its own machine only', async () => {
-  const host = (name: string) => ({ name, slots: [0] });
+  const host = (name: string) => ({ name, slots: [0], room: 1 });
   const probes = await HostProbes.open({
-    hosts: [host('localhost'), host('no-such-machine.invalid')],
-    kind: 'openmpi',
+    plan: {
+      hosts: [host('localhost'), host('no-such-machine.invalid')],
+      kind: 'openmpi',
+      extra: [],
+      masterAddress: null,
+      linkTimeoutMs: 30_000,
+      variables: {},
+    },
     extra: [],
-    patienceMs: 30_000,
     probeMs: 1000,
   });
   try {

@@ -6,20 +6,18 @@
 import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import type { ChosenHost } from '../hosts/filter.ts';
-import type { LauncherKind } from '../hosts/commands.ts';
-import { addressTowards, isThisMachine } from '../hosts/launch-on-hosts.ts';
+import { rankCount } from '../hosts/commands.ts';
+import { addressTowards, type HostsPlan, isThisMachine } from '../hosts/launch-on-hosts.ts';
 import { typescriptFlags } from '../script.ts';
 import type { Order } from './agent-protocol.ts';
 import { HostAgent } from './host-agent.ts';
+import { LaunchedProbes } from './launched-probe.ts';
 import type { Lost, Probe, ProbePlan, Probes } from './probes.ts';
 
 export interface HostProbesOptions {
-  hosts: readonly ChosenHost[];
-  kind: LauncherKind;
+  plan: HostsPlan;
   /** For srun, or for ssh. */
   extra: readonly string[];
-  /** Patience with a machine that does not answer. */
-  patienceMs: number;
   /** Time limit of one probe. */
   probeMs: number;
 }
@@ -27,13 +25,16 @@ export interface HostProbesOptions {
 export class HostProbes implements Probes {
   readonly names: readonly string[];
   readonly sharesCores = false;
+  readonly #plan: HostsPlan;
+  readonly #launched: LaunchedProbes;
   readonly #agents: readonly HostAgent[];
   readonly #probeMs: number;
   #orders = 0;
 
   /** Starts an agent on every host, and waits until each has come or is lost. */
   static async open(options: HostProbesOptions): Promise<HostProbes> {
-    const { hosts, patienceMs, probeMs } = options;
+    const { plan, probeMs } = options;
+    const { hosts, linkTimeoutMs: patienceMs } = plan;
     const token = randomBytes(16).toString('hex');
     const here = hosts.some(({ name }) => isThisMachine(name)) ? await addressHere(hosts) : null;
     const agents = hosts.map(({ name }) => {
@@ -41,17 +42,15 @@ export class HostProbes implements Probes {
       return new HostAgent({ ...agentCommand(name, options), name, address, token, patienceMs });
     });
     await Promise.all(agents.map(({ ready }) => ready));
-    return new HostProbes(
-      hosts.map(({ name }) => name),
-      agents,
-      probeMs,
-    );
+    return new HostProbes(plan, agents, probeMs);
   }
 
-  private constructor(names: readonly string[], agents: readonly HostAgent[], probeMs: number) {
-    this.names = names;
+  private constructor(plan: HostsPlan, agents: readonly HostAgent[], probeMs: number) {
+    this.names = plan.hosts.map(({ name }) => name);
+    this.#plan = plan;
     this.#agents = agents;
     this.#probeMs = probeMs;
+    this.#launched = new LaunchedProbes(probeMs);
   }
 
   present(): number[] {
@@ -66,7 +65,18 @@ export class HostProbes implements Probes {
     return Promise.all(groups.map((group) => this.#measureOne(group, plan)));
   }
 
+  measureRun(members: readonly number[], plan: ProbePlan): Promise<Probe> {
+    const hosts = members.map((member) => this.#plan.hosts[member]!);
+    return this.#launched.measure({
+      ranks: rankCount(hosts),
+      cores: null,
+      hosts: { ...this.#plan, hosts },
+      plan,
+    });
+  }
+
   async close(): Promise<void> {
+    this.#launched.close();
     await Promise.all(this.#agents.map((agent) => agent.close()));
   }
 
@@ -110,7 +120,7 @@ async function addressHere(hosts: readonly ChosenHost[]): Promise<string> {
 
 function agentCommand(
   name: string,
-  { kind, extra, patienceMs }: HostProbesOptions,
+  { plan: { kind, linkTimeoutMs: patienceMs }, extra }: HostProbesOptions,
 ): { program: string; words: string[] } {
   const script = fileURLToPath(new URL(`agent${import.meta.url.slice(-3)}`, import.meta.url));
   const node = [process.execPath, ...typescriptFlagsOf(script), script];

@@ -42,6 +42,8 @@ export interface Probes {
   readonly lost: readonly Lost[];
   /** The groups, which share no member, measure at the same time. */
   measure(groups: readonly (readonly number[])[], plan: ProbePlan): Promise<Probe[]>;
+  /** All ranks of these members, joined as in a run. Absent where that is how `measure` does it. */
+  measureRun?(members: readonly number[], plan: ProbePlan): Promise<Probe>;
   close(): Promise<void>;
 }
 

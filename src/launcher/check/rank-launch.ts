@@ -1,6 +1,7 @@
-/** `rank-launch.ts JOB`: one probe among ranks of this machine, by the launcher. */
+/** `rank-launch.ts JOB`: one probe among ranks of this machine, or of several, by the launcher. */
 import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
+import type { HostsPlan } from '../hosts/launch-on-hosts.ts';
 import { launch } from '../launch.ts';
 import type { ProbePlan } from './probes.ts';
 
@@ -8,6 +9,8 @@ export interface RankJob {
   ranks: number;
   /** To share out among them, or null. */
   cores: number[] | null;
+  /** Several machines, of which all chosen slots take part; null: this one. */
+  hosts: HostsPlan | null;
   plan: ProbePlan;
 }
 
@@ -15,14 +18,14 @@ export interface RankJob {
 process.stdin.on('close', () => process.exit(1)).resume();
 (process.stdin as Socket).unref();
 
-const { ranks, cores, plan } = JSON.parse(process.argv[2]!) as RankJob;
+const { ranks, cores, hosts, plan } = JSON.parse(process.argv[2]!) as RankJob;
 const script = new URL(`rank-probe${import.meta.url.slice(-3)}`, import.meta.url);
 process.exitCode = await launch({
   script: fileURLToPath(script),
   module: false,
   scriptArguments: [JSON.stringify(plan)],
   numProcs: ranks,
-  hosts: null,
+  hosts,
   maxRestarts: 0,
   deepspeedConfig: null,
   bindCoresToRank: cores !== null,

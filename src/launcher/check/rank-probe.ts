@@ -1,5 +1,5 @@
-/** The script of a probe among ranks of one machine: `rank-probe.ts PLAN`; rank 0 prints an empty line when all are there, then the readings. */
-import { loadAddon } from '../../native/index.ts';
+/** The script of a probe among ranks: `rank-probe.ts PLAN`; rank 0 prints an empty line when all are there, then the readings. */
+import { loadAddon, requireMpiModule } from '../../native/index.ts';
 import { getRunEnvironment } from '../run-environment.ts';
 import type { ProbePlan, Reading } from './probes.ts';
 import { shareOf, verifySum } from './sum.ts';
@@ -9,14 +9,12 @@ const LEAST_ROUNDS = 3;
 const MOST_ROUNDS = 50;
 
 const plan = JSON.parse(process.argv[2]!) as ProbePlan;
-const { rank, worldSize, memory, hangTimeoutMs, threads } = getRunEnvironment()!;
-const communicator = loadAddon().createCommunicator({
-  backend: 'shm',
-  rank,
-  worldSize,
-  ...memory!,
-  hangTimeoutMs,
-});
+const { rank, worldSize, memory, hangTimeoutMs, threads, version } = getRunEnvironment()!;
+const communicator = loadAddon().createCommunicator(
+  memory !== null
+    ? { backend: 'shm', rank, worldSize, ...memory, hangTimeoutMs }
+    : { backend: 'mpi', module: requireMpiModule(), identity: version, hangTimeoutMs },
+);
 const engine = loadAddon().createEngine({ communicator, threads });
 // Everybody is there: the time for the measurement begins.
 communicator.allReduce(Int32Array.of(1));

@@ -28,7 +28,7 @@ it('a probe ends, and its ranks with it, when nobody holds its input any more', 
   const path = fileURLToPath(new URL('rank-launch.ts', import.meta.url));
   // Minutes of work.
   const plan = { sizes: Array<number>(10_000).fill(1 << 20), enoughMs: Number.MAX_VALUE };
-  const job: RankJob = { ranks: 2, cores: null, plan };
+  const job: RankJob = { ranks: 2, cores: null, hosts: null, plan };
   const child = spawn(process.execPath, [...typescriptFlags(path), path, JSON.stringify(job)]);
   await once(child.stdout, 'data'); // all are there
   child.stdin.end();
