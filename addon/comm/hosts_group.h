@@ -9,8 +9,8 @@
 //
 // Every call begins with a meeting, in which each member learns what all others call: members of a
 // host tell each other, the first of each host tells the first of the others, and they tell theirs.
-// Small arrays travel with it; of what is to be summed only each host's sum. Larger arrays, H hosts
-// with L members each, B bytes:
+// Small arrays travel with it; of what is to be summed only each host's sum, and where that is up
+// to 256 KiB it travels beside it. Larger arrays, H hosts with L members each, B bytes:
 //
 //   allReduce      windows; in each, lane l of every host sums the l-th slice of its host's arrays
 //                  (B/L), and exchanges it with lane l of the other hosts: the h-th part goes to
@@ -112,8 +112,11 @@ class HostsGroup final : public Communicator {
   static constexpr size_t kScratchBytes = size_t{8} << 20;
   // ... and of a lane's slice of a window that is reduced, of which so many are on their way
   // besides the newest.
-  static constexpr size_t kWindowBytes = size_t{1} << 20;
-  static constexpr size_t kWindowsAhead = 4;
+  static constexpr size_t kWindowBytes = size_t{256} << 10;
+  static constexpr size_t kWindowsAhead = 8;
+  // The messages of a window: MPI sends them without asking the receiver (Open MPI up to 64 KiB
+  // with its header), who expects them anyway.
+  static constexpr size_t kMessageBytes = size_t{60} << 10;
   enum Tag { kOpening, kData, kTags };
 
   int tag(Tag kind) const { return 1 + channel_ * kTags + kind; }
@@ -167,8 +170,9 @@ class HostsGroup final : public Communicator {
     return members * sizeof(Call) + std::max(members * kSmallBytes, kSmallSumBytes);
   }
   // Starts a collective: every member's call at every member, compared, and what goes with it.
+  // `ahead` runs when the members of this host are known to call the same, before others are heard.
   Meeting meet(Operation operation, DType type, uint64_t count, uint64_t detail,
-               const Deposit& deposit);
+               const Deposit& deposit, const std::function<void()>& ahead = nullptr);
   // The first lane: calls and parts of other hosts.
   void gather_from_hosts(Meeting& meeting);
   Call call_of(const Meeting& meeting, int member) const;
@@ -199,6 +203,9 @@ class HostsGroup final : public Communicator {
   std::vector<const void*> sums_of(const Meeting& meeting, size_t offset) const;
   // A window of an all-reduce on its way: hosts_reduce.cc.
   struct Window;
+  Window make_window(char* data, size_t count, int lanes) const;
+  size_t window_room() const;
+  void reduce_ahead(char* data, size_t count, DType type, ReduceOp op);
   void reduce_large(char* data, size_t count, DType type, ReduceOp op, int lanes);
   void begin_window(Window& window, DType type, ReduceOp op, char* room);
   void add_window(Window& window, DType type, ReduceOp op);

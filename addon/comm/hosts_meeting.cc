@@ -31,7 +31,8 @@ void HostsGroup::gather_in_host(void* all, size_t bytes) {
 }
 
 HostsGroup::Meeting HostsGroup::meet(Operation operation, DType type, uint64_t count,
-                                     uint64_t detail, const Deposit& deposit) {
+                                     uint64_t detail, const Deposit& deposit,
+                                     const std::function<void()>& ahead) {
   if (failure_) std::rethrow_exception(failure_);
   message_peer_ = -1;
   call_.descriptor = {
@@ -60,6 +61,7 @@ HostsGroup::Meeting HostsGroup::meet(Operation operation, DType type, uint64_t c
   std::memcpy(meeting.bytes.data() + meeting.begin[static_cast<size_t>(host_)], ours.data(),
               ours.size() * sizeof(Call));
   if (alike && deposit.bytes > 0) deposit.write(meeting.part_of(host_));
+  if (alike && ahead) ahead();
   if (lane_ == 0) gather_from_hosts(meeting);
   if (lanes(host_) > 1) local_->broadcast(meeting.bytes.data(), meeting.bytes.size(), 0);
   compare(meeting);

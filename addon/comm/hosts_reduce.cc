@@ -27,6 +27,15 @@ Slice part_of(size_t count, int hosts, int host) {
   return hosts == 2 ? Slice{0, count} : slice(count, hosts, host);
 }
 
+// Appends the messages that carry so many bytes.
+template <class Message, class Data>
+size_t cut_into(size_t most, std::vector<Message>& messages, int peer, Data* data, size_t bytes) {
+  const size_t before = messages.size();
+  for (size_t begin = 0; begin < bytes; begin += most)
+    messages.push_back({peer, data + begin, std::min(most, bytes - begin)});
+  return messages.size() - before;
+}
+
 }  // namespace
 
 std::vector<const void*> HostsGroup::sums_of(const Meeting& meeting, size_t offset) const {
@@ -44,6 +53,7 @@ void HostsGroup::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
           meet(Operation::kAllReduce, type, count, detail, sum_of_hosts(data, count, type, op));
       return reduce_arrays(sums_of(meeting, 0), {data}, count, type, op);
     }
+    if (bytes <= kWindowBytes) return reduce_ahead(static_cast<char*>(data), count, type, op);
     call_.lanes = lane_choice_.next(bytes);
     const int lanes = call_of(meet(Operation::kAllReduce, type, count, detail, {}), 0).lanes;
     // Everybody has come: how long others were late is not counted.
@@ -51,6 +61,33 @@ void HostsGroup::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
     reduce_large(static_cast<char*>(data), count, type, op, lanes);
     if (me_ == 0) lane_choice_.took(bytes, lanes, monotonic_ns() - start);
   });
+}
+
+// One window of one lane, which is on its way before it is known that all ranks call the same:
+// whatever another one calls, there is room for its messages.
+void HostsGroup::reduce_ahead(char* data, size_t count, DType type, ReduceOp op) {
+  Window window = make_window(data, count, 1);
+  char* const room = scratch(window_room());
+  meet(Operation::kAllReduce, type, count, static_cast<uint64_t>(op), {},
+       [&] { begin_window(window, type, op, room); });
+  add_window(window, type, op);
+  end_window(window, type);
+}
+
+// Of a window's parts, each in whole messages.
+size_t HostsGroup::window_room() const {
+  return (kWindowBytes / kMessageBytes + 1 + static_cast<size_t>(hosts())) * kMessageBytes;
+}
+
+HostsGroup::Window HostsGroup::make_window(char* data, size_t count, int used) const {
+  Window window{};
+  window.data = data;
+  window.count = count;
+  for (int lane = 0; lane < lanes(host_); ++lane) {
+    const Slice part = lane < used ? slice(count, used, lane) : Slice{0, 0};
+    window.slices.push_back({part.begin, part.count()});
+  }
+  return window;
 }
 
 // In each turn a window begins, an earlier one is added, and one before that is finished, so that
@@ -61,22 +98,15 @@ void HostsGroup::reduce_large(char* data, size_t count, DType type, ReduceOp op,
   const size_t element = size_of(type);
   const size_t step = kWindowBytes * static_cast<size_t>(used) / element;
   const size_t windows = (count + step - 1) / step;
-  // Parts begin at whole units of `slice`, so that one may be a unit longer than another.
-  const size_t room = kWindowBytes + static_cast<size_t>(hosts()) * 1024 * element;
+  const size_t room = window_room();
   const size_t rooms = std::min(windows, kAhead + 1);
   char* const memory = scratch(rooms * room);
   std::vector<Window> under_way(std::min(windows, 2 * kAhead + 1));
   const auto window = [&](size_t index) -> Window& { return under_way[index % under_way.size()]; };
   for (size_t turn = 0; turn < windows + 2 * kAhead; ++turn) {
     if (turn < windows) {
-      Window next{};
-      next.data = data + turn * step * element;
-      next.count = std::min(step, count - turn * step);
-      for (int lane = 0; lane < lanes(host_); ++lane) {
-        const Slice part = lane < used ? slice(next.count, used, lane) : Slice{0, 0};
-        next.slices.push_back({part.begin, part.count()});
-      }
-      window(turn) = std::move(next);
+      window(turn) =
+          make_window(data + turn * step * element, std::min(step, count - turn * step), used);
       begin_window(window(turn), type, op, memory + turn % rooms * room);
     }
     if (turn >= kAhead && turn - kAhead < windows) add_window(window(turn - kAhead), type, op);
@@ -104,10 +134,13 @@ void HostsGroup::begin_window(Window& window, DType type, ReduceOp op, char* roo
     }
     const int peer = member_at(host, lane_);
     const Slice theirs = part_of(own.count, hosts(), host);
-    outgoing.push_back({peer, window.own + theirs.begin * element, theirs.count() * element});
-    window.parts_in.push_back({peer, room, added.count() * element});
+    cut_into(kMessageBytes, outgoing, peer, window.own + theirs.begin * element,
+             theirs.count() * element);
     window.sources.push_back(room);
-    room += added.count() * element;
+    const size_t messages =
+        cut_into(kMessageBytes, window.parts_in, peer, room, added.count() * element);
+    if (messages > 0) window.parts_in.back().bytes = kMessageBytes;
+    room += messages * kMessageBytes;
   }
   window.parts = start(kData, outgoing, window.parts_in);
 }
@@ -125,8 +158,9 @@ void HostsGroup::add_window(Window& window, DType type, ReduceOp op) {
     if (host == host_) continue;
     const int peer = member_at(host, lane_);
     const Slice theirs = part_of(count, hosts(), host);
-    outgoing.push_back({peer, sum, added.count() * element});
-    window.sums_in.push_back({peer, window.own + theirs.begin * element, theirs.count() * element});
+    cut_into(kMessageBytes, outgoing, peer, sum, added.count() * element);
+    cut_into(kMessageBytes, window.sums_in, peer, window.own + theirs.begin * element,
+             theirs.count() * element);
   }
   window.sums = start(kData, outgoing, window.sums_in);
 }

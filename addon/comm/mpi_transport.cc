@@ -26,13 +26,11 @@ namespace dsjs {
 namespace {
 
 // Between looks at what is under way: at first none, but whoever else can run does, since a fast
-// link brings the next piece of a message at once; then longer and longer, up to a fifth of what a
-// message over Ethernet needs anyway.
+// link brings the next piece of a message at once; then a share of what has been waited.
 constexpr uint64_t kBusyNs = 1'000'000;
-constexpr uint64_t kPatientNs = 4'000'000;
-constexpr auto kShortPause = std::chrono::microseconds(10);
-constexpr auto kLongPause = std::chrono::microseconds(100);
-// And those of the thread that looks when nobody waits: while messages come and go, and later.
+constexpr uint64_t kPauseShare = 100;
+constexpr uint64_t kLongestPauseNs = 1'000'000;
+// Pauses of the thread that looks when nobody waits: while messages come and go, and later.
 constexpr auto kBackgroundPause = std::chrono::microseconds(200);
 constexpr auto kIdlePause = std::chrono::milliseconds(2);
 constexpr uint64_t kRecentNs = 20'000'000;
@@ -118,7 +116,7 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
             "MPI_Iallgather");
       running_.push_back(&exchange);
     }
-    while (!exchange.wait(kPatientNs)) {
+    while (!exchange.wait(kRecentNs)) {
     }
     return all;
   }
@@ -165,7 +163,8 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
         std::this_thread::yield();
       } else {
         pause_exactly();
-        std::this_thread::sleep_for(now < moved + kPatientNs ? kShortPause : kLongPause);
+        std::this_thread::sleep_for(
+            std::chrono::nanoseconds(std::min((now - moved) / kPauseShare, kLongestPauseNs)));
       }
     }
     return true;
