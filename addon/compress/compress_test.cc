@@ -133,7 +133,7 @@ std::vector<float> reference(const std::vector<std::vector<float>>& xs, std::vec
   return result;
 }
 
-void test_all_reduce(int ranks, const std::vector<size_t>& tensors) {
+void test_all_reduce(int ranks, const std::vector<size_t>& tensors, size_t chunk_elements) {
   const size_t n = static_cast<size_t>(ranks);
   const std::vector<Block> blocks = blocks_of(tensors, n);
   const size_t count = blocks.empty() ? 0 : blocks.back().offset + blocks.back().count;
@@ -149,7 +149,8 @@ void test_all_reduce(int ranks, const std::vector<size_t>& tensors) {
     const std::vector<float> result = reference(xs, want, blocks);
     run_ranks(ranks, [&](Communicator& communicator) {
       const auto r = static_cast<size_t>(communicator.rank());
-      CompressedAllReduce reduce(communicator, tensors, std::make_shared<MemoryAccount>());
+      CompressedAllReduce reduce(communicator, tensors, std::make_shared<MemoryAccount>(),
+                                 chunk_elements);
       size_t begin = 0;
       while (begin < blocks.size() && blocks[begin].server < r) ++begin;
       size_t served = 0;
@@ -207,10 +208,12 @@ void test_feedback_identity() {
   }
 }
 
-void test_non_finite() {
+// Also where it is in a later chunk.
+void test_non_finite(size_t chunk_elements) {
   for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")})
-    run_ranks(3, [value](Communicator& communicator) {
-      CompressedAllReduce reduce(communicator, {150, 50}, std::make_shared<MemoryAccount>());
+    run_ranks(3, [&](Communicator& communicator) {
+      CompressedAllReduce reduce(communicator, {150, 50}, std::make_shared<MemoryAccount>(),
+                                 chunk_elements);
       std::vector<float> x(200, 1), worker(200), server(reduce.served());
       if (communicator.rank() == 1) x[150] = value;
       std::string said;
@@ -241,9 +244,10 @@ int main() {
   for (const int ranks : {1, 2, 3, 4, 5, 6, 7, 8})
     for (const std::vector<size_t>& tensors : std::vector<std::vector<size_t>>{
              {}, {0}, {1}, {63}, {5, 1, 1030}, {2048, 7}, {3000}, {1, 1, 1, 1, 1, 1, 1, 1}})
-      test_all_reduce(ranks, tensors);
+      for (const size_t chunk_elements : {CompressedAllReduce::kChunkElements, size_t{700}})
+        test_all_reduce(ranks, tensors, chunk_elements);
   test_feedback_identity();
-  test_non_finite();
+  for (const size_t chunk_elements : {200, 100}) test_non_finite(chunk_elements);
   test_bytes();
   return summary();
 }

@@ -22,11 +22,16 @@ namespace dsjs {
 
 class CompressedAllReduce {
  public:
+  // As many elements make a chunk, at least, and no more chunks than this: each costs two meetings.
+  static constexpr size_t kChunkElements = size_t{1} << 21;
+  static constexpr size_t kMostChunks = 8;
+
   // For flat vectors of fp32 elements in which tensors of these lengths lie back to back, over the
   // ranks of `communicator`, which outlives this. The staging (about 3 bits an element) is
   // allocated here and charged to `account` as communication.
   CompressedAllReduce(Communicator& communicator, const std::vector<size_t>& tensors,
-                      std::shared_ptr<MemoryAccount> account);
+                      std::shared_ptr<MemoryAccount> account,
+                      size_t chunk_elements = kChunkElements);
 
   // Elements of x and worker_error, and of server_error: those that this rank serves.
   size_t count() const { return count_; }
@@ -39,11 +44,28 @@ class CompressedAllReduce {
   // finite; x is unchanged then, the errors are void.
   void run(float* x, float* worker_error, float* server_error, Isa isa = active_isa());
 
+  // The same in steps, so that one chunk is computed while another is on the wire: each step of all
+  // chunks, or of one chunk after the other; chunks in order. exchange and gather are collectives,
+  // and only exchange throws NON_FINITE. A chunk is a share of what each rank serves: how many
+  // there are changes no bit.
+  size_t chunks() const { return chunks_.size(); }
+  void pack(size_t chunk, const float* x, float* worker_error, Isa isa = active_isa());
+  void exchange(size_t chunk);
+  void average(size_t chunk, float* server_error, Isa isa = active_isa());
+  void gather(size_t chunk);
+  void unpack(size_t chunk, float* x, Isa isa = active_isa());
+
  private:
   struct Block {
     size_t offset, count;
-    // Where its signs begin in its server's message, behind the scales.
+    // Where its signs begin in the message of its chunk and server, behind the scales.
     size_t signs;
+  };
+  struct Chunk {
+    // Of its messages, which are all of one length, in each staging buffer; bytes.
+    size_t offset, message;
+    // Of rank r's blocks it has [first[r], end[r]).
+    std::vector<size_t> first, end;
   };
   // One rank's part of a message buffer: a scale a block, then the blocks' signs.
   struct Message {
@@ -53,16 +75,18 @@ class CompressedAllReduce {
 
   size_t begin_of(size_t rank) const;
   size_t end_of(size_t rank) const { return begin_of(rank + 1); }
-  Message message(const std::shared_ptr<Buffer>& buffer, size_t server, size_t slot) const;
-  void send_to_servers(const float* x, float* worker_error, Isa isa);
-  void average(float* server_error, Isa isa);
+  void make_chunk(size_t index, size_t chunks);
+  std::byte* staging(const std::shared_ptr<Buffer>& buffer, const Chunk& chunk, size_t slot) const;
+  Message message(const std::shared_ptr<Buffer>& buffer, const Chunk& chunk, size_t server,
+                  size_t slot) const;
 
   Communicator& communicator_;
   size_t ranks_, rank_, count_ = 0;
   std::vector<Block> blocks_;
   // Rank r serves blocks [first_[r], first_[r + 1]).
   std::vector<size_t> first_;
-  // Bytes of the longest message.
+  std::vector<Chunk> chunks_;
+  // Bytes of a message of every chunk.
   size_t message_ = 0;
   std::shared_ptr<Buffer> outgoing_, incoming_, gathered_;
 };

@@ -74,7 +74,7 @@ class Int8Compressor final : public GradientCompressor {
       if (std::isnan(message(incoming_, r)[0])) return fill_with_nan(x, tensors_);
     keep_what_was_not_sent(kernels, x, error);
     serve(kernels, error);
-    gather_messages(communicator_, gathered_, message_);
+    gather_messages(communicator_, gathered_->data(), message_);
     each_block([&](size_t server, size_t b) {
       const float* from = message(gathered_, server);
       const Block& block = blocks_[b];

@@ -20,13 +20,12 @@ inline float* message_at(const std::shared_ptr<Buffer>& buffer, size_t slot, siz
 }
 
 // Every rank has written its own; afterwards all have all.
-inline void gather_messages(Communicator& communicator, const std::shared_ptr<Buffer>& buffer,
-                            size_t length) {
+inline void gather_messages(Communicator& communicator, void* messages, size_t length) {
   const auto ranks = static_cast<size_t>(communicator.size());
   const size_t words = length / sizeof(float);
   std::vector<Shard> shards(ranks);
   for (size_t r = 0; r < ranks; ++r) shards[r] = {r * words, words};
-  communicator.all_gather(buffer->data(), ranks * words, DType::kFloat32, shards);
+  communicator.all_gather(messages, ranks * words, DType::kFloat32, shards);
 }
 
 }  // namespace dsjs

@@ -139,7 +139,7 @@ class TopKCompressor final : public GradientCompressor {
 
   void run(float* x, float* error, float*, Isa isa) override {
     choose(x, error, isa);
-    gather_messages(communicator_, gathered_, message_);
+    gather_messages(communicator_, gathered_->data(), message_);
     for (size_t r = 0; r < ranks_; ++r)
       if (std::isnan(*message(r).flag)) return fill_with_nan(x, tensors_);
     const Message own = message(rank_);

@@ -315,6 +315,8 @@ WorkId Engine::all_gather_within(uint32_t id, Region region, std::vector<Shard> 
 
 uint32_t Engine::create_compressor(const std::vector<size_t>& tensors) {
   require_open();
+  if (tensors.empty() || std::find(tensors.begin(), tensors.end(), size_t{0}) != tensors.end())
+    invalid("an empty tensor, or none at all, cannot be compressed", "createCompressor");
   compressors_.emplace(next_id_,
                        std::make_shared<CompressedAllReduce>(*communicator_, tensors, account_));
   return next_id_++;
@@ -340,11 +342,51 @@ WorkId Engine::compressed_all_reduce(uint32_t id, Region x, Region worker_error,
   require_fp32(kOperation, "x", x, reduce->count());
   require_fp32(kOperation, "workerError", worker_error, reduce->count());
   require_fp32(kOperation, "serverError", server_error, reduce->served());
+  if (reduce->chunks() > 1) return compressed_chunks(reduce, x, worker_error, server_error, after);
   return enqueue_collective(kOperation, std::move(after),
                             [reduce, x = std::move(x), worker_error = std::move(worker_error),
                              server_error = std::move(server_error)](Communicator&) {
                               reduce->run(floats(x), floats(worker_error), floats(server_error));
                             });
+}
+
+// While one chunk is on its way the next is packed, and the one before averaged or unpacked.
+WorkId Engine::compressed_chunks(const std::shared_ptr<CompressedAllReduce>& reduce,
+                                 const Region& x, const Region& worker_error,
+                                 const Region& server_error, const std::vector<WorkId>& after) {
+  std::vector<WorkId> done(reduce->chunks());
+  const auto each = [&](const auto& enqueue) {
+    for (size_t chunk = 0; chunk < done.size(); ++chunk) done[chunk] = enqueue(chunk);
+  };
+  const auto compute = [&](const char* name, std::vector<WorkId> before, auto step) {
+    return queues_.enqueue(QueueId::kCompute, name, std::move(before), std::move(step));
+  };
+  each([&](size_t chunk) {
+    return compute("compressedAllReduce: pack", after, [reduce, x, worker_error, chunk] {
+      reduce->pack(chunk, floats(x), floats(worker_error));
+    });
+  });
+  each([&](size_t chunk) {
+    return enqueue_collective("compressedAllReduce: exchange", {done[chunk]},
+                              [reduce, chunk](Communicator&) { reduce->exchange(chunk); });
+  });
+  const WorkId exchanged = done.back();
+  each([&](size_t chunk) {
+    return compute("compressedAllReduce: average", {done[chunk]},
+                   [reduce, server_error, chunk] { reduce->average(chunk, floats(server_error)); });
+  });
+  // Nothing is unpacked where any chunk is refused.
+  each([&](size_t chunk) {
+    return enqueue_collective("compressedAllReduce: gather", {done[chunk], exchanged},
+                              [reduce, chunk](Communicator&) { reduce->gather(chunk); });
+  });
+  const std::vector<WorkId> gathered = done;
+  each([&](size_t chunk) {
+    return compute("compressedAllReduce: unpack",
+                   chunk + 1 < gathered.size() ? std::vector{gathered[chunk]} : gathered,
+                   [reduce, x, chunk] { reduce->unpack(chunk, floats(x)); });
+  });
+  return done.back();
 }
 
 uint32_t Engine::create_gradient_compressor(const GradientCompression& compression,

@@ -119,6 +119,9 @@ class Engine {
   WorkId enqueue_collective(const char* name, std::vector<WorkId> after,
                             std::function<void(Communicator&)> body);
   const std::shared_ptr<CompressedAllReduce>& compressor(uint32_t id, const char* operation) const;
+  WorkId compressed_chunks(const std::shared_ptr<CompressedAllReduce>& reduce, const Region& x,
+                           const Region& worker_error, const Region& server_error,
+                           const std::vector<WorkId>& after);
   struct BucketCompressor {
     std::shared_ptr<GradientCompressor> compressor;
     // Elements up to the end of the last tensor.

@@ -1,7 +1,9 @@
 // Engines of two ranks that are threads: one that fails or goes never leaves the other waiting.
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <future>
+#include <limits>
 #include <string>
 #include <thread>
 
@@ -80,10 +82,54 @@ void a_disposed_engine_has_left() {
   });
 }
 
+// An engine computes one chunk of a compressed all-reduce while another is on its way.
+void a_compressed_all_reduce_in_chunks_is_that_in_one() {
+  const std::vector<size_t> tensors{3, 2 * CompressedAllReduce::kChunkElements, 100'000};
+  const size_t count = tensors[0] + tensors[1] + tensors[2];
+  const auto fill = [&](float* values, int rank) {
+    uint32_t state = 1 + static_cast<uint32_t>(rank);
+    for (size_t i = 0; i < count; ++i) {
+      state = state * 1664525 + 1013904223;
+      values[i] = static_cast<float>(state) / 2147483648.0f - 1;
+    }
+  };
+  run_pair("chunks", [&](Engine& engine, int rank) {
+    const auto region = [&](size_t elements) {
+      return Region{engine.allocate(4 * elements, Category::kOptimizer, false), 0, elements,
+                    DType::kFloat32};
+    };
+    const uint32_t id = engine.create_compressor(tensors);
+    const Region x = region(count), worker = region(count);
+    const Region server = region(engine.compressor_served(id));
+    const auto values = [](const Region& of) { return static_cast<float*>(of.data()); };
+    std::vector<float> want(count), want_worker(count), want_server(server.count);
+    auto alone = make_inprocess("chunks, alone", rank, 2, kHangMs);
+    CompressedAllReduce plain(*alone, tensors, std::make_shared<MemoryAccount>(), count);
+    CHECK(plain.chunks() == 1);
+    for (int round = 0; round < 2; ++round) {
+      fill(values(x), rank);
+      fill(want.data(), rank);
+      CHECK(outcome(engine, engine.compressed_all_reduce(id, x, worker, server, {})) == "done");
+      plain.run(want.data(), want_worker.data(), want_server.data());
+      CHECK(std::equal(want.begin(), want.end(), values(x)));
+      CHECK(std::equal(want_worker.begin(), want_worker.end(), values(worker)));
+      CHECK(std::equal(want_server.begin(), want_server.end(), values(server)));
+    }
+    // In the last chunk of one rank: no rank has anything of it.
+    fill(values(x), rank);
+    if (rank == 1) values(x)[count - 1] = std::numeric_limits<float>::infinity();
+    CHECK(outcome(engine, engine.compressed_all_reduce(id, x, worker, server, {})) == "NON_FINITE");
+    std::vector<float> given(count);
+    fill(given.data(), rank);
+    CHECK(std::equal(given.begin(), given.end() - 1, values(x)));
+  });
+}
+
 }  // namespace
 
 int main() {
   a_skipped_collective_ends_the_group();
   a_disposed_engine_has_left();
+  a_compressed_all_reduce_in_chunks_is_that_in_one();
   return testing::summary();
 }

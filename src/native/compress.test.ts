@@ -2,6 +2,8 @@
 import { randomUUID } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { CompressTask, CompressResult } from './compress-rank.fixture.ts';
+import type { Region } from './contract.ts';
+import { loadAddon } from './load.ts';
 import { rankThreads } from './rank-testing.ts';
 
 interface State {
@@ -104,4 +106,34 @@ test('a value that is not finite: the same error on all ranks, naming the rank',
   for (const { error } of await exchange({ worldSize: 3, tensors: [100] }, xs)) {
     expect(error).toMatch(/^NON_FINITE .*not finite on rank 1/);
   }
+});
+
+test('regions that are no fp32, or not as long as the tensors, and a vector of nothing are refused', () => {
+  const communicator = loadAddon().createCommunicator({ backend: 'solo' });
+  const engine = loadAddon().createEngine({ communicator, threads: 1 });
+  const region = (count: number, dtype: Region['dtype'] = 'float32') => ({
+    buffer: engine.allocate(4 * count, { category: 'optimizer' }),
+    byteOffset: 0,
+    count,
+    dtype,
+  });
+  const { id, served } = engine.createCompressor([100]);
+  expect(served).toBe(100);
+  const sound = region(100);
+  for (const [x, worker, server, message] of [
+    [region(100, 'int32' as never), sound, sound, 'x must be float32'],
+    [region(100, 'bfloat16'), sound, sound, 'x must be float32'],
+    [sound, region(100, 'float16'), sound, 'workerError must be float32'],
+    [sound, sound, region(100, 'int32' as never), 'serverError must be float32'],
+    [region(99), sound, sound, 'x has 99 elements, must have 100'],
+    [sound, sound, null, 'serverError has 0 elements, must have 100'],
+  ] as const)
+    expect(() => engine.compressedAllReduce(id, x, worker, server)).toThrow(message);
+  expect(() => engine.compressedAllReduce(id + 1, sound, sound, sound)).toThrow('no compressor');
+  for (const tensors of [[], [100, 0]])
+    expect(() => engine.createCompressor(tensors)).toThrow(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+    );
+  engine.dispose();
+  communicator.dispose();
 });
