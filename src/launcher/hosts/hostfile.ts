@@ -8,6 +8,9 @@ export interface Host {
   slots: number;
 }
 
+/** No machine has more cores; a number beyond it is a slip. */
+const MOST_SLOTS = 65_536;
+
 /** Where DeepSpeed looks when no `--hostfile` is given; that this one is missing is no error. */
 export const DEFAULT_HOSTFILE = '/job/hostfile';
 
@@ -54,6 +57,9 @@ export function parseHostfile(text: string, file: string): Host[] {
     const slots = Number(match[2]);
     if (/[@:,]/.test(name))
       refuse(`"${name}" is not a name that --include could write: it has one of @ : ,`);
+    if (name.startsWith('-')) refuse(`"${name}" is no name: ssh would take it for a flag`);
+    if (slots > MOST_SLOTS)
+      refuse(`${name} has slots=${match[2]}, at most ${MOST_SLOTS} are known`);
     if (slots === 0) refuse(`${name} has slots=0; a host needs room for at least one rank`);
     if (lineOf.has(name))
       refuse(`${name} is listed twice, first on line ${lineOf.get(name)}; give all its slots once`);

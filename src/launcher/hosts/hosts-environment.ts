@@ -50,6 +50,8 @@ export function joinHosts(run: HostsRun, addon: NativeAddon): RunEnvironment {
       `this is rank ${rank} of ${worldSize}, and the launcher asked for ${seats.length} ranks`,
       { fix: 'Leave the number of ranks out of --launcher_args; slots and filters decide it.' },
     );
+  // MPICH's starter sends it to all ranks when one has ended; Node would open its debugger.
+  process.on('SIGUSR1', () => {});
   const { address, port, token } = run.launcher;
   const hello: Hello = {
     token,

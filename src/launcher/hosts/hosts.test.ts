@@ -55,6 +55,8 @@ describe('the hostfile', () => {
     ['# none\na slots=0', 'hosts, line 2: a has slots=0'],
     ['a slots=1\nb slots=1\na slots=3', 'hosts, line 3: a is listed twice, first on line 1'],
     ['a:0 slots=1', 'hosts, line 1: "a:0" is not a name'],
+    ['-oProxyCommand=x slots=1', 'hosts, line 1: "-oProxyCommand=x" is no name'],
+    ['a slots=99999999999', 'hosts, line 1: a has slots=99999999999, at most 65536'],
     ['# nothing\n\n', 'hosts lists no host'],
   ])('%j is refused', (text, message) => {
     expect(() => parseHostfile(text, 'hosts')).toThrow(
