@@ -216,6 +216,9 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && if [ -f "$1" ];
     }
     spawnSync('ip', ['link', 'delete', this.#tag]);
     rmSync(this.folder, { recursive: true, force: true });
+    // What mpirun, killed there, has left in its sessions' folders.
+    for (const name of this.#names)
+      rmSync(join(tmpdir(), `ompi.${name}.${process.getuid!()}`), { recursive: true, force: true });
     inUse.delete(this);
     if (inUse.size > 0) return;
     process.off('exit', disposeAll);

@@ -18,11 +18,12 @@ afterEach(() => {
   [sockets, faults, ends] = [[], [], []];
 });
 
-async function open(linkTimeoutMs = 60_000): Promise<number> {
+async function open(linkTimeoutMs = 60_000, startTimeoutMs = 60_000): Promise<number> {
   hub = new Hub({
     hostOf,
     version: '1.0.0',
     linkTimeoutMs,
+    startTimeoutMs,
     onFault: (fault) => {
       faults.push(fault);
       changed();
@@ -137,6 +138,26 @@ describe('the hub', () => {
     for (const beat of beats) clearInterval(beat);
     expect(faults[0]).toMatchObject({ kind: 'cut off', ranks: [2, 3], lostHosts: ['b'] });
     expect(ends.map(({ rank }) => rank)).toEqual([2, 3]);
+  });
+
+  it('names ranks that do not come, once, and the machine of which none does', async () => {
+    const port = await open(60_000, 300);
+    await join(port, 0);
+    await until(() => faults.length === 1);
+    expect(faults[0]).toMatchObject({ kind: 'absent', ranks: [1, 2, 3], lostHosts: ['b'] });
+    expect(faults[0]!.message).toBe(
+      'rank 1 on a, rank 2 on b, rank 3 on b have not come: the first rank is here for 0 s',
+    );
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    expect(faults).toHaveLength(1);
+  });
+
+  it('waits for nobody when all have come', async () => {
+    const port = await open(60_000, 300);
+    for (const rank of hostOf.keys()) await join(port, rank);
+    await until(() => hub.joined.length === hostOf.length);
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    expect(faults).toEqual([]);
   });
 
   it('tells all ranks the first abort, also those that come later', async () => {

@@ -4,7 +4,7 @@
  * ends it and its exit status; the launcher answers with signs of life and, once, with an abort.
  *
  * It finds who has died (the connection ended without a word), who is cut off (nothing is heard although nothing
- * ended), who is of another version and who was started twice. MPI tells none of these.
+ * ended), who has not come, who is of another version and who was started twice. MPI tells none of these.
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -24,7 +24,7 @@ export interface Hello {
 
 /** Why a run cannot go on, before any rank has said so itself. */
 export interface Fault {
-  kind: 'died' | 'cut off' | 'version' | 'twice';
+  kind: 'died' | 'cut off' | 'absent' | 'version' | 'twice';
   /** Those to blame, ascending. */
   ranks: number[];
   /** The names of machines that nothing was left of. */
@@ -38,6 +38,8 @@ export interface HubOptions {
   version: string;
   /** Silence after which a rank counts as cut off. */
   linkTimeoutMs: number;
+  /** After the first rank has come, how long the others may take: a process that ended before it said a word is told by nobody. */
+  startTimeoutMs: number;
   onFault: (fault: Fault) => void;
   onEnd: (end: RankEnd) => void;
 }
@@ -68,6 +70,8 @@ export class Hub {
   #fallen: Member[] = [];
   /** Whose ends came after those: as a rule because of them. */
   #following: Member[] = [];
+  /** When the first rank came; null before, and once all have. */
+  #since: number | null = null;
   #closed = false;
   #aborted: string | null = null;
 
@@ -149,7 +153,9 @@ export class Hub {
       exitCode: null,
       over: false,
     };
+    if (this.#members.size === 0) this.#since = Date.now();
     this.#members.set(rank, member);
+    if (this.#members.size === hostOf.length) this.#since = null;
     if (this.#aborted !== null) socket.write(this.#aborted);
     else if (hello.version !== version)
       this.#options.onFault({
@@ -188,8 +194,9 @@ export class Hub {
 
   #turn(): void {
     for (const { socket, over } of this.#members.values()) if (!over) socket.write('\n');
-    const { linkTimeoutMs } = this.#options;
+    const { linkTimeoutMs, startTimeoutMs } = this.#options;
     const now = Date.now();
+    if (this.#since !== null && now - this.#since > startTimeoutMs) this.#miss();
     const silent = [...this.#members.values()].filter(
       ({ over, heard }) => !over && now - heard > linkTimeoutMs,
     );
@@ -199,6 +206,26 @@ export class Hub {
       member.socket.destroy();
     }
     this.#lose(silent, 'cut off', `nothing was heard for ${Math.round(linkTimeoutMs / 1000)} s`);
+  }
+
+  /** Tells, once, who has not come. */
+  #miss(): void {
+    this.#since = null;
+    const { hostOf, startTimeoutMs } = this.#options;
+    const ranks = [...hostOf.keys()].filter((rank) => !this.#members.has(rank));
+    const lostHosts = this.#wholeHosts(ranks);
+    const verb = ranks.length > 1 ? 'have not come' : 'has not come';
+    const who = ranks.map((rank) => this.#place(rank)).join(', ');
+    const message = `${who} ${verb}: the first rank is here for ${Math.round(startTimeoutMs / 1000)} s`;
+    this.#options.onFault({ kind: 'absent', ranks, lostHosts, message });
+  }
+
+  /** Machines of which these are all ranks. */
+  #wholeHosts(ranks: readonly number[]): string[] {
+    const { hostOf } = this.#options;
+    return [...new Set(ranks.map((rank) => hostOf[rank]!))].filter((host) =>
+      hostOf.every((other, rank) => other !== host || ranks.includes(rank)),
+    );
   }
 
   /**
@@ -221,9 +248,7 @@ export class Hub {
   #lose(members: readonly Member[], kind: 'died' | 'cut off', how: string): void {
     const ranks = members.map(({ hello }) => hello.rank).sort((a, b) => a - b);
     const { hostOf } = this.#options;
-    const lostHosts = [...new Set(ranks.map((rank) => hostOf[rank]!))].filter((host) =>
-      hostOf.every((other, rank) => other !== host || ranks.includes(rank)),
-    );
+    const lostHosts = this.#wholeHosts(ranks);
     const whole = lostHosts.length > 0 && ranks.every((rank) => lostHosts.includes(hostOf[rank]!));
     const plural = whole ? lostHosts.length > 1 : ranks.length > 1;
     const who = whole

@@ -52,6 +52,8 @@ export interface HostsOutcome extends RunOutcome {
   lostHosts: string[];
 }
 
+/** From the first rank that comes to the last: the starter starts all of them at once. */
+const LEAST_START_MS = 60_000;
 /** After an abort, how long ranks may take to fail by themselves before they are ended. */
 const ABORT_PATIENCE_MS = 2000;
 /** After its starter's exit, how long the streams of the ranks may stay open. */
@@ -151,6 +153,7 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
     hostOf,
     version: packageVersion,
     linkTimeoutMs: plan.linkTimeoutMs,
+    startTimeoutMs: Math.max(plan.linkTimeoutMs, LEAST_START_MS),
     onFault,
     onEnd,
   });
