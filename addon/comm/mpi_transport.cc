@@ -132,12 +132,12 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     return exchange;
   }
 
+  // Who tells that it goes is not to be kept from it: an error of MPI meets whoever waits.
   void notify(int peer, const Notice& notice) override {
     std::lock_guard lock(mutex_);
     if (!broken_.empty() || finished_) return;
-    told_.push_back({std::make_unique<Notice>(notice), nullptr});
-    check(table_->send(told_.back().first.get(), sizeof(Notice), peer, 0, &told_.back().second),
-          "MPI_Isend");
+    auto& [kept, request] = told_.emplace_back(std::make_unique<Notice>(notice), nullptr);
+    note(table_->send(kept.get(), sizeof(Notice), peer, 0, &request), "MPI_Isend");
   }
 
   // Whether everything of the exchange has ended. Who waits does what MPI has to do.
@@ -170,11 +170,15 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     return true;
   }
 
-  // Ends what has not come. Afterwards MPI touches none of its memory.
-  void give_up(MpiExchange& exchange) {
+  // Ends what has not come. Afterwards MPI touches none of its memory. An error of MPI meets whoever
+  // waits.
+  void give_up(MpiExchange& exchange) noexcept {
     std::lock_guard lock(mutex_);
     if (exchange.left_.load() == 0) return;
-    if (broken_.empty()) abandon(exchange);
+    try {
+      if (broken_.empty()) abandon(exchange);
+    } catch (const EngineError&) {
+    }
     std::erase(running_, &exchange);
   }
 
@@ -329,9 +333,13 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     return std::string(call) + ": " + text;
   }
 
+  // After an error MPI is not called any more.
+  void note(int error, const char* call) {
+    if (error != 0) break_off("COMM_TRANSPORT", explain(error, call));
+  }
+
   void check(int error, const char* call) {
-    if (error == 0) return;
-    break_off("COMM_TRANSPORT", explain(error, call));
+    note(error, call);
     check_broken();
   }
 
