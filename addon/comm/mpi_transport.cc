@@ -170,8 +170,8 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     return true;
   }
 
-  // Ends what has not come. Afterwards MPI touches none of its memory. An error of MPI meets whoever
-  // waits.
+  // Ends what has not come. Afterwards MPI touches none of its memory. An error of MPI meets
+  // whoever waits.
   void give_up(MpiExchange& exchange) noexcept {
     std::lock_guard lock(mutex_);
     if (exchange.left_.load() == 0) return;
