@@ -216,10 +216,13 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
       changed_.notify_all();
       while (broken_.empty() && !finished_) {
         const bool recent = monotonic_ns() < last_moved_ns_ + kRecentNs || !running_.empty();
-        changed_.wait_for(lock, recent ? kBackgroundPause : kIdlePause,
-                          [&] { return finishing_ || !broken_.empty(); });
+        const auto pause = recent || finishing_ ? kBackgroundPause : kIdlePause;
+        // At the end, too, the lock is free meanwhile: what is under way is waited for by others.
+        const bool was_finishing = finishing_;
+        changed_.wait_for(lock, pause,
+                          [&] { return finishing_ != was_finishing || !broken_.empty(); });
         if (!broken_.empty()) break;
-        if (waiting_.load() == 0) look();
+        if (waiting_.load() == 0 || finishing_) look();
         if (finishing_ && running_.empty()) finalize(lock);
       }
     } catch (const EngineError& error) {
