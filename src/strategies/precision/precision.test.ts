@@ -57,6 +57,14 @@ describe.each([1, 2])('bf16 on %i ranks', (worldSize) => {
   });
 });
 
+it("begins with rank 0's values, whatever the other rank has, at stages 0 to 2", async () => {
+  const run = (value: ZeroStage, seeds: readonly number[]) =>
+    train({ worldSize: 2, seeds, args: { maxSteps: 2, deepspeed: { ...bf16, ...stage(value) } } });
+  const reference = bits(await run(0, [7, 7]));
+  for (const value of [0, 1, 2] as const) expect(bits(await run(value, [7, 8]))).toEqual(reference);
+  expect(bits(await run(2, [8, 7]))).not.toEqual(reference);
+});
+
 it('all ranks see the same bf16 parameters', async () => {
   const [first, second] = await trainRanks({
     worldSize: 2,

@@ -20,6 +20,9 @@ export interface WindowPlan {
   readonly size: number;
 }
 
+/** Initial values that travel at a time. */
+const stagedElements = 2 ** 20;
+
 /** @param takes16Bits the parameters that the model reads as they are stored */
 export function planWindow(layout: FlatLayout, takes16Bits: ReadonlySet<string>): WindowPlan {
   const stretches: { offset: number; count: number; place: number }[] = [];
@@ -53,6 +56,11 @@ export class SixteenBitWeights implements MemoryWeights, ParameterOwner {
   readonly #narrow: Region;
   readonly #window: Region;
   readonly #stretches: readonly Stretch[];
+  /** Initial values that wait for `share`. */
+  readonly #written: {
+    slot: Slot;
+    read: (start: number, count: number) => Float32Array;
+  }[] = [];
 
   constructor(options: WeightsOptions, storage: Exclude<StorageType, 'float32'>) {
     const { engine, layout, worldSize, updated } = options;
@@ -104,17 +112,56 @@ export class SixteenBitWeights implements MemoryWeights, ParameterOwner {
       this.read(parameter).set(read(0, slot.count));
       return;
     }
-    for (const { range, place } of placesOf(this.stored, slot)) {
-      writePlace(place, read(range.offset - slot.offset, range.count));
+    // Rank 0's values count, and of what others own it has no place to keep them: `share` asks it for them.
+    if (this.#isPartitioned) this.#written.push({ slot, read });
+    else this.#writeMaster(slot, read(0, slot.count));
+  }
+
+  share(): Work | null {
+    const { engine, worldSize } = this.#options;
+    if (worldSize === 1) return null;
+    if (this.#isPartitioned) this.#shareWritten();
+    const shared = engine.broadcast(this.#window, 0);
+    return this.#isPartitioned ? shared : engine.broadcast(this.master, 0, [shared]);
+  }
+
+  /** Rank 0's values of what is read in 16 bits go to the owners of its master weights, some at a time. */
+  #shareWritten(): void {
+    const { engine, rank } = this.#options;
+    const written = this.#written.splice(0);
+    const largest = Math.max(0, ...written.map(({ slot }) => slot.count));
+    const size = Math.min(largest, stagedElements);
+    if (size === 0) return;
+    const buffer = engine.allocate(Math.max(size * 4, 64), {
+      category: 'window',
+      name: 'initial values',
+    });
+    try {
+      for (const { slot, read } of written) {
+        for (let start = 0; start < slot.count; start += size) {
+          const count = Math.min(size, slot.count - start);
+          const values = new Float32Array(buffer.view(), 0, count);
+          if (rank === 0) values.set(read(start, count));
+          const region = { buffer, byteOffset: 0, count, dtype: 'float32' } as const;
+          engine.waitSync(engine.broadcast(region, 0));
+          this.#writeMaster({ offset: slot.offset + start, count }, values);
+        }
+      }
+    } finally {
+      buffer.dispose();
     }
   }
 
-  /** What is read in 16 bits comes from the owner of its master weights, in `adopt`. */
-  share(): Work | null {
-    const { engine, worldSize, gatherSize } = this.#options;
-    if (worldSize === 1) return null;
-    const shared = engine.broadcast(this.#window, 0);
-    return gatherSize === null ? engine.broadcast(this.master, 0, [shared]) : shared;
+  /** Keeps what this rank owns of these elements of the flat buffer. */
+  #writeMaster(elements: Shard, values: Float32Array): void {
+    for (const { range, place } of placesOf(this.stored, elements)) {
+      const start = range.offset - elements.offset;
+      writePlace(place, values.subarray(start, start + range.count));
+    }
+  }
+
+  get #isPartitioned(): boolean {
+    return this.#options.gatherSize !== null && this.#options.worldSize > 1;
   }
 
   read(parameter: string): Float32Array {

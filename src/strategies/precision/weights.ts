@@ -29,6 +29,7 @@ export interface MemoryWeights extends Weights {
 export interface WeightsOptions {
   engine: NativeEngine;
   layout: FlatLayout;
+  rank: number;
   worldSize: number;
   /** fp32, whole: what the model reads. Looked at where storage is fp32. */
   readonly parameters: NativeBuffer;

@@ -173,6 +173,7 @@ function weightsOf(
     const { weights, parameters } = createWeights({
       engine,
       layout,
+      rank,
       worldSize,
       get parameters() {
         return context.parameters;

@@ -82,6 +82,7 @@ export async function run(
     samples = 64,
     positions = 16,
     layers = 2,
+    seeds,
     freeze,
     resumeFromCheckpoint,
     saveAs,
@@ -95,17 +96,20 @@ export async function run(
   const gradientPeaks: number[] = [];
   const swapWaits: string[] = [];
   let context: StrategyContext | undefined;
-  const model = AutoModelForCausalLM.fromConfig({
-    model_type: 'gpt2',
-    vocab_size: 61,
-    n_positions: positions,
-    n_embd: 16,
-    n_layer: layers,
-    n_head: 2,
-    embd_pdrop: 0,
-    attn_pdrop: 0,
-    resid_pdrop: 0,
-  });
+  const model = AutoModelForCausalLM.fromConfig(
+    {
+      model_type: 'gpt2',
+      vocab_size: 61,
+      n_positions: positions,
+      n_embd: 16,
+      n_layer: layers,
+      n_head: 2,
+      embd_pdrop: 0,
+      attn_pdrop: 0,
+      resid_pdrop: 0,
+    },
+    seeds && { seed: seeds[world.rank]! },
+  );
   if (freeze) model.freeze((name) => name.startsWith(freeze));
   /** The strategy under test, watched. */
   const watched = {

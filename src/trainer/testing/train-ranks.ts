@@ -19,6 +19,8 @@ export interface RankTask {
   positions?: number;
   /** Of the model; default 2. */
   layers?: number;
+  /** Of each rank's initial values; default: one for all. */
+  seeds?: readonly number[];
   /** Beginning of the names that are frozen. */
   freeze?: string;
   resumeFromCheckpoint?: string;
