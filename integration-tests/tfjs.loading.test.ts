@@ -51,6 +51,11 @@ it('an ES module is trained as it is', async () => {
   expect(difference(one, two)).toBeLessThan(3e-5);
 });
 
+it('a copy of the Math.random that was there when TensorFlow.js was loaded is followed', async () => {
+  const { stdout, stderr } = await launch('heldRandom');
+  expect(resultsIn(stdout), stderr).toEqual({ epochs: 2 });
+});
+
 it('ranks of a launcher that a rank has started are ranks, and said to be apart', async () => {
   const { stdout, stderr } = await launch('launcher');
   expect(resultsIn(stdout)).toEqual({ epochs: 2 });

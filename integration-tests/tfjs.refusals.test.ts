@@ -15,10 +15,10 @@ const refusals = {
   positivesAlike: /the loss errorOfPositives of rows made up for a trial is/,
   runningMean: /moves to -?0\.\d+ with the whole batch and to -?0\.\d+ with its parts/,
   fading: /loss is \d+\.\d+ of the whole batch and \d+\.\d+ when it is computed once more/,
-  evaluateFading:
-    /loss is \d+\.\d+ of the whole batch and \d+\.\d+ when it is computed once more/,
-  waitForEachOther:
-    /fit of sequential_\d+_model waits until fit of sequential_\d+_model has ended/,
+  evaluateFading: /loss is \d+\.\d+ of the whole batch and \d+\.\d+ when it is computed once more/,
+  waitForEachOther: /fit of sequential_\d+_model waits until fit of sequential_\d+_model has ended/,
+  waitForTheThird: /^ended; fit of .* waits until .*; fit of .* waits until/,
+  heldRandom: 'or draws from a copy of a Math.random that the script has replaced',
   shrinking: /the forward pass has written the variable .*kernel, which is trained/,
   ownMinimize: "the optimizer's own minimize() does not call that of TensorFlow.js",
   ownGradients: 'computes gradients in a way of its own',
@@ -73,6 +73,11 @@ describe('endings', () => {
     const text = await lastWordsOf(2, 'exitAtOnce');
     expect(text).toContain('rank 1 has left (rank 1 called process.exit(0)');
     expect(text).toMatch(/at leaveEarly \(.*rules\.ts/);
+  });
+
+  it('a training that waits for what never comes is no silent end', async () => {
+    const text = await lastWordsOf(2, 'neverEnds');
+    expect(text).toMatch(/fit of sequential_\d+_model has not ended, and nothing is left to do/);
   });
 
   it('an exception on one rank is shown once', async () => {

@@ -42,6 +42,7 @@ export class TfjsHost {
     this.#queue = new TrainingQueue(
       this.#context.worldSize,
       run?.hangTimeoutMs ?? DEFAULT_HANG_TIMEOUT_MS,
+      (text) => this.#context.say(text),
     );
     this.#loops = new Loops(this.#context, () => this.#training.capture !== null);
     // One rank, too: a run with a seed of its own is the same at any number of ranks.
@@ -50,7 +51,10 @@ export class TfjsHost {
       leaveWithReason(this.#context);
       refuseStdin(this.#context.rank);
     }
-    process.on('beforeExit', () => this.#queue.idle());
+    process.on('beforeExit', () => {
+      // Where nothing but promises follows from it, Node would end the process and not ask again.
+      if (this.#queue.idle()) setImmediate(() => {});
+    });
     installHooks({
       core: (core) => this.#hookCore(core),
       layers: (layers) => this.#hookLayers(layers),
@@ -102,6 +106,8 @@ export class TfjsHost {
   #hookCore(core: Core): void {
     const context = this.#context;
     context.core = core;
+    // Copies that the script takes of its own Math.random from here on are of the one that is followed.
+    context.streams.follow();
     const training = this.#training;
     const { minimize } = core.Optimizer.prototype;
     core.Optimizer.prototype.minimize = function (f, returnCost, variables) {

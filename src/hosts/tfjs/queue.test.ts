@@ -3,6 +3,7 @@ import { expect, it } from 'vitest';
 import { TrainingQueue } from './queue.ts';
 
 const patienceMs = 1e9;
+const silent = () => {};
 /** A training that notes its steps, and goes on when it is told. */
 function training(log: string[], name: string, middle: () => unknown = () => {}) {
   return async () => {
@@ -18,7 +19,7 @@ it('runs one after the other over ranks, and as they come on one', async () => {
     [2, ['a begins', 'a ends', 'b begins', 'b ends']],
     [1, ['a begins', 'b begins', 'a ends', 'b ends']],
   ] as const) {
-    const queue = new TrainingQueue(worldSize, patienceMs);
+    const queue = new TrainingQueue(worldSize, patienceMs, silent);
     const log: string[] = [];
     const results = ['a', 'b'].map((name) => queue.run(name, training(log, name)));
     expect(await Promise.all(results)).toEqual(['a', 'b']);
@@ -27,7 +28,7 @@ it('runs one after the other over ranks, and as they come on one', async () => {
 });
 
 it('what a training starts itself runs inside of it', async () => {
-  const queue = new TrainingQueue(2, patienceMs);
+  const queue = new TrainingQueue(2, patienceMs, silent);
   const log: string[] = [];
   const outer = queue.run(
     'a',
@@ -38,7 +39,7 @@ it('what a training starts itself runs inside of it', async () => {
 });
 
 it('one that waits for another one behind it is told who waits for whom; the others keep their turns', async () => {
-  const queue = new TrainingQueue(2, patienceMs);
+  const queue = new TrainingQueue(2, patienceMs, silent);
   const log: string[] = [];
   const first = queue.run(
     'a',
@@ -57,17 +58,55 @@ it('one that waits for another one behind it is told who waits for whom; the oth
     'c begins',
     'c ends',
   ]);
-  queue.idle();
+  expect(queue.idle()).toBe(false);
 });
 
-it('so it is where something keeps the process busy', async () => {
-  const queue = new TrainingQueue(2, 20);
+it('where the one behind it is innocent, the next one is told', async () => {
+  const queue = new TrainingQueue(2, patienceMs, silent);
+  const first = queue.run(
+    'a',
+    training([], 'a', () => third.catch(() => {})),
+  );
+  const second = queue.run('b', training([], 'b'));
+  const third = queue.run('c', training([], 'c'));
+  const all = Promise.allSettled([first, second, third]);
+  await new Promise(setImmediate);
+  for (const name of ['b', 'c']) {
+    expect(queue.idle(), name).toBe(true);
+    await new Promise(setImmediate);
+  }
+  expect(await all).toMatchObject([
+    { value: 'a' },
+    { reason: { data: { running: 'a', waiting: 'b' } } },
+    { reason: { data: { running: 'a', waiting: 'c' } } },
+  ]);
+  expect(queue.idle()).toBe(false);
+});
+
+it('one that nobody behind it keeps, and never ends, is an error', async () => {
+  const queue = new TrainingQueue(2, patienceMs, silent);
+  void queue.run(
+    'a',
+    training([], 'a', () => new Promise(() => {})),
+  );
+  await new Promise(setImmediate);
+  expect(() => queue.idle()).toThrow('a has not ended, and nothing is left to do');
+});
+
+it('one that takes its time is waited for, and both are named', async () => {
+  const log: string[] = [];
+  let goOn!: (text: string) => void;
+  const said = new Promise<string>((resolve) => {
+    goOn = resolve;
+  });
+  const queue = new TrainingQueue(2, 20, goOn);
   const busy = setInterval(() => {}, 1000);
   const first = queue.run(
     'a',
-    training([], 'a', () => second),
+    training(log, 'a', () => said),
   );
-  const second = queue.run('b', training([], 'b'));
-  await expect(first).rejects.toThrow('b waits until a has ended');
+  await Promise.all([first, queue.run('b', training(log, 'b'))]);
   clearInterval(busy);
+  expect(await said).toContain('b waits until a has ended, which has taken no step for 0.02 s');
+  expect(log).toEqual(['a begins', 'a ends', 'b begins', 'b ends']);
 });

@@ -16,12 +16,14 @@ interface Turn {
  *
  * One that waits in a callback for another one, which waits for its turn, would do so for ever: alone they take
  * turns. Nobody can see who awaits a promise, so that this is found out by what follows: the process has nothing
- * left to do (`idle`), or, where a timer or a server of the script keeps it busy, no step is taken for a long time.
+ * left to do (`idle`). Where a timer or a server of the script keeps it busy, that cannot be told from a callback
+ * that takes its time: after a long time without a step both are named, and nothing is refused.
  */
 export class TrainingQueue {
   readonly #inside = new AsyncLocalStorage<Turn>();
   readonly #worldSize: number;
   readonly #patienceMs: number;
+  readonly #say: (text: string) => void;
   /** Those that have not ended, in order: the first one runs. */
   readonly #turns: Turn[] = [];
   #last: Promise<unknown> = Promise.resolve();
@@ -29,11 +31,13 @@ export class TrainingQueue {
 
   /**
    * @param worldSize one rank has nobody to differ from: there trainings overlap as they do without a launcher
-   * @param patienceMs after so long without a step one that waits is refused
+   * @param patienceMs after so long without a step it is said who waits for whom
+   * @param say tells the user something, once
    */
-  constructor(worldSize: number, patienceMs: number) {
+  constructor(worldSize: number, patienceMs: number, say: (text: string) => void) {
     this.#worldSize = worldSize;
     this.#patienceMs = patienceMs;
+    this.#say = say;
   }
 
   run<T>(name: string, action: () => Promise<T>): Promise<T> {
@@ -59,14 +63,38 @@ export class TrainingQueue {
   /** A step was taken, of training or evaluation. */
   progress(): void {
     if (this.#turns.length < 2) return;
-    this.#watch ??= setInterval(() => this.idle(), this.#patienceMs).unref();
+    this.#watch ??= setTimeout(() => this.#warn(), this.#patienceMs).unref();
     this.#watch.refresh();
   }
 
-  /** Nothing will happen any more: the first one that waits is told. */
-  idle(): void {
+  #warn(): void {
     const [running, waiting] = this.#turns;
     if (!running || !waiting) return;
+    this.#say(
+      `${waiting.name} waits until ${running.name} has ended, which has taken no step for ${this.#patienceMs / 1000} s. Should a callback of that wait for what was started after it, neither will go on.`,
+    );
+  }
+
+  /**
+   * Nothing will happen any more unless one that waits is told: the first one is. Those behind it may be what the
+   * running one waits for, so that this is to be called again.
+   *
+   * @returns whether one was told
+   * @throws DeepSpeedError TFJS_UNSUPPORTED: nobody is left to be told, and a training has not ended
+   */
+  idle(): boolean {
+    const [running, waiting] = this.#turns;
+    if (!running) return false;
+    if (!waiting) {
+      throw new DeepSpeedError(
+        'TFJS_UNSUPPORTED',
+        `${running.name} has not ended, and nothing is left to do: it waits for what never comes`,
+        {
+          fix: 'Look at what its callbacks and its data set wait for.',
+          data: { running: running.name },
+        },
+      );
+    }
     waiting.refuse(
       new DeepSpeedError(
         'TFJS_UNSUPPORTED',
@@ -77,5 +105,6 @@ export class TrainingQueue {
         },
       ),
     );
+    return true;
   }
 }

@@ -46,7 +46,7 @@ export function differingNumbers(
 
 /**
  * Names of the numbers that are others when the same rows are computed again, from the same variables and the same
- * random numbers: something counts its calls, or keeps what it has seen. One process calls it less often.
+ * random numbers: something counts its calls, or keeps what it has seen (a copy of the script's own `Math.random` does). One process calls it less often.
  */
 export function differingAgain(
   names: readonly (string | null)[],
@@ -57,7 +57,7 @@ export function differingAgain(
     const [a, b] = [first[index]!, again[index]!];
     if (name === null || Object.is(a, b) || Math.abs(a - b) <= repetition * Math.abs(a)) return [];
     return [
-      `${name} is ${a} of the whole batch and ${b} when it is computed once more: a layer, loss or metric keeps state of its own from call to call`,
+      `${name} is ${a} of the whole batch and ${b} when it is computed once more: a layer, loss or metric keeps state of its own from call to call, or draws from a copy of a Math.random that the script has replaced`,
     ];
   });
 }
