@@ -152,6 +152,7 @@ export interface OptimizerClass {
 
 export interface Engine {
   readonly backendName: string;
+  readonly backend: object;
   readonly registeredVariables: Record<string, Variable>;
   readonly registryFactory: Record<string, unknown>;
   gradients(

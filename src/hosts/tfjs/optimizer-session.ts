@@ -3,6 +3,7 @@ import { intersect, type Shard } from '../../layout.ts';
 import type { NativeBuffer } from '../../native/index.ts';
 import { PartitionedOptimizer } from '../../strategies/zero/optimizer.ts';
 import { ArraySession } from '../loop/array-session.ts';
+import { copiesNewValues } from './backend-memory.ts';
 import type { HostContext } from './context.ts';
 import type { Optimizer, Tensor, Variable } from './library.ts';
 import { adapterOf, type OptimizerAdapter } from './optimizers.ts';
@@ -26,8 +27,11 @@ export class OptimizerSession {
   /** Optimizer steps of this session, for plans and errors. */
   steps = 0;
   readonly #context: HostContext;
-  /** What each variable held after the last step: another identity or value is the script's doing. */
-  readonly #written = new Map<Variable, { dataId: object; values: Float32Array }>();
+  /**
+   * What each variable held after the last step: another identity, or value where `dataSync` is the variable's
+   * own memory, is the script's doing.
+   */
+  readonly #written = new Map<Variable, { dataId: object; values: Float32Array | null }>();
   /** TensorFlow.js's own fields hold the current states. */
   #givenBack = false;
   #scheduledRate: number | null = null;
@@ -101,7 +105,8 @@ export class OptimizerSession {
       }
       const written = this.#written.get(variable)!;
       if (variable.dataId === written.dataId) {
-        if (!inPlace || equalBytes(written.values, this.arrays.parameter(variable.name))) continue;
+        const own = this.arrays.parameter(variable.name);
+        if (!inPlace || (written.values && equalBytes(written.values, own))) continue;
       }
       const values = valuesOf(variable);
       this.arrays.parameter(variable.name).set(values);
@@ -156,9 +161,11 @@ export class OptimizerSession {
   /** New tensors, as TensorFlow.js's optimizers make them: a clone of the old value keeps it. */
   #assignAll(): void {
     const { core } = this.#context;
+    const copied = copiesNewValues(core);
     for (const variable of this.variables) {
-      const values = this.arrays.parameter(variable.name).slice();
-      const tensor = core.tensor(values, variable.shape);
+      const own = this.arrays.parameter(variable.name);
+      const values = copied ? null : own.slice();
+      const tensor = core.tensor(values ?? own, variable.shape);
       variable.assign(tensor);
       tensor.dispose();
       this.#written.set(variable, { dataId: variable.dataId, values });

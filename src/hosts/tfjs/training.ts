@@ -2,6 +2,7 @@
 import { gatherJsonSync } from '../../strategies/agree.ts';
 import { DeepSpeedError } from '../../errors.ts';
 import type { GradientSink } from '../loop/array-session.ts';
+import { lookAt } from './backend-memory.ts';
 import { type HostContext, numberOf, sliceRows } from './context.ts';
 import type {
   Batch,
@@ -240,7 +241,7 @@ export class ModelTraining {
       for (const { name } of session.variables) {
         const gradient = grads[name];
         this.#noteMissing(session, name, gradient == null);
-        sink.write(name, gradient ? (gradient.dataSync() as Float32Array) : null);
+        sink.write(name, gradient ? lookAt(core, gradient) : null);
         if (gradient) core.keep(gradient);
       }
       kept.push(grads);
