@@ -1,13 +1,7 @@
 /** Activations that backward computes again: less memory, and the same bits. */
 import { describe, expect, it } from 'vitest';
 import type { Outcome, Scenario } from './fixtures/training/scenario.ts';
-import {
-  failRanks,
-  playRanks,
-  raggedSamples,
-  temporaryFolder,
-  tinyGpt2,
-} from './training.ranks.ts';
+import { playRanks, raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
 
 const samples = raggedSamples(24);
 /** Embedding, four layers and the head: six segments. Dropout is on, attention's too. */
@@ -110,11 +104,4 @@ it('goes with 16 bits, and with layers that are dropped', async () => {
   ]) {
     expectSame(await train({ config, checkpoint: true }), await train({ config }));
   }
-});
-
-it('refuses dropped layers where several segments share a checkpoint', async () => {
-  const config = { progressive_layer_drop: { enabled: true, theta: 0.5, gamma: 1 } };
-  const [error] = await failRanks(1, scenarioOf({ config, checkpoint: 2 }));
-  expect(error).toMatchObject({ code: 'CONFIG_INVALID' });
-  expect(error!.message).toContain('progressive_layer_drop needs activation checkpoints at every');
 });
