@@ -39,8 +39,10 @@ function disposeAll(): void {
   for (const machines of inUse) machines.dispose();
 }
 
+/** A terminal's Ctrl-C comes twice, from npm as well: the second one must not end this half-way. */
 function endBySignal(signal: NodeJS.Signals): void {
   disposeAll();
+  for (const one of endingSignals) process.off(one, endBySignal);
   process.kill(process.pid, signal);
 }
 
@@ -55,7 +57,7 @@ export class Machines {
   constructor(count: number) {
     if (inUse.size === 0) {
       process.on('exit', disposeAll);
-      for (const signal of endingSignals) process.once(signal, endBySignal);
+      for (const signal of endingSignals) process.on(signal, endBySignal);
     }
     inUse.add(this);
     const subnet = `10.${randomInt(64, 128)}.${randomInt(256)}`;
