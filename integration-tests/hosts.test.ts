@@ -1,6 +1,6 @@
 /** Runs over several machines, which are network namespaces: start, numbers, faults, restarts. */
 import { spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -38,6 +38,21 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       expect(stderr).toContain('[rank 2] sum 3 true of 3, local 0/1, host 1/2, 0 good morning');
       expect(stdout).toContain('sum 3 true of 3, local 0/2, host 0/2, 0 good morning');
       expect(stdout).toContain('done, restart 0');
+      expect(status).toBe(0);
+    });
+
+    it('end with their ranks, though mpirun hangs', async () => {
+      const folder = join(machines.folder, 'hanging');
+      mkdirSync(folder);
+      const real = (await mustRun('sh', ['-c', 'command -v mpirun'], { cwd: root })).trim();
+      const program = `#!/bin/sh\n${real} "$@"\ncase "$1" in --version) ;; *) exec sleep 1000 ;; esac\n`;
+      writeFileSync(join(folder, 'mpirun'), program, { mode: 0o755 });
+      const { status, stdout, stderr } = await startLauncher(
+        ['--hostfile', machines.hostfile(1, 1), '--grace_period', '0', script, 'ok'],
+        { env: { ...env(), PATH: `${folder}:${process.env.PATH}` } },
+      ).finished;
+      expect(stdout).toContain('done, restart 0');
+      expect(stderr).toContain('all ranks have ended and mpirun has not: it is killed');
       expect(status).toBe(0);
     });
 

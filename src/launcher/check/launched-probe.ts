@@ -15,6 +15,8 @@ import type { RankJob } from './rank-launch.ts';
 const START_MS = 60_000;
 /** For a launcher to end its ranks elsewhere. */
 const END_MS = 3000;
+/** For ranks that have measured to end: on a busy machine that takes longer than what was measured. */
+const PART_MS = 60_000;
 
 export class LaunchedProbes {
   readonly #probeMs: number;
@@ -53,9 +55,11 @@ export class LaunchedProbes {
       let timer = giveUp('its ranks had not started', START_MS);
       // The first line says that all are there, the second is what they measured.
       createInterface({ input: child.stdout }).on('line', (line) => {
-        if (lines.push(line) !== 1) return;
         clearTimeout(timer);
-        timer = giveUp('not done', this.#probeMs);
+        timer =
+          lines.push(line) === 1
+            ? giveUp('not done', this.#probeMs)
+            : giveUp('its ranks had measured, and not ended', PART_MS);
       });
       const end = (error: string | null) => {
         clearTimeout(timer);

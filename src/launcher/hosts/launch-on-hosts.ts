@@ -56,6 +56,11 @@ export interface HostsOutcome extends RunOutcome {
 const LEAST_START_MS = 60_000;
 /** After an abort, how long ranks may take to fail by themselves before they are ended. */
 const ABORT_PATIENCE_MS = 2000;
+/**
+ * After the last rank's exit, how long its starter may take, and three grace periods more: some releases of Open MPI now and then wait for ever for
+ * what has ended long ago (openpmix/prrte issue 1839).
+ */
+const STARTER_PATIENCE_MS = 5000;
 /** After its starter's exit, how long the streams of the ranks may stay open. */
 const STREAM_PATIENCE_MS = 1000;
 const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -111,6 +116,12 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
   const killAfter = (milliseconds: number, signal: NodeJS.Signals) => {
     timers.push(setTimeout(kill, milliseconds, signal));
   };
+  let hasHung = false;
+  const endStarter = () => {
+    hasHung = true;
+    say(`all ranks have ended and ${child?.spawnfile} has not: it is killed`);
+    kill('SIGKILL');
+  };
   const abort = (reason: StopReason, rank: number, message: string) => {
     if (stopped !== null) return;
     stopped = reason;
@@ -134,6 +145,8 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
   };
   const onEnd = (end: RankEnd) => {
     ended.add(end.rank);
+    if (ended.size === ranks)
+      timers.push(setTimeout(endStarter, STARTER_PATIENCE_MS + 3 * gracePeriodMs));
     if (stopped?.kind === 'signal' || !hasFailed(end) || endedByStarter.has(end.rank)) return;
     failures.push(end);
     const failure = firstCause(failures)!;
@@ -183,7 +196,8 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
     for (const stream of [child.stdout, child.stderr]) stream?.destroy();
     // What ranks said last may still be on its way.
     for (let turn = 0; turn < 20 && ended.size < hub.joined.length; turn++) await sleep(50);
-    if (stopped === null && failures.length === 0 && (status !== 0 || ended.size < ranks))
+    const isOver = ended.size === ranks && (status === 0 || hasHung);
+    if (stopped === null && failures.length === 0 && !isOver)
       stopped = { kind: 'fault', message: unexplained(command.program, status, ranks, hub, said) };
   } finally {
     for (const timer of timers) clearTimeout(timer);
