@@ -11,8 +11,9 @@ export interface StepPlan {
   readonly microBatches: number;
   /**
    * Factors s on the residual of skippable segments: one with input x and output F(x) yields
-   * x + s·(F(x) − x). 0: it does not run and none of its hooks fire. The same on every rank and in every
-   * micro batch of a step. Segments that are not named, and all where it is absent, run as they are.
+   * x + s·(F(x) − x). 0: it does not run and none of its hooks fire, except `acquire` and `release` of its
+   * backward where that is the place at which others of its activation checkpoint run again. The same on every
+   * rank and in every micro batch of a step. Segments that are not named, and all where it is absent, run as they are.
    */
   readonly residualScales?: ReadonlyMap<number, number>;
 }
@@ -27,7 +28,7 @@ export function isBoundary(plan: StepPlan): boolean {
   return plan.training && plan.microBatch === plan.microBatches - 1;
 }
 
-/** Something happens to one segment; `acquire` and `release` carry no work yet. */
+/** Something happens to one segment; `acquire` carries no work yet. */
 export interface SegmentEvent {
   readonly plan: StepPlan;
   /** Index in forward order. */
@@ -36,7 +37,7 @@ export interface SegmentEvent {
 }
 
 export interface SegmentWorkEvent extends SegmentEvent {
-  /** The enqueued run; it has not ended, perhaps not begun. */
+  /** The enqueued run, the last one of the pass; it has not ended, perhaps not begun. */
   readonly work: Work;
 }
 
@@ -110,7 +111,7 @@ export interface HotHooks {
   acquire: SegmentEvent;
   forward: SegmentWorkEvent;
   backward: SegmentWorkEvent;
-  release: SegmentEvent;
+  release: SegmentWorkEvent;
   metrics: StepMetrics;
   stepSkipped: StepSkipped;
 }

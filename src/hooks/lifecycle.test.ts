@@ -92,7 +92,7 @@ describe('what goes wrong in a tap', () => {
     lifecycle.tap('release', 'observe', 'b.watch', () => {
       reached = true;
     });
-    expect(() => lifecycle.fire('release', event)).toThrow('no');
+    expect(() => lifecycle.fire('release', { ...event, work: 1 })).toThrow('no');
     expect(reached).toBe(false);
   });
 });

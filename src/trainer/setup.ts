@@ -12,7 +12,6 @@ import type { SavingCheckpoint } from './checkpoints.ts';
 import type { Batch } from '../hosts/onnx/batch.ts';
 import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';
-import { requireSingleGroups } from '../hosts/onnx/recomputation.ts';
 import type { TrainableModel } from '../hosts/onnx/model.ts';
 import { tilingThreshold } from '../strategies/offload/tiling.ts';
 import { dropsLast, makeRecipe, type Recipe } from './recipe.ts';
@@ -85,9 +84,6 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
       checkpointEvery: checkpointInterval(args, recipe.config),
       tileAbove: tilingThreshold(recipe.config),
     });
-    const dropsLayers = recipe.config?.progressive_layer_drop.enabled ?? false;
-    const zeroStage = recipe.config?.zero_optimization.stage ?? 0;
-    requireSingleGroups(host.checkpointEvery, dropsLayers, zeroStage);
     const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
     const session = await composeSession({
       runtime,

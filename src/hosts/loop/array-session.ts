@@ -108,8 +108,9 @@ export class ArraySession {
     const forward = { plan: agreed, segment: 0, pass: 'forward' } as const;
     const backward = { plan: agreed, segment: 0, pass: 'backward' } as const;
     lifecycle.fire('acquire', forward);
-    lifecycle.fire('forward', { ...forward, work: this.#nothing() });
-    lifecycle.fire('release', forward);
+    const nothing = this.#nothing();
+    lifecycle.fire('forward', { ...forward, work: nothing });
+    lifecycle.fire('release', { ...forward, work: nothing });
     lifecycle.fire('acquire', backward);
     // What reads these places still belongs to the micro batch before.
     for (const work of this.gradients.ready(0)) engine.waitSync(work);
@@ -125,7 +126,7 @@ export class ArraySession {
     const last = this.#adding ?? this.#nothing();
     this.#adding = undefined;
     lifecycle.fire('backward', { ...backward, work: last });
-    lifecycle.fire('release', backward);
+    lifecycle.fire('release', { ...backward, work: last });
     engine.waitSync(last);
     return result;
   }

@@ -63,8 +63,6 @@ export class OnnxHost implements Host {
   readonly parameters: readonly HostParameter[];
   readonly skippable: readonly number[];
   readonly activationBytes: number;
-  /** Segments of one activation checkpoint; 0: there are none. */
-  readonly checkpointEvery: number;
   readonly frozen: readonly FrozenParameter[];
   readonly longestSequence: number | 'fixed' | undefined;
   readonly #runtime: Runtime;
@@ -104,7 +102,6 @@ export class OnnxHost implements Host {
     this.skippable = outline.skippable;
     this.frozen = outline.frozen;
     this.activationBytes = outline.activationBytes;
-    this.checkpointEvery = outline.recomputation.every;
     this.longestSequence = model.hasFixedSizes ? 'fixed' : model.maxLength;
     this.#recomputation = outline.recomputation;
     warnAboutUnused(this.frozen.filter(({ name }) => model.isTrainable(name)));
@@ -176,13 +173,17 @@ export class OnnxHost implements Host {
     let last = this.#enqueueForward(program, session, plan);
     for (let segment = program.backward.length - 1; segment >= 0; segment -= 1) {
       const residual = this.#residual(program, plan, segment);
+      const event = { plan, segment, pass: 'backward' } as const;
       if (isSkipped(plan, segment)) {
-        last = this.#runAgain(program, session, plan, segment, last);
+        if (program.again.get(segment)!.some((one) => !isSkipped(plan, one.segment))) {
+          lifecycle.fire('acquire', event);
+          last = this.#runAgain(program, session, plan, segment, last);
+          lifecycle.fire('release', { ...event, work: last });
+        }
         last = residual!.passGradientOn(last) ?? last;
         continue;
       }
       const instance = program.backward[segment];
-      const event = { plan, segment, pass: 'backward' } as const;
       lifecycle.fire('acquire', event);
       // A segment before the first trainable parameter has no backward; its place in the order stays.
       if (instance !== undefined) {
@@ -193,7 +194,7 @@ export class OnnxHost implements Host {
         last = residual?.addGradient(last) ?? last;
       }
       lifecycle.fire('backward', { ...event, work: last });
-      lifecycle.fire('release', event);
+      lifecycle.fire('release', { ...event, work: last });
     }
     await endOfPass(
       engine.wait(last),
@@ -247,7 +248,7 @@ export class OnnxHost implements Host {
       last = engine.run(instance, [...parameters.ready(segment, 'forward'), ...behind(last)]);
       last = residual?.mix(last) ?? last;
       lifecycle.fire('forward', { ...event, work: last });
-      lifecycle.fire('release', event);
+      lifecycle.fire('release', { ...event, work: last });
     }
     return last;
   }
@@ -263,11 +264,9 @@ export class OnnxHost implements Host {
     segment: number,
     after: Work,
   ): Work {
-    const group = program.again.get(segment)!;
-    if (group.every((one) => isSkipped(plan, one.segment))) return after;
-    const ready = isSkipped(plan, segment) ? [] : parameters.ready(segment, 'backward');
+    const ready = parameters.ready(segment, 'backward');
     let last = after;
-    for (const { segment: other, instance } of group) {
+    for (const { segment: other, instance } of program.again.get(segment)!) {
       const residual = this.#residual(program, plan, other);
       const skipped = isSkipped(plan, other);
       if (!skipped) last = this.#runtime.engine.run(instance, [...ready, ...behind(last)]);

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { fromNumbers, GraphBuilder, saveModel } from '../../graph/index.ts';
+import type { SegmentEvent } from '../../hooks/index.ts';
 import { applyDeepSpeed } from '../../strategies/deepspeed.ts';
 import type { StrategyContext } from '../../strategies/plugin.ts';
 import { Trainer } from '../../trainer/trainer.ts';
@@ -68,8 +69,10 @@ interface Run {
   loss: number;
   parameters: Map<string, Float32Array>;
   skippable: readonly number[];
-  /** Pass and segment of every hook `forward` and `backward`. */
+  /** Name and segment of every hook `forward` and `backward`. */
   events: string[];
+  /** The same of `acquire` and `release`, of backward alone. */
+  frames: string[];
   evaluation: number;
 }
 
@@ -77,13 +80,15 @@ interface Run {
  * One plain SGD step of two micro batches; the plan scales the layers where `scales` is given.
  *
  * @param target of all rows; default: each has its own
+ * @param checkpoints segments of an activation checkpoint
  */
 async function train(
   trained: OnnxModel,
   scales?: readonly number[],
-  target?: number,
+  { target, checkpoints }: { target?: number; checkpoints?: number } = {},
 ): Promise<Run> {
   const events: string[] = [];
+  const frames: string[] = [];
   let skippable: readonly number[] = [];
   const plugin = {
     name: 'scaled',
@@ -99,6 +104,15 @@ async function train(
         context.lifecycle.tap(hook, 'observe', `test.${hook}`, ({ plan, segment }) => {
           if (plan.training) events.push(`${hook} ${segment}`);
         });
+      for (const hook of ['acquire', 'release'] as const)
+        context.lifecycle.tap(
+          hook,
+          'observe',
+          `test.${hook}`,
+          ({ pass, segment }: SegmentEvent) => {
+            if (pass === 'backward') frames.push(`${hook} ${segment}`);
+          },
+        );
     },
   };
   const trainer = new Trainer({
@@ -120,6 +134,7 @@ async function train(
       maxSteps: 1,
       perDeviceTrainBatchSize: 4,
       gradientAccumulationSteps: 2,
+      ...(checkpoints && { gradientCheckpointing: checkpoints }),
       lrSchedulerType: 'constant',
       saveStrategy: 'no',
       reportTo: [],
@@ -133,7 +148,7 @@ async function train(
     const parameters = new Map<string, Float32Array>();
     for (const { name } of trained.parameters)
       parameters.set(name, (await trainer.parameter(name)).slice());
-    return { loss: trainingLoss, parameters, skippable, events, evaluation: before };
+    return { loss: trainingLoss, parameters, skippable, events, frames, evaluation: before };
   } finally {
     await trainer.close();
   }
@@ -170,6 +185,28 @@ describe('a plan that scales layers', () => {
     expect(events).toEqual([...once, ...once]);
   });
 
+  // Segments 0 to 4 are the embedding, three layers and the head; 0 and 1, 2 and 3 are a checkpoint each.
+  it.each([
+    [[1, 0, 0], [] as number[]],
+    [[1, 1.5, 0], [3]],
+    [[1, 0, 1.5], []],
+    [
+      [0, 1.5, 0],
+      [3, 1],
+    ],
+  ])(
+    'by %j acquires a dropped layer where others of its activation checkpoint run again: %j',
+    async (scales, again) => {
+      const { events, frames } = await train(await model(false), scales, { checkpoints: 2 });
+      const acquired = [4, 3, 2, 1, 0].filter(
+        (segment) => events.includes(`backward ${segment}`) || again.includes(segment),
+      );
+      const expected = acquired.flatMap((segment) => [`acquire ${segment}`, `release ${segment}`]);
+      expect(frames).toEqual([...expected, ...expected]);
+      for (const segment of again) expect(events).not.toContain(`backward ${segment}`);
+    },
+  );
+
   it('leaves evaluation whole', async () => {
     const [plain, dropped] = [
       await train(await model(false)),
@@ -185,7 +222,8 @@ describe('a plan that scales layers', () => {
     const trained = await model(true);
     // ((y + 1)² − (y − 1)²) = 4y, averaged over rows: affine in y.
     const prediction = async (scales?: readonly number[]) =>
-      (await train(trained, scales, -1)).loss - (await train(trained, scales, 1)).loss;
+      (await train(trained, scales, { target: -1 })).loss -
+      (await train(trained, scales, { target: 1 })).loss;
     let mean = 0;
     for (let mask = 0; mask < 8; mask++) {
       const kept = keep.map((_, layer) => (mask >> layer) & 1);

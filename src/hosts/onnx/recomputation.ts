@@ -1,4 +1,3 @@
-import { DeepSpeedError } from '../../errors.ts';
 import type { PlannedSegment, PlannedValue } from '../../graph/plan.ts';
 
 /**
@@ -7,8 +6,6 @@ import type { PlannedSegment, PlannedValue } from '../../graph/plan.ts';
  * same compiled graphs on the same numbers, dropout included, so training gives the same bits.
  */
 export class Recomputation {
-  /** Segments of a group. */
-  readonly every: number;
   readonly #groupOf = new Map<number, number>();
   /** Segments to run again, by the segment whose backward they come before. */
   readonly #before = new Map<number, readonly number[]>();
@@ -18,7 +15,6 @@ export class Recomputation {
    * @param every how many segments make a group; 0: nothing is computed again
    */
   constructor(segments: readonly Pick<PlannedSegment, 'backward'>[], every: number) {
-    this.every = every;
     const first = segments.findIndex(({ backward }) => backward !== null);
     if (every === 0 || first < 0) return;
     // The last group's backward comes right after its forward: nothing would be gained there.
@@ -66,19 +62,4 @@ export class RecomputedNames {
     const local = producer !== undefined && this.#recomputation.inSameGroup(producer, segment);
     return local ? again(actual) : actual;
   }
-}
-
-/**
- * A group is computed again before the backward of its last segment, whose `acquire` gathers what that reads. Where
- * parameters are gathered and that segment is dropped, nobody would.
- */
-export function requireSingleGroups(every: number, dropsLayers: boolean, zeroStage: number): void {
-  if (every < 2 || !dropsLayers || zeroStage < 3) return;
-  throw new DeepSpeedError(
-    'CONFIG_INVALID',
-    `progressive_layer_drop at ZeRO stage 3 needs activation checkpoints at every segment, got one for ${every} segments`,
-    {
-      fix: 'Set gradientCheckpointing to true, and no activation_checkpointing.number_checkpoints, or a lower stage.',
-    },
-  );
 }

@@ -118,7 +118,7 @@ export class ScriptedTraining {
       const nothing = { buffer, byteOffset: 0, count: 0, dtype: 'float32' } as const;
       last = engine.fill(nothing, 0, owner.ready(segment, 'forward'));
       lifecycle.fire('forward', { ...event, work: last });
-      lifecycle.fire('release', event);
+      lifecycle.fire('release', { ...event, work: last });
     }
     const scale = this.#gradients.lossScale / (worldSize * plan.microBatches);
     const fresh = plan.microBatch === 0 || !this.#gradients.accumulatesLocally;
@@ -138,7 +138,7 @@ export class ScriptedTraining {
         last = engine.axpby(source, target, scale, fresh && firstUse ? 0 : 1, after);
       }
       lifecycle.fire('backward', { ...event, work: last });
-      lifecycle.fire('release', event);
+      lifecycle.fire('release', { ...event, work: last });
     }
     return last;
   }

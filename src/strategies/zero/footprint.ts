@@ -148,6 +148,7 @@ function parameterWindows(request: FootprintRequest): number {
     layout,
     ...(gathered && { frozen: { parameters: host.frozen!, layout: gathered } }),
     segmentCount: host.segments.length,
+    skippable: options.skippable,
     limits: options.gather!,
     narrow,
     ...(fromDisk && { alignment: swapUnit }),

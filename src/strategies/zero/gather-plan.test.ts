@@ -92,6 +92,30 @@ it('a gathering is a stretch of the flat buffer that holds its parameters and no
   );
 });
 
+it('what steps may leave out is gathered apart, at the same time as ever', () => {
+  fc.assert(
+    fc.property(request, fc.uniqueArray(fc.nat(5)), (given, skippable) => {
+      const stays = ({ gatherings }: ReturnType<typeof planGathers>) =>
+        gatherings
+          .flatMap(({ parameters, issue, readers }) =>
+            parameters.map((name) => [name, issue, readers]),
+          )
+          .sort((a, b) => (String(a) < String(b) ? -1 : 1));
+      const plan = planGathers({ ...given, skippable });
+      expect(stays(plan)).toEqual(stays(planGathers(given)));
+      const usersOf = new Map(
+        [...given.parameters, ...given.frozen.parameters].map((one) => [one.name, one.segments]),
+      );
+      for (const { parameters, onlyFor } of plan.gatherings) {
+        const users = parameters.map((name) => usersOf.get(name)!);
+        const left = users.filter((segments) => segments.every((one) => skippable.includes(one)));
+        if (onlyFor.length === 0) expect(left).toEqual([]);
+        else for (const segments of users) expect(segments).toEqual(onlyFor);
+      }
+    }),
+  );
+});
+
 it('two that are there together share no memory', () => {
   fc.assert(
     fc.property(request, (given) => {

@@ -30,6 +30,8 @@ export interface Gathering {
   readonly count: number;
   /** Positions that read it, ascending; none for parameters that stay whole. */
   readonly readers: readonly number[];
+  /** Segments that may be left out, where it is read for them alone: a step without them needs it nowhere. */
+  readonly onlyFor: readonly number[];
   /** It is gathered when this position begins, and complete when the first reader does. */
   readonly issue: number;
   /**
@@ -63,6 +65,8 @@ export interface GatherRequest extends LaidOutParameters {
   /** What training does not change, where it is sharded, too. It arrives in fp32, where it is read. */
   frozen?: LaidOutParameters;
   segmentCount: number;
+  /** Segments that a step may leave out. */
+  skippable?: readonly number[] | undefined;
   limits: GatherLimits;
   /** 16 bits arrive, and what does not take them is widened into other memory before the first reader. */
   narrow: boolean;
@@ -81,16 +85,12 @@ export function positionOf(
   return pass === 'forward' ? segment : 2 * segmentCount - 1 - segment;
 }
 
-/** The segment whose pass a position is. */
-export function segmentAt(position: number, segmentCount: number): number {
-  return position < segmentCount ? position : 2 * segmentCount - 1 - position;
-}
-
 /** A slot of one of the flat buffers; neighbours of a buffer have indices that follow each other. */
 interface Place {
   readonly slot: Slot;
   readonly frozen: boolean;
   readonly widened: boolean;
+  readonly onlyFor: readonly number[];
   readonly index: number;
 }
 
@@ -179,14 +179,18 @@ function placesIn(
 function placesOf({
   frozen,
   narrow,
+  skippable = [],
   ...trained
 }: GatherRequest): (Place & { parameter: FrozenParameter })[] {
+  const onlyFor = ({ segments }: FrozenParameter) =>
+    segments.every((segment) => skippable.includes(segment)) ? segments : [];
   const places = ({ parameters, layout }: LaidOutParameters, isFrozen: boolean, first: number) =>
     parameters.map((parameter, index) => ({
       parameter,
       slot: layout.slots[index]!,
       frozen: isFrozen,
       widened: narrow && !isFrozen && !parameter.takes16Bits,
+      onlyFor: onlyFor(parameter),
       index: first + index,
     }));
   const gap = trained.parameters.length + 1;
@@ -292,30 +296,35 @@ interface Group {
   offset: number;
   count: number;
   readers: readonly number[];
+  onlyFor: readonly number[];
   issue: number;
   /** Index of the slot after it. */
   end: number;
 }
 
-/** Neighbours that come and go together, and are read in one type, make one collective. */
+/** Neighbours that come and go together, or not at all, and are read in one type, make one collective. */
 function group(stays: readonly Stay[]): Group[] {
   const groups: Group[] = [];
-  const key = ({ readers, issue, widened }: Pick<Group, 'readers' | 'issue' | 'widened'>) =>
-    `${issue} ${readers} ${widened}`;
+  type Key = Pick<Group, 'readers' | 'issue' | 'widened' | 'onlyFor'>;
+  const key = ({ readers, issue, widened, onlyFor }: Key) =>
+    `${issue} ${readers} ${widened} ${onlyFor}`;
   const ordered = [...stays].sort((a, b) => {
     const [one, other] = [key(a), key(b)];
     return one < other ? -1 : one > other ? 1 : a.index - b.index;
   });
-  for (const { slot, frozen, widened, index, readers, issue } of ordered) {
+  for (const stay of ordered) {
+    const { slot, index } = stay;
     const last = groups.at(-1);
-    if (last && last.end === index && key(last) === key({ readers, issue, widened })) {
+    if (last && last.end === index && key(last) === key(stay)) {
       last.parameters.push(slot.name);
       last.count = slot.offset + slot.count - last.offset;
       last.end = index + 1;
     } else {
       const { offset, count } = slot;
+      const { frozen, widened, readers, onlyFor, issue } = stay;
+      const when = { readers, onlyFor, issue };
       const parameters = [slot.name];
-      groups.push({ parameters, frozen, widened, offset, count, readers, issue, end: index + 1 });
+      groups.push({ parameters, frozen, widened, offset, count, ...when, end: index + 1 });
     }
   }
   return groups;

@@ -17,7 +17,7 @@ import { tailByte } from '../offload/swap-space.ts';
 import type { Split } from '../offload/walk.ts';
 import { elementBytes } from '../precision/wire.ts';
 import { floatsOf } from '../precision/widen.ts';
-import { type Gathering, type GatherPlan, positionOf, segmentAt } from './gather-plan.ts';
+import { type Gathering, type GatherPlan, positionOf } from './gather-plan.ts';
 import type { SecondaryShard } from './plus-plus.ts';
 
 /** A flat buffer of which a rank keeps its shard. */
@@ -148,15 +148,16 @@ export class GatheredParameters implements ParameterOwner {
     const { gatherings } = this.#options.plan;
     for (; gatherings[this.#next] && gatherings[this.#next]!.issue <= position; this.#next += 1) {
       const gathering = gatherings[this.#next]!;
-      if (!this.#isRead(gathering, plan)) continue;
+      if (!this.#isRead(gathering, plan, position)) continue;
       const after = this.#lastPass === undefined ? [] : [this.#lastPass];
       this.#works.set(gathering, this.#gatherForPass(gathering, after));
     }
     if (plan.training && pass === 'forward') this.#keepSecondary(this.#readBy[position]!);
     for (const gathering of this.#readBy[position]!) {
-      if (!gathering.widened || this.#widened.has(gathering)) continue;
+      const gathered = this.#works.get(gathering);
+      if (!gathered || !gathering.widened || this.#widened.has(gathering)) continue;
       this.#widened.add(gathering);
-      this.#works.set(gathering, this.#widen(gathering, [this.#works.get(gathering)!]));
+      this.#works.set(gathering, this.#widen(gathering, [gathered]));
     }
   }
 
@@ -178,24 +179,27 @@ export class GatheredParameters implements ParameterOwner {
     }
   }
 
-  /** Tap of `forward` and `backward`: windows are read until it has ended. */
-  passed({ work }: SegmentWorkEvent): void {
+  /** Tap of `release`: windows are read until the pass has ended. */
+  release({ work }: SegmentWorkEvent): void {
     this.#lastPass = work;
   }
 
-  /** Evaluation has no backward, and a step may leave segments out. */
-  #isRead({ readers }: Gathering, plan: StepPlan): boolean {
-    const { segmentCount } = this.#options;
-    return readers.some(
-      (position) =>
-        (plan.training || position < segmentCount) &&
-        !isSkipped(plan, segmentAt(position, segmentCount)),
+  /**
+   * At a position or later. Evaluation has no backward, a step may leave segments out, and with them the
+   * positions where they alone would have been read.
+   */
+  #isRead({ readers, onlyFor }: Gathering, plan: StepPlan, from: number): boolean {
+    const end = (plan.training ? 2 : 1) * this.#options.segmentCount;
+    return (
+      readers.some((position) => from <= position && position < end) &&
+      (onlyFor.length === 0 || onlyFor.some((segment) => !isSkipped(plan, segment)))
     );
   }
 
+  /** What is gathered for the pass; where forwards run again before it, some of those may be left out. */
   ready(segment: number, pass: SegmentEvent['pass']): Work[] {
     const position = positionOf(segment, pass, this.#options.segmentCount);
-    return this.#readBy[position]!.map((gathering) => this.#works.get(gathering)!);
+    return this.#readBy[position]!.flatMap((gathering) => this.#works.get(gathering) ?? []);
   }
 
   write(parameter: string, read: (start: number, count: number) => Float32Array): void {

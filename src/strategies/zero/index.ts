@@ -263,8 +263,6 @@ function gatheredWeights(
   claims.claim('parameters', 'zero', parameters);
   if (frozenShard) claims.claim('frozen', 'zero', parameters);
   lifecycle.tap('acquire', 'acquire', 'zero.gather', (event) => parameters.acquire(event));
-  for (const hook of ['forward', 'backward'] as const) {
-    lifecycle.tap(hook, 'release', 'zero.release', (event) => parameters.passed(event));
-  }
+  lifecycle.tap('release', 'release', 'zero.release', (event) => parameters.release(event));
   return weights;
 }

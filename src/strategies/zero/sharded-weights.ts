@@ -80,7 +80,12 @@ export function allocateShard(
  */
 export function shardedWeights(
   context: StrategyContext,
-  { gather, inPlace = false, plusPlus }: Pick<ZeroOptions, 'gather' | 'inPlace' | 'plusPlus'>,
+  {
+    gather,
+    inPlace = false,
+    plusPlus,
+    skippable,
+  }: Pick<ZeroOptions, 'gather' | 'inPlace' | 'plusPlus' | 'skippable'>,
   shard: ShardWeights,
   frozen: Split | null,
   narrow: () => Work | null,
@@ -96,6 +101,7 @@ export function shardedWeights(
     layout,
     ...(ofFrozen && { frozen: { parameters: host.frozen!, layout: ofFrozen.layout } }),
     segmentCount,
+    skippable,
     limits: gather!,
     narrow: copy16 !== undefined,
     inPlace,
