@@ -278,6 +278,7 @@ class Backward {
   const BackwardTask& task_;
   const BackwardMemory m_;
   const size_t Dp_;
+  Multiplier multiplier_;
   // Sums of the present query head.
   float* dq_ = nullptr;
 };

@@ -134,6 +134,7 @@ class Forward {
   const ForwardTask& task_;
   const ForwardMemory m_;
   const size_t Dp_;
+  Multiplier multiplier_;
   RunningSoftmax softmax_;
   // Whether `out` holds sums of the present queries.
   bool started_;

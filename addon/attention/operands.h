@@ -9,6 +9,9 @@
 namespace dsjs::DSJS_ISA {
 namespace {
 
+// What a thread holds while it multiplies.
+struct Multiplier {};
+
 // Whether operands are copies of packed rows that lie elsewhere.
 constexpr bool kCopiesRows = false;
 // Score keys of so many rows lie behind those of the rows before.

@@ -7,9 +7,6 @@
 namespace dsjs::DSJS_ISA {
 namespace {
 
-// What a thread holds while it multiplies.
-struct Multiplier {};
-
 // Keys or values of a tile: where each piece's rows begin, and how far apart they are.
 struct TileRows {
   const float* pieces[kTileKeys / kStep];

@@ -10,8 +10,6 @@
 namespace dsjs::DSJS_ISA {
 namespace {
 
-using Multiplier = Tiles;
-
 // Blocks are whole panels, but for the last one.
 static_assert(kTileKeys % kPanelLines == 0 && kStep == kTileLines);
 

@@ -59,7 +59,7 @@ inline F32 careful_rest(F32 x, F32 high) { return is_finite(high) ? x - high : F
 
 // Row `row` of the tile of each part, 2 · kTileFloats apart; returns the lanes that are not finite.
 template <size_t kPartsOf>
-inline __mmask16 put_pairs(F32 first, F32 second, float* row) {
+[[gnu::always_inline]] inline __mmask16 put_pairs(F32 first, F32 second, float* row) {
   F32 high0 = nearest_bf16(first), high1 = nearest_bf16(second);
   const __mmask16 odd0 = not_finite(first), odd1 = not_finite(second), odd = odd0 | odd1;
   F32 rest0 = first - high0, rest1 = second - high1;
@@ -121,6 +121,20 @@ void read_square(const Source& s, size_t line, size_t term, const Reader& read,
 // that are not finite.
 template <bool kLanesAreLines, size_t kPartsOf, class Reader>
 uint32_t pack_tile(const Source& s, size_t line, size_t term, const Reader& read, float* tile) {
+  uint32_t odd = 0;
+  const auto put_row = [&](size_t i, F32 first, F32 second) {
+    const __mmask16 lanes = put_pairs<kPartsOf>(first, second, tile + i * kLanes);
+    odd |= kLanesAreLines ? lanes : (lanes != 0 ? 1u << i : 0u);
+  };
+  // Whole, and adjacent in memory as in the tile: rows go through registers one by one.
+  const size_t along = kLanesAreLines ? s.line_stride : s.term_stride;
+  if (along == 1 && left(s.lines, line) >= kTileLines && left(s.terms, term) >= kBlockTerms) {
+    const size_t at = s.offset + line * s.line_stride + term * s.term_stride;
+    const size_t pitch = kLanesAreLines ? s.term_stride : s.line_stride;
+    for (size_t i = 0; i < kLanes; ++i)
+      put_row(i, read.all(at + i * pitch), read.all(at + i * pitch + kTileLines * s.term_stride));
+    return odd;
+  }
   F32 first[kLanes], second[kLanes];
   read_square(s, line, term, read, first);
   read_square(s, line, term + kTileLines, read, second);
@@ -128,11 +142,7 @@ uint32_t pack_tile(const Source& s, size_t line, size_t term, const Reader& read
     transpose(first);
     transpose(second);
   }
-  uint32_t odd = 0;
-  for (size_t i = 0; i < kLanes; ++i) {
-    const __mmask16 lanes = put_pairs<kPartsOf>(first[i], second[i], tile + i * kLanes);
-    odd |= kLanesAreLines ? lanes : (lanes != 0 ? 1u << i : 0u);
-  }
+  for (size_t i = 0; i < kLanes; ++i) put_row(i, first[i], second[i]);
   return odd;
 }
 
