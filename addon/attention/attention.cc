@@ -34,7 +34,7 @@ bool pays_in_tiles(const Attention& a) {
 
 const AttentionKernels& attention_kernels(const Attention& a, Isa isa) {
 #if defined(DSJS_HAS_AMX)
-  if (isa == Isa::kAmx && pays_in_tiles(a)) return amx::attention;
+  if (own_isa(isa) == Isa::kAmx && pays_in_tiles(a)) return amx::attention;
 #endif
   return DSJS_ISA_TABLE(isa, attention);
 }

@@ -323,18 +323,20 @@ void test_far_rows() {
 
 }  // namespace
 
-int main() {
-  test_reference_gradient();
-  test_threads(0);
-  test_threads(16);
-  test_threads(64);
-  test_empty();
-  test_non_finite();
-  test_large_scores();
-  test_memory(0);
-  test_memory(16);
-  test_memory(64);
-  test_refusals();
-  test_far_rows();
-  return summary();
+int main(int argc, char** argv) {
+  return run_tests(argc, argv,
+                   {
+                       {"reference_gradient", test_reference_gradient},
+                       {"threads_0", [] { test_threads(0); }},
+                       {"threads_16", [] { test_threads(16); }},
+                       {"threads_64", [] { test_threads(64); }},
+                       {"empty", test_empty},
+                       {"non_finite", test_non_finite},
+                       {"large_scores", test_large_scores},
+                       {"memory_0", [] { test_memory(0); }},
+                       {"memory_16", [] { test_memory(16); }},
+                       {"memory_64", [] { test_memory(64); }},
+                       {"refusals", test_refusals},
+                       {"far_rows", test_far_rows},
+                   });
 }

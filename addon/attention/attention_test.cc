@@ -159,9 +159,11 @@ void test_short_last_blocks() {
 
 }  // namespace
 
-int main() {
-  test_random_problems();
-  test_short_last_blocks();
-  test_many_blocks();
-  return summary();
+int main(int argc, char** argv) {
+  return run_tests(argc, argv,
+                   {
+                       {"random_problems", test_random_problems},
+                       {"short_last_blocks", test_short_last_blocks},
+                       {"many_blocks", test_many_blocks},
+                   });
 }

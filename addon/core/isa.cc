@@ -46,6 +46,9 @@ bool has_amx() {
 
 std::vector<Isa> detect() {
   std::vector<Isa> found;
+#if defined(DSJS_HAS_CBLAS)
+  found.push_back(Isa::kCblas);
+#endif
 #if defined(DSJS_HAS_AMX)
   if (has_amx()) found.push_back(Isa::kAmx);
 #endif
@@ -78,6 +81,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAmx:
       return "amx";
+    case Isa::kCblas:
+      return "cblas";
   }
   return "unknown";
 }

@@ -21,21 +21,24 @@
   extern const Table name;                   \
   }
 
-// The table `name` of `isa`. Only the sets compiled for this processor family are referenced.
+// The table `name` of `isa`.
+#define DSJS_ISA_TABLE(isa, name) DSJS_OWN_ISA_TABLE(::dsjs::own_isa(isa), name)
+
+// Only the sets compiled for this processor family are referenced.
 #if defined(__x86_64__)
-#define DSJS_ISA_TABLE(isa, name)                     \
+#define DSJS_OWN_ISA_TABLE(isa, name)                 \
   ((isa) == ::dsjs::Isa::kAmx        ? avx512::name   \
    : (isa) == ::dsjs::Isa::kAvx512   ? avx512::name   \
    : (isa) == ::dsjs::Isa::kAvx2     ? avx2::name     \
    : (isa) == ::dsjs::Isa::kPortable ? portable::name \
                                      : (::dsjs::throw_isa_missing(isa), portable::name))
 #elif defined(__aarch64__)
-#define DSJS_ISA_TABLE(isa, name)                     \
+#define DSJS_OWN_ISA_TABLE(isa, name)                 \
   ((isa) == ::dsjs::Isa::kNeon       ? neon::name     \
    : (isa) == ::dsjs::Isa::kPortable ? portable::name \
                                      : (::dsjs::throw_isa_missing(isa), portable::name))
 #else
-#define DSJS_ISA_TABLE(isa, name)                   \
+#define DSJS_OWN_ISA_TABLE(isa, name)               \
   ((isa) == ::dsjs::Isa::kPortable ? portable::name \
                                    : (::dsjs::throw_isa_missing(isa), portable::name))
 #endif

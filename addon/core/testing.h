@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <cstdio>
+#include <initializer_list>
 #include <string>
 
 #include "core/error.h"
@@ -33,6 +34,22 @@ inline bool check(bool ok, const char* file, int line, const std::string& what) 
 inline int summary() {
   std::printf("%d checks passed, %d failed\n", tally().passed.load(), tally().failed.load());
   return tally().failed == 0 && tally().passed > 0 ? 0 : 1;
+}
+
+struct NamedTest {
+  const char* name;
+  void (*run)();
+};
+
+// For files that take long where a processor is emulated: `argv` names the tests to run, all of
+// them when it names none. What main returns.
+inline int run_tests(int argc, char** argv, std::initializer_list<NamedTest> tests) {
+  for (const NamedTest& test : tests) {
+    bool named = argc < 2;
+    for (int i = 1; i < argc; ++i) named = named || std::string(argv[i]) == test.name;
+    if (named) test.run();
+  }
+  return summary();
 }
 
 }  // namespace dsjs::testing

@@ -45,10 +45,6 @@ struct Sums {
   bool replace;
 };
 
-inline bool has_end(const Product& product) {
-  return product.epilogue != Epilogue::kNone || product.bias || product.residual;
-}
-
 // Calls fn(j, get, put) for the columns [0, count), a vector at a time: `get` and `put` move whole
 // vectors or what is left.
 template <class Fn>
@@ -98,7 +94,8 @@ void finish_with(const Product& product, const Sums& sums, float* c, size_t rows
 }
 
 // The sums may lie in C itself.
-inline void finish(const Product& product, const Sums& sums, float* c, size_t rows, Span columns) {
+inline void finish_sums(const Product& product, const Sums& sums, float* c, size_t rows,
+                        Span columns) {
   const auto run = [&](auto fn) { finish_with(product, sums, c, rows, columns, fn); };
   switch (product.epilogue) {
     case Epilogue::kNone:
@@ -116,6 +113,11 @@ inline void finish(const Product& product, const Sums& sums, float* c, size_t ro
     case Epilogue::kSiluGrad:
       return run([](F32 v, F32 z) { return v * silu_slope(z); });
   }
+}
+
+// The same of sums that do.
+inline void finish_in_place(const Product& product, float* c, size_t rows, Span columns) {
+  if (has_end(product)) finish_sums(product, {c, product.ldc, 1, true}, c, rows, columns);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/isa_tables.h"
+#include "gemm/cblas.h"
 #include "gemm/plan.h"
 
 namespace dsjs {
@@ -37,6 +38,7 @@ bool pays_in_tiles(const Product& product) {
 #endif
 
 const GemmKernels& gemm_kernels(const Product& product, Isa isa) {
+  isa = own_isa(isa);
 #if defined(DSJS_HAS_AMX)
   if (isa == Isa::kAmx && !pays_in_tiles(product)) isa = Isa::kAvx512;
 #endif
@@ -44,6 +46,7 @@ const GemmKernels& gemm_kernels(const Product& product, Isa isa) {
 }
 
 const GemmKernels& own_gemm_kernels(const Product& product, Isa isa) {
+  isa = own_isa(isa);
 #if defined(DSJS_HAS_AMX)
   if (isa == Isa::kAmx && fits_tiles(product)) return amx::gemm_table;
 #endif
@@ -61,7 +64,7 @@ Operands operands_of(const Product& product, size_t index) {
   }
   return {product.a + a, product.a2 ? product.a2 + a : nullptr,
           static_cast<const char*>(product.b) + b * size_of(product.b_dtype),
-          product.c + index * product.M * product.ldc};
+          product.b2 ? product.b2 + b : nullptr, product.c + index * product.M * product.ldc};
 }
 
 size_t batch_count(const BatchAxes& batch) {
@@ -161,7 +164,7 @@ struct Run {
         const size_t at = task * width;
         const Span part{columns.begin + at, std::min(width, columns.count - at)};
         float* const to = packed + kernels.packed_b(product, at, depth.count);
-        kernels.pack_b(product, operands.b, part, depth, to);
+        kernels.pack_b(product, operands.b, operands.b2, part, depth, to);
         if (product.column_sums)
           kernels.sum_columns(product, to, part.count, depth.count,
                               product.accumulate_sums || step > 0,
@@ -233,10 +236,16 @@ Product plain_product(size_t M, size_t N, size_t K) {
 }
 
 size_t gemm_scratch(const Product& product, size_t threads, Isa isa) {
+#if defined(DSJS_HAS_CBLAS)
+  if (isa == Isa::kCblas && pays_in_cblas(product)) return 0;
+#endif
   return gemm_scratch(product, threads, gemm_kernels(product, isa));
 }
 
 void gemm(const Product& product, Parallel& parallel, float* scratch, Isa isa) {
+#if defined(DSJS_HAS_CBLAS)
+  if (isa == Isa::kCblas && pays_in_cblas(product)) return gemm_by_cblas(product, parallel);
+#endif
   gemm(product, parallel, scratch, gemm_kernels(product, isa));
 }
 

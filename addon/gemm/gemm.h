@@ -1,6 +1,6 @@
-// Matrix products: C = e(alpha · op(p(A)) · op(B) + bias) + residual, packed, blocked and tiled as
-// Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008) and Van Zee and
-// van de Geijn (BLIS, 2015) describe. Letters throughout: C is M × N, K is summed over.
+// Matrix products: C = e(alpha · op(p(A)) · op(q(B)) + bias) + residual, packed, blocked and tiled
+// as Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008) and Van Zee
+// and van de Geijn (BLIS, 2015) describe. Letters throughout: C is M × N, K is summed over.
 //
 // An element of C is the same sum in the same order whatever the number of threads and wherever it
 // lies: results repeat bit for bit, also at another number of threads.
@@ -13,7 +13,7 @@
 
 namespace dsjs {
 
-// What happens to the elements of A as they are read. kSiluMul: silu(A)·A2.
+// What happens to the elements of an operand as they are read. kSiluMul: silu(A)·A2, silu(B)·B2.
 enum class Prologue { kNone, kGelu, kGeluTanh, kSilu, kSiluMul };
 
 // What happens to alpha·product + bias. The gradients multiply it by the activation's derivative at
@@ -55,13 +55,16 @@ struct Product {
 
   Prologue prologue;
   const float* a2;  // strides as A; for kSiluMul
+  // Of B, in fp32 then.
+  Prologue prologue_b;
+  const float* b2;  // strides as B; for kSiluMul
 
   Epilogue epilogue;
   const float* bias;      // N values, or null
   const float* residual;  // laid out as C, or null
   const float* z;         // laid out as C; for the gradients
 
-  // Null, or N values that take the sums of op(B)'s columns. Not with a batch.
+  // Null, or N values that take the sums of op(q(B))'s columns. Not with a batch.
   float* column_sums;
   bool accumulate_sums;
 };
@@ -80,13 +83,14 @@ struct Operands {
   const float* a;
   const float* a2;
   const void* b;
+  const float* b2;
   float* c;
 };
 Operands operands_of(const Product& product, size_t index);
 size_t batch_count(const BatchAxes& batch);
 
 // The formula in double, for tests: `value` takes C (dense, M × N of each product of the batch),
-// `magnitude` |c| + |alpha|·Σ|p(a)·b| + |bias|, what an error of rounding is relative to.
+// `magnitude` |c| + |alpha|·Σ|p(a)·q(b)| + |bias|, what an error of rounding is relative to.
 void gemm_reference(const Product& product, double* value, double* magnitude);
 
 }  // namespace dsjs

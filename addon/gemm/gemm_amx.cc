@@ -36,14 +36,15 @@ void pack_rows_in_parts(const Product& product, const float* a, const float* a2,
                    [&](auto read) { pack_parts<false, kParts>(source, read, packed); });
 }
 
-void pack_columns_in_parts(const Product& product, const void* b, Span columns, Span depth,
-                           float* packed) {
+void pack_columns_in_parts(const Product& product, const void* b, const float* b2, Span columns,
+                           Span depth, float* packed) {
   const MatrixStrides strides = product.b_strides;
   const Source source{columns.begin * strides.column + depth.begin * strides.row, strides.column,
                       strides.row, columns.count, depth.count};
   if (product.b_dtype == DType::kBFloat16)
     return pack_parts<true, 1>(source, Read16<widen_bf16>{static_cast<const uint16_t*>(b)}, packed);
-  with_reader_of_b(product, b, [&](auto read) { pack_parts<true, kParts>(source, read, packed); });
+  with_reader_of_packed_b(product, b, b2,
+                          [&](auto read) { pack_parts<true, kParts>(source, read, packed); });
 }
 
 template <size_t kPartsOfB>
@@ -118,7 +119,7 @@ void multiply_panels(const Product& product, const Block& block) {
       if (odd) multiply_odd_lines<kPartsOfB>(block.depth, {a, b, 0}, rows, out, kPanelLines);
       const Sums sums{out, kPanelLines, product.alpha, block.replace};
       if (ends)
-        finish(product, sums, c, rows, {column, columns});
+        finish_sums(product, sums, c, rows, {column, columns});
       else
         put_sums(product, sums, c, rows, columns);
     }
@@ -152,6 +153,7 @@ const GemmKernels gemm_table = {kPanelLines,
                                 nullptr,
                                 nullptr,
                                 nullptr,
-                                nullptr};
+                                nullptr,
+                                finish_in_place};
 
 }  // namespace dsjs::DSJS_ISA

@@ -23,6 +23,10 @@ inline Span piece_of(size_t total, size_t parts, size_t i) {
 inline constexpr size_t parts_of(size_t total, size_t largest) {
   return (total + largest - 1) / largest;
 }
+// Whether anything is done to sums besides alpha.
+inline bool has_end(const Product& product) {
+  return product.epilogue != Epilogue::kNone || product.bias || product.residual;
+}
 
 }  // namespace
 
@@ -70,9 +74,10 @@ struct GemmKernels {
   // elements of this product of the batch.
   void (*pack_a)(const Product& product, const float* a, const float* a2, Span rows, Span depth,
                  float* packed);
-  // Columns and terms of op(B) into panels of tile_columns. `columns` begins and ends at a panel,
-  // or ends at the last column.
-  void (*pack_b)(const Product& product, const void* b, Span columns, Span depth, float* packed);
+  // Columns and terms of op(q(B)) into panels of tile_columns. `columns` begins and ends at a
+  // panel, or ends at the last column.
+  void (*pack_b)(const Product& product, const void* b, const float* b2, Span columns, Span depth,
+                 float* packed);
   // sums[j] = or += the sum of packed column j.
   void (*sum_columns)(const Product& product, const float* packed, size_t columns, size_t depth,
                       bool add, float* sums);
@@ -88,14 +93,17 @@ struct GemmKernels {
   // The columns of op(B) as lines, fp32: where they lie, or a copy in `out`, K · N floats.
   // by_columns: with elements of a column adjacent.
   Lines (*lines_of_b)(const Product& product, const void* b, bool by_columns, float* out);
-  // Columns of a whole product, B where it lies. Its rows are adjacent in memory, or its columns;
-  // then there are at most few_rows rows, and elements of a row of `a` are adjacent.
+  // Columns of a whole product, B where it lies, without prologue. Its rows are adjacent in memory,
+  // or its columns; then there are at most few_rows rows, and elements of a row of `a` are
+  // adjacent.
   void (*in_place)(const Product& product, const Lines& a, const void* b, float* c, Span columns);
   // Rows of a whole product of at most few_columns columns, A where it lies, without prologue. `b`:
   // the columns of op(B) as lines; unless A's rows are adjacent, so are elements of a line. `sums`:
   // N · rows.count floats of scratch memory.
   void (*few_columns_of)(const Product& product, const Lines& b, const float* a, float* c,
                          Span rows, float* sums);
+  // The end of rows × columns of C, from `c` on, that hold their sums. Never null.
+  void (*finish)(const Product& product, float* c, size_t rows, Span columns);
 };
 
 // The fastest of this instruction set and the lesser ones it stands for, by the product's sizes.

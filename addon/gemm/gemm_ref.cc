@@ -24,9 +24,8 @@ double gelu_tanh_slope(double x) {
          x * sigmoid(a) * sigmoid(-a) * 2 * kSqrtTwoOverPi * (1 + 3 * 0.044715 * x * x);
 }
 
-double read_a(const Product& product, size_t at) {
-  const double x = product.a[at];
-  switch (product.prologue) {
+double through(Prologue prologue, double x, const float* second) {
+  switch (prologue) {
     case Prologue::kNone:
       return x;
     case Prologue::kGelu:
@@ -36,13 +35,18 @@ double read_a(const Product& product, size_t at) {
     case Prologue::kSilu:
       return silu(x);
     case Prologue::kSiluMul:
-      return silu(x) * product.a2[at];
+      return silu(x) * *second;
   }
   return x;
 }
 
+double read_a(const Product& product, size_t at) {
+  return through(product.prologue, product.a[at], product.a2 + at);
+}
+
 double read_b(const Product& product, size_t at) {
-  if (product.b_dtype == DType::kFloat32) return static_cast<const float*>(product.b)[at];
+  if (product.b_dtype == DType::kFloat32)
+    return through(product.prologue_b, static_cast<const float*>(product.b)[at], product.b2 + at);
   const uint16_t bits = static_cast<const uint16_t*>(product.b)[at];
   return product.b_dtype == DType::kBFloat16 ? bf16_to_float(bits) : fp16_to_float(bits);
 }
@@ -78,6 +82,7 @@ void gemm_reference(const Product& product, double* value, double* magnitude) {
     single.a = first.a;
     single.a2 = first.a2;
     single.b = first.b;
+    single.b2 = first.b2;
     for (size_t m = 0; m < product.M; ++m)
       for (size_t n = 0; n < product.N; ++n, ++value, ++magnitude) {
         const float* c = first.c + m * product.ldc + n;

@@ -22,8 +22,8 @@ void multiply(const Product& product, const Block& block) {
                             ends ? kTileColumns : product.ldc, width, &product.alpha,
                             ends || block.replace, later_of(product, c, ends));
       if (ends)
-        finish(product, {out, kTileColumns, 1, block.replace}, c, rows.count,
-               {block.columns.begin + j, width});
+        finish_sums(product, {out, kTileColumns, 1, block.replace}, c, rows.count,
+                    {block.columns.begin + j, width});
     }
   }
 }
@@ -42,6 +42,6 @@ extern const GemmKernels gemm_table;
 const GemmKernels gemm_table = {
     kTileRows,       kTileColumns,    1,          kFewRows, kFewColumns, kBlocking,
     packed_a_floats, packed_b_floats, pack_a,     pack_b,   sum_columns, multiply,
-    multiply_rows,   lines_of_a,      lines_of_b, in_place, few_columns};
+    multiply_rows,   lines_of_a,      lines_of_b, in_place, few_columns, finish_in_place};
 
 }  // namespace dsjs::DSJS_ISA

@@ -90,7 +90,7 @@ void in_place(const Product& product, const Lines& a, const void* b, float* c, S
                                       {read, product.b_strides.column}, columns.begin,
                                       columns.count, to);
   });
-  if (has_end(product)) finish(product, {first, product.ldc, 1, true}, first, product.M, columns);
+  finish_in_place(product, first, product.M, columns);
 }
 
 // Rows and columns change places: `b` are the columns of op(B) as lines, A the vectors beside them.
@@ -122,9 +122,7 @@ void few_columns(const Product& product, const Lines& b, const float* a, float* 
       store_part(row, product.accumulate ? load_part(row, product.N) + value : value, product.N);
     }
   }
-  float* const first = c + rows.begin * product.ldc;
-  if (has_end(product))
-    finish(product, {first, product.ldc, 1, true}, first, rows.count, {0, product.N});
+  finish_in_place(product, c + rows.begin * product.ldc, rows.count, {0, product.N});
 }
 
 // As multiply, with A's first element of the block in `block.a`, not packed.
@@ -138,9 +136,8 @@ void multiply_rows(const Product& product, const Block& block) {
     const size_t pitch = parts_of(width, kLanes) * kLanes;
     direct_tiles<ReadF32>(block.depth, a, block.rows.count, {{block.b + j * block.depth}, pitch}, 0,
                           width, {c, product.ldc, product.alpha, block.replace});
-    if (block.finish && has_end(product))
-      finish(product, {c, product.ldc, 1, true}, c, block.rows.count,
-             {block.columns.begin + j, width});
+    if (block.finish)
+      finish_in_place(product, c, block.rows.count, {block.columns.begin + j, width});
   }
 }
 

@@ -149,9 +149,10 @@ size_t packed_b_floats(const Product&, size_t columns, size_t depth) {
   return parts_of(columns, kTileColumns) * kTileColumns * depth;
 }
 
-void pack_b(const Product& product, const void* b, Span columns, Span depth, float* packed) {
-  with_reader_of_b(product, b,
-                   [&](auto read) { pack_columns(product, columns, depth, read, packed); });
+void pack_b(const Product& product, const void* b, const float* b2, Span columns, Span depth,
+            float* packed) {
+  with_reader_of_packed_b(product, b, b2,
+                          [&](auto read) { pack_columns(product, columns, depth, read, packed); });
 }
 
 void sum_columns(const Product&, const float* packed, size_t columns, size_t depth, bool add,

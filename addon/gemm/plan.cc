@@ -24,7 +24,9 @@ constexpr size_t kDotTerms = 10;
 constexpr size_t kFewPanels = 4;
 
 Way way_of(const Product& product, const GemmKernels& kernels) {
-  if (kernels.few_rows == 0 || product.column_sums) return Way::kBlocks;
+  // Each element of B is read once where it is packed, several times where it lies.
+  const bool packs_b = product.column_sums || product.prologue_b != Prologue::kNone;
+  if (kernels.few_rows == 0 || packs_b) return Way::kBlocks;
   const bool b_rows = product.b_strides.column == 1, b_columns = product.b_strides.row == 1;
   const auto dots_pay = [&](size_t lines) {
     return lines <= kernels.few_rows && product.K >= kDotTerms * lines;

@@ -43,24 +43,30 @@ struct ReadSiluMul {
   F32 one(size_t i) const { return silu_value(splat(gate[i])) * splat(up[i]); }
 };
 
-// Calls fn(reader) with the reader of p(A).
+// Calls fn(reader) with the reader of `x` through a prologue.
 template <class Fn>
-void with_reader_of_a(const Product& product, const float* a, const float* a2, Fn fn) {
-  switch (product.prologue) {
+void with_reader(Prologue prologue, const float* x, const float* x2, Fn fn) {
+  switch (prologue) {
     case Prologue::kNone:
-      return fn(ReadF32{a});
+      return fn(ReadF32{x});
     case Prologue::kGelu:
-      return fn(ReadActivated<gelu_erf>{a});
+      return fn(ReadActivated<gelu_erf>{x});
     case Prologue::kGeluTanh:
-      return fn(ReadActivated<gelu_tanh>{a});
+      return fn(ReadActivated<gelu_tanh>{x});
     case Prologue::kSilu:
-      return fn(ReadActivated<silu_value>{a});
+      return fn(ReadActivated<silu_value>{x});
     case Prologue::kSiluMul:
-      return fn(ReadSiluMul{a, a2});
+      return fn(ReadSiluMul{x, x2});
   }
 }
 
-// Calls fn(reader) with the reader of B's type.
+// Calls fn(reader) with the reader of p(A).
+template <class Fn>
+void with_reader_of_a(const Product& product, const float* a, const float* a2, Fn fn) {
+  with_reader(product.prologue, a, a2, fn);
+}
+
+// Calls fn(reader) with the reader of B's type; B has no prologue.
 template <class Fn>
 void with_reader_of_b(const Product& product, const void* b, Fn fn) {
   if (product.b_dtype == DType::kBFloat16)
@@ -69,6 +75,15 @@ void with_reader_of_b(const Product& product, const void* b, Fn fn) {
     fn(Read16<widen_fp16>{static_cast<const uint16_t*>(b)});
   else
     fn(ReadF32{static_cast<const float*>(b)});
+}
+
+// Calls fn(reader) with the reader of q(B).
+template <class Fn>
+void with_reader_of_packed_b(const Product& product, const void* b, const float* b2, Fn fn) {
+  if (product.prologue_b == Prologue::kNone)
+    with_reader_of_b(product, b, fn);
+  else
+    with_reader(product.prologue_b, static_cast<const float*>(b), b2, fn);
 }
 
 }  // namespace

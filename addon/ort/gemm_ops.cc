@@ -25,9 +25,9 @@ Kind choice(const Attributes& attributes, const char* name, const char* const (&
   return Kind{};
 }
 
-Prologue prologue_of(const Attributes& attributes) {
+Prologue prologue_of(const Attributes& attributes, const char* name = "prologue") {
   static constexpr const char* kNames[] = {"none", "gelu", "gelu_tanh", "silu", "silu_mul"};
-  return choice<Prologue>(attributes, "prologue", kNames);
+  return choice<Prologue>(attributes, name, kNames);
 }
 
 Epilogue epilogue_of(const Attributes& attributes) {
@@ -60,10 +60,14 @@ void require_inner(const Operand& a, const Operand& b) {
               "; columns of A and rows of B must be the same");
 }
 
-void require_prologue(Prologue prologue, const std::vector<Shape>& in, size_t a2) {
-  require((prologue == Prologue::kSiluMul) == !in[a2].empty(),
-          "A2 is for the prologue silu_mul, and only for it");
-  if (!in[a2].empty()) require_same("A2", in[a2], "A", in[0]);
+// `first` and `second` are the inputs A and A2, or B and B2; `name` is that of the attribute.
+void require_prologue(const char* name, Prologue prologue, const std::vector<Shape>& in,
+                      size_t first, size_t second) {
+  const std::string operand = first == 0 ? "A" : "B";
+  require((prologue == Prologue::kSiluMul) == !in[second].empty(),
+          operand + "2 is for the " + name + " silu_mul, and only for it");
+  if (!in[second].empty())
+    require_same((operand + "2").c_str(), in[second], operand.c_str(), in[first]);
 }
 
 // Leading axes as numpy broadcasts them: aligned at the end, an axis of 1 fits any.
@@ -121,7 +125,7 @@ struct MatMul {
     Shape leading = broadcast(a.leading, b.leading);
     Shape y = leading;
     y.insert(y.end(), {int64_t(a.rows), int64_t(b.columns)});
-    require_prologue(prologue, in, kA2);
+    require_prologue("prologue", prologue, in, kA, kA2);
     if (call.has(kBias)) require_same("bias", in[kBias], "[N]", {y.back()});
     if (call.has(kResidual)) require_same("residual", in[kResidual], "Y", y);
     require((epilogue >= Epilogue::kGeluGrad) == call.has(kZ),
@@ -160,11 +164,11 @@ struct MatMul {
 };
 
 struct MatMulAccumulate {
-  enum Input { kA, kB, kBuffer, kFirst, kA2, kBiasBuffer, kBiasFirst };
+  enum Input { kA, kB, kBuffer, kFirst, kA2, kBiasBuffer, kBiasFirst, kB2 };
 
   bool trans_a, trans_b;
   float alpha;
-  Prologue prologue;
+  Prologue prologue, prologue_b;
 
   void operator()(Call& call) const {
     const std::vector<Shape>& in = call.shapes();
@@ -182,7 +186,8 @@ struct MatMulAccumulate {
     }
     require_inner(a, b);
     require_same("buffer", in[kBuffer], "the product", {int64_t(a.rows), int64_t(b.columns)});
-    require_prologue(prologue, in, kA2);
+    require_prologue("prologue", prologue, in, kA, kA2);
+    require_prologue("prologueB", prologue_b, in, kB, kB2);
     require(element_count(in[kFirst]) == 1, "first must have one element");
     require(call.has(kBiasBuffer) == call.has(kBiasFirst),
             "biasBuffer and biasFirst come together");
@@ -201,6 +206,8 @@ struct MatMulAccumulate {
     product.accumulate = *call.input<int32_t>(kFirst) == 0;
     product.prologue = prologue;
     product.a2 = call.input<float>(kA2);
+    product.prologue_b = prologue_b;
+    product.b2 = call.input<float>(kB2);
     product.column_sums = call.in_place<float>(kBiasBuffer);
     product.accumulate_sums = call.has(kBiasFirst) && *call.input<int32_t>(kBiasFirst) == 0;
     if (products == 0) product.K = 0, products = 1;  // a sum of nothing is zero
@@ -210,6 +217,7 @@ struct MatMulAccumulate {
       product.a += a.rows * a.columns;
       if (product.a2) product.a2 += a.rows * a.columns;
       product.b = static_cast<const float*>(product.b) + b.rows * b.columns;
+      if (product.b2) product.b2 += b.rows * b.columns;
     }
     *call.output<int32_t>(0) = 0;
   }
@@ -308,13 +316,14 @@ void add_gemm_operators(Operators& operators) {
                         {"first", DType::kInt32},
                         {"A2", kFloat, true},
                         {"biasBuffer", kFloat, true},
-                        {"biasFirst", DType::kInt32, true}},
+                        {"biasFirst", DType::kInt32, true},
+                        {"B2", kFloat, true}},
       std::vector<Port>{kToken}, Reuse::kNone,
       [](const std::vector<Shape>&) -> std::vector<Shape> { return {kTokenShape}; },
       [](const Attributes& attributes) -> Kernel {
         return MatMulAccumulate{attributes.integer("transA", 1) != 0,
                                 attributes.integer("transB", 0) != 0, attributes.number("alpha", 1),
-                                prologue_of(attributes)};
+                                prologue_of(attributes), prologue_of(attributes, "prologueB")};
       }));
 
   operators.push_back(std::make_unique<Operator>(

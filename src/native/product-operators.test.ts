@@ -51,6 +51,7 @@ interface Attributes {
   transB: number;
   alpha: number;
   prologue: keyof typeof prologues;
+  prologueB?: keyof typeof prologues;
   epilogue: keyof typeof epilogues;
 }
 const plain: Attributes = { transA: 0, transB: 0, alpha: 1, prologue: 'none', epilogue: 'none' };
@@ -59,6 +60,7 @@ interface Inputs {
   A: Port;
   B: Port;
   A2?: Port | undefined;
+  B2?: Port | undefined;
   bias?: Port | undefined;
   residual?: Port | undefined;
   Z?: Port | undefined;
@@ -85,8 +87,9 @@ function broadcastDims(a: readonly number[], b: readonly number[]): number[] {
   });
 }
 
-function product(inputs: Inputs, { transA, transB, alpha, prologue, epilogue }: Attributes) {
-  const { A, B, A2, bias, residual, Z } = inputs;
+function product(inputs: Inputs, attributes: Attributes) {
+  const { transA, transB, alpha, prologue, prologueB = 'none', epilogue } = attributes;
+  const { A, B, A2, B2, bias, residual, Z } = inputs;
   const [M, K] = transA ? [A.dims.at(-1)!, A.dims.at(-2)!] : [A.dims.at(-2)!, A.dims.at(-1)!];
   const N = B.dims.at(transB ? -2 : -1)!;
   const leadingA = A.dims.slice(0, -2);
@@ -102,7 +105,8 @@ function product(inputs: Inputs, { transA, transB, alpha, prologue, epilogue }: 
         for (let k = 0; k < K; k++) {
           const at = a + (transA ? k * M + m : m * K + k);
           const x = prologues[prologue](A.values[at]!, A2?.values[at] ?? 0);
-          const term = x * B.values[b + (transB ? n * K + k : k * N + n)]!;
+          const from = b + (transB ? n * K + k : k * N + n);
+          const term = x * prologues[prologueB](B.values[from]!, B2?.values[from] ?? 0);
           sum += term;
           size += Math.abs(term);
         }
@@ -250,11 +254,17 @@ describe('MatMulAccumulate', () => {
   async function check(
     a: number[],
     b: number[],
-    { transA, transB, prologue = 'none' }: Partial<Attributes> & { transA: number; transB: number },
+    {
+      transA,
+      transB,
+      prologue = 'none',
+      prologueB = 'none',
+    }: Partial<Attributes> & { transA: number; transB: number },
   ): Promise<void> {
     const A = random(a, 1);
     const B = random(b, 2);
     const A2 = prologue === 'silu_mul' ? random(a, 3) : undefined;
+    const B2 = prologueB === 'silu_mul' ? random(b, 6) : undefined;
     // As one product over the flattened leading axes: the terms of all matrices side by side.
     const flat = ({ dims, values }: Port): Port => {
       const [rows, columns] = dims.slice(-2) as [number, number];
@@ -262,8 +272,8 @@ describe('MatMulAccumulate', () => {
       const oneSum = transA === 1 && transB === 0;
       return { dims: oneSum ? [matrices * rows, columns] : [matrices, rows, columns], values };
     };
-    const attributes = { ...plain, transA, transB, alpha: 0.5, prologue };
-    const each = product({ A: flat(A), B: flat(B), A2 }, attributes);
+    const attributes = { ...plain, transA, transB, alpha: 0.5, prologue, prologueB };
+    const each = product({ A: flat(A), B: flat(B), A2, B2 }, attributes);
     const [M, N] = each.dims.slice(-2) as [number, number];
     const products = numel(each.dims.slice(0, -2));
     const sums = Array.from({ length: M * N }, (_, i) => {
@@ -279,8 +289,9 @@ describe('MatMulAccumulate', () => {
       for (let i = 0; i < rows; i++) {
         const K = B.dims.at(-1)!;
         const at = transB ? Math.floor(i / K) * N * K + n * K + (i % K) : i * N + n;
-        value += B.values[at]!;
-        scale += Math.abs(B.values[at]!);
+        const term = prologues[prologueB](B.values[at]!, B2?.values[at] ?? 0);
+        value += term;
+        scale += Math.abs(term);
       }
       return { value, scale };
     });
@@ -304,6 +315,7 @@ describe('MatMulAccumulate', () => {
           A2,
           biasBuffer,
           biasFirst: flag(biasFirst),
+          B2,
         },
         { token },
         attributes,
@@ -326,6 +338,8 @@ describe('MatMulAccumulate', () => {
   ])('A $a B $b transA $transA transB $transB', async ({ a, b, transA, transB }) => {
     await check(a, b, { transA, transB });
     await check(a, b, { transA, transB, prologue: 'silu_mul' });
+    await check(a, b, { transA, transB, prologueB: 'silu_mul' });
+    await check(a, b, { transA, transB, prologue: 'gelu', prologueB: 'silu' });
   });
 
   test('without a bias gradient; what does not fit is named', async () => {
@@ -341,6 +355,13 @@ describe('MatMulAccumulate', () => {
     await expect(run('MatMulAccumulate', wrong, { token })).rejects.toThrow(/buffer is \[3, 2\]/);
     const alone = { A, B, buffer, first, A2: undefined, biasBuffer: random([3], 4) };
     await expect(run('MatMulAccumulate', alone, { token })).rejects.toThrow(/come together/);
+    const gated = run(
+      'MatMulAccumulate',
+      { A, B, buffer, first },
+      { token },
+      { prologueB: 'silu_mul' },
+    );
+    await expect(gated).rejects.toThrow(/B2 is for the prologueB silu_mul/);
   });
 });
 

@@ -32,13 +32,14 @@ function flat(shape: readonly number[]): number[] {
   return [numel(shape.slice(0, -1)), shape.at(-1)!];
 }
 
-/** A, B, buffer [M, N], first, A2?, biasBuffer [N]?, biasFirst? → token */
+/** A, B, buffer [M, N], first, A2?, biasBuffer [N]?, biasFirst?, B2? → token */
 export const matMulAccumulate: ShapeRule = (node) => {
   const a = maybeTransposed(flat(node.shape(0)), node.int('transA', 1) !== 0);
   const b = maybeTransposed(flat(node.shape(1)), node.int('transB', 0) !== 0);
   requireShape(node, 2, product(node, a, b), 'the buffer');
   requireShape(node, 4, node.shape(0), 'A2');
   requireShape(node, 5, [b[1]!], 'the bias buffer');
+  requireShape(node, 7, node.shape(1), 'B2');
   return [token];
 };
 

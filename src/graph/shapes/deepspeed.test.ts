@@ -73,6 +73,7 @@ describe('MatMulAccumulate', () => {
   it('refuses a buffer of another shape', () => {
     expect(() => outputs('MatMulAccumulate', inputs.with(2, f(5, 4)))).toThrow(/buffer does not/);
     expect(() => outputs('MatMulAccumulate', inputs.with(5, f(4)))).toThrow(/bias buffer does not/);
+    expect(() => outputs('MatMulAccumulate', [...inputs, f(6, 4)])).toThrow(/B2 does not/);
   });
 });
 

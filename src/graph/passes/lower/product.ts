@@ -21,11 +21,11 @@ function activated(emit: Emitter, x: string, name: string): string {
   return name === 'silu' ? activation.silu(emit, x, 1) : x;
 }
 
-/** A as the product takes it; `second` is the index of A2. */
-function prologue(c: NodeContext, second: number): string {
-  const name = stringAttribute(c.node, 'prologue', 'none');
-  if (name !== 'silu_mul') return activated(c.emit, c.input(0), name);
-  return c.emit.mul(activation.silu(c.emit, c.input(0), 1), c.input(second));
+/** A factor as the product takes it, by an attribute; `second` is the index of A2 or B2. */
+function prologue(c: NodeContext, name: string, factor: number, second: number): string {
+  const kind = stringAttribute(c.node, name, 'none');
+  if (kind !== 'silu_mul') return activated(c.emit, c.input(factor), kind);
+  return c.emit.mul(activation.silu(c.emit, c.input(factor), 1), c.input(second));
 }
 
 /** alpha · op(a) · op(b) by the node's attributes. */
@@ -40,7 +40,7 @@ function scaledProduct(c: NodeContext, a: string, b: string, transA: number): st
 export function lowerMatMul(c: NodeContext): string[] {
   const { emit } = c;
   const b = emit.cast(c.input(1), emit.dtype(c.input(0)));
-  let y = scaledProduct(c, prologue(c, 2), b, 0);
+  let y = scaledProduct(c, prologue(c, 'prologue', 0, 2), b, 0);
   if (c.has(3)) y = emit.add(y, c.input(3));
   const epilogue = stringAttribute(c.node, 'epilogue', 'none');
   const slope = slopes[epilogue];
@@ -52,8 +52,9 @@ export function lowerMatMul(c: NodeContext): string[] {
 export function lowerMatMulAccumulate(c: NodeContext): { weight: string; bias: string } {
   const { emit } = c;
   const flat = (x: string) => emit.reshape(x, flattenAt(emit.shape(x), emit.shape(x).length - 1));
-  const b = flat(c.input(1));
-  const weight = scaledProduct(c, flat(prologue(c, 4)), b, 1);
+  const a = flat(prologue(c, 'prologue', 0, 4));
+  const b = flat(prologue(c, 'prologueB', 1, 7));
+  const weight = scaledProduct(c, a, b, 1);
   const rows = intAttribute(c.node, 'transB', 0) ? 1 : 0;
   return { weight, bias: emit.sum(b, [rows], false) };
 }

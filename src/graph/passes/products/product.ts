@@ -37,7 +37,7 @@ export function withAttribute(node: Node, name: string, value: PlainAttribute): 
   return { ...node, attributes: { ...node.attributes, [name]: attribute(name, value) } };
 }
 
-export function isPlain(node: Node, name: 'prologue' | 'epilogue'): boolean {
+export function isPlain(node: Node, name: 'prologue' | 'prologueB' | 'epilogue'): boolean {
   return stringAttribute(node, name, 'none') === 'none';
 }
 

@@ -7,8 +7,8 @@ import { GraphBuilder } from '../../builder.ts';
 import type { Graph, Node } from '../../ir.ts';
 import { operatorKey } from '../../operator-key.ts';
 import { type PlanOptions, planTraining, type TrainingPlan } from '../../plan.ts';
-import { trainOnce } from '../../testing/plan-runner.ts';
 import { fromNumbers, toNumbers } from '../../tensor.ts';
+import { trainOnce } from '../../testing/plan-runner.ts';
 import { randomTensor, relativeError, type Values } from '../../testing.ts';
 
 const rows = 2;
@@ -121,6 +121,23 @@ const cases: Case[] = [
     ],
   },
   {
+    title: 'a gated MLP whose weights are stored the other way round',
+    build: (m) => {
+      const [gate, up] = ['gate', 'up'].map((name) => m.linear(name, m.x, width, inner));
+      const gated = m.op('Mul', [m.op('Mul', [gate!, m.op('Sigmoid', [gate!])]), up!]);
+      const turned = m.op('Transpose', [m.parameter('down', width, inner)], { perm: [1, 0] });
+      return m.op('MatMul', [gated, turned]);
+    },
+    forward: ['MatMul', 'MatMul', 'MatMul silu_mul> a2 ᵀ'],
+    backward: [
+      'MatMul',
+      'MatMulAccumulate',
+      'MatMulAccumulate',
+      'MatMulAccumulate <silu_mul b2',
+      'SiluMulGrad',
+    ],
+  },
+  {
     title: 'weights stored the other way round',
     build: (m) => {
       const weight = m.parameter('w', inner, width);
@@ -178,11 +195,11 @@ const cases: Case[] = [
 
 const ports: Readonly<Record<string, readonly string[]>> = {
   MatMul: ['', '', 'a2', 'bias', 'residual', 'z'],
-  MatMulAccumulate: ['', '', '', '', 'a2', 'bias', ''],
+  MatMulAccumulate: ['', '', '', '', 'a2', 'bias', '', 'b2'],
   LayerNormalizationGrad: ['', '', '', '', '', 'residual'],
 };
 
-/** `MatMul gelu> bias residual >silu ×0.5 ᵀ`, prologue before and epilogue after the arrow. */
+/** `MatMul gelu> <silu bias residual >silu ×0.5 ᵀ`: A's prologue, B's, inputs, epilogue. */
 function describeNode(node: Node): string {
   const text = (name: string) => {
     const attribute = node.attributes[name];
@@ -193,6 +210,7 @@ function describeNode(node: Node): string {
   return [
     node.opType,
     text('prologue') && `${text('prologue')}>`,
+    text('prologueB') && `<${text('prologueB')}`,
     ...given,
     text('epilogue') && `>${text('epilogue')}`,
     alpha !== 1 && `×${alpha}`,
