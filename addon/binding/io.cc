@@ -121,11 +121,11 @@ void add_pieces(const Napi::Value& value, size_t group, std::vector<io::Piece>& 
 }
 
 Napi::Promise start_writing(Napi::Env env, std::string path, std::vector<io::Piece> pieces,
-                            std::vector<Bytes> pinned, std::function<void(size_t)> taken) {
+                            std::vector<Bytes> pinned, std::shared_ptr<io::Checksums> checksums) {
   return IoWork::start(env, std::move(pinned),
                        [path = std::move(path), pieces = std::move(pieces),
-                        taken = std::move(taken)]() -> IoWork::Result {
-                         const io::Written written = io::write_file(path, pieces, taken);
+                        checksums = std::move(checksums)]() -> IoWork::Result {
+                         const io::Written written = io::write_file(path, pieces, *checksums);
                          return [written](Napi::Env env) -> Napi::Value {
                            Napi::Object result = Napi::Object::New(env);
                            result["bytes"] =
@@ -144,7 +144,8 @@ Napi::Value write_file(const Napi::CallbackInfo& call) {
     std::vector<io::Piece> pieces;
     std::vector<Bytes> pinned;
     add_pieces(call[1], 0, pieces, pinned);
-    return start_writing(env, std::move(path), std::move(pieces), std::move(pinned), nullptr);
+    return start_writing(env, std::move(path), std::move(pieces), std::move(pinned),
+                         std::make_shared<io::Checksums>());
   });
 }
 
@@ -231,13 +232,14 @@ Napi::Value create_swap_file(const Napi::CallbackInfo& call) { return make_swap_
 // Ends works in their order, and those that are left when it goes: an error is the promise's.
 class Endings {
  public:
-  explicit Endings(std::vector<ExternalWork> works) : works_(std::move(works)) {}
+  Endings() = default;
   ~Endings() {
     while (next_ < works_.size()) end_next();
   }
   Endings(const Endings&) = delete;
   Endings& operator=(const Endings&) = delete;
 
+  void add(ExternalWork work) { works_.push_back(std::move(work)); }
   // All up to `index`: groups without pieces, too.
   void end(size_t index) {
     while (next_ <= index) end_next();
@@ -261,17 +263,22 @@ Napi::Value write_file_by_groups(const Napi::CallbackInfo& call, Queues& queues)
   std::vector<Bytes> pinned;
   for (uint32_t group = 0; group < groups.Length(); ++group)
     add_pieces(groups.Get(group), group, pieces, pinned);
-  std::vector<ExternalWork> works;
+  const auto endings = std::make_shared<Endings>();
+  const auto checksums =
+      std::make_shared<io::Checksums>([endings](size_t group) { endings->end(group); }, true);
+  const auto wanted = [weak = std::weak_ptr(checksums)] {
+    if (const auto waited_for = weak.lock()) waited_for->hurry();
+  };
   Napi::Array taken = Napi::Array::New(env);
   for (uint32_t group = 0; group < groups.Length(); ++group) {
-    works.push_back(queues.external("checkpoint"));
-    taken.Set(group, Napi::Number::New(env, static_cast<double>(works.back().id)));
+    ExternalWork work = queues.external("checkpoint", wanted);
+    taken.Set(group, Napi::Number::New(env, static_cast<double>(work.id)));
+    endings->add(std::move(work));
   }
-  const auto endings = std::make_shared<Endings>(std::move(works));
   Napi::Object result = Napi::Object::New(env);
   result["taken"] = taken;
-  result["written"] = start_writing(env, std::move(path), std::move(pieces), std::move(pinned),
-                                    [endings](size_t group) { endings->end(group); });
+  result["written"] =
+      start_writing(env, std::move(path), std::move(pieces), std::move(pinned), checksums);
   return result;
 }
 

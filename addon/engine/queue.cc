@@ -31,6 +31,7 @@ struct Item {
   std::function<void()> fn;
   std::function<void(std::exception_ptr)> skipped;
   std::vector<std::function<void(std::exception_ptr)>> done;
+  std::function<void()> wanted;
   uint64_t enqueued_ns = 0;
 };
 
@@ -94,14 +95,27 @@ struct Queues::State {
     lock.lock();
   }
 
+  // Those who end external works learn that someone waits for them.
+  void ask_for(std::unique_lock<std::mutex>& lock, const std::vector<WorkId>& works) {
+    for (WorkId work : works) {
+      const auto found = external.find(work);
+      if (found == external.end() || !found->second->wanted) continue;
+      const auto wanted = std::exchange(found->second->wanted, nullptr);
+      lock.unlock();
+      wanted();
+      lock.lock();
+    }
+  }
+
   void serve(size_t queue) {
     std::unique_lock lock(mutex);
     for (;;) {
-      changed[queue].wait(lock, [&] {
-        return closing || (!pending[queue].empty() && all_ended(pending[queue].front()->after));
-      });
+      changed[queue].wait(lock, [&] { return closing || !pending[queue].empty(); });
       if (closing) break;
       auto item = pending[queue].front();
+      ask_for(lock, item->after);
+      changed[queue].wait(lock, [&] { return closing || all_ended(item->after); });
+      if (closing) break;
       std::exception_ptr error = first_error(item->after);
       const uint64_t start = now_ns();
       lock.unlock();
@@ -153,9 +167,10 @@ void Queues::close() {
   }
 }
 
-ExternalWork Queues::external(std::string name) {
+ExternalWork Queues::external(std::string name, std::function<void()> wanted) {
   auto item = std::make_shared<Item>();
   item->name = std::move(name);
+  item->wanted = std::move(wanted);
   std::lock_guard lock(state_->mutex);
   if (state_->closing) std::rethrow_exception(disposed());
   item->id = state_->next_id++;

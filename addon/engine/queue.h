@@ -44,8 +44,10 @@ class Queues {
   WorkId enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
                  std::function<void()> fn,
                  std::function<void(std::exception_ptr)> skipped = nullptr);
-  // idle() does not wait for it. Throws DISPOSED after close().
-  ExternalWork external(std::string name);
+  // idle() does not wait for it. Throws DISPOSED after close(). `wanted` is called once, on a
+  // queue's thread, when the next work of the queue waits for this one; it must not throw and must
+  // not wait.
+  ExternalWork external(std::string name, std::function<void()> wanted = nullptr);
   // Calls done(error or null) on the finishing thread, or at once when the work has ended. `done`
   // must not throw and must not wait.
   void on_done(WorkId work, std::function<void(std::exception_ptr)> done);

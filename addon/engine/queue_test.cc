@@ -57,10 +57,13 @@ void external_works_end_when_told() {
   {
     Queues queues;
     std::atomic<int> ran = 0;
-    const ExternalWork gate = queues.external("gate"), broken = queues.external("broken");
+    std::promise<void> asked_for;
+    const ExternalWork gate = queues.external("gate", [&] { asked_for.set_value(); });
+    const ExternalWork broken = queues.external("broken", [&] { CHECK(false); });
     const WorkId behind = queues.enqueue(QueueId::kCompute, "behind", {gate.id}, [&] { ++ran; });
     const WorkId other = queues.enqueue(QueueId::kIo, "other", {}, [&] { ++ran; });
     queues.wait(other);
+    asked_for.get_future().wait();
     CHECK(ran == 1);
     gate.end(nullptr);
     gate.end(nullptr);  // once is enough

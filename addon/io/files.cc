@@ -166,11 +166,11 @@ class DirectFile {
 // Writes pieces where they belong, in any order, and puts their checksums together in the file's.
 class PieceWriter {
  public:
-  PieceWriter(const File& file, const std::string& name, const std::string& path, uint64_t total)
-      : file_(file), direct_(name), path_(path), total_(total) {}
+  PieceWriter(const File& file, const std::string& name, const std::string& path, uint64_t total,
+              Checksums& checksums)
+      : file_(file), direct_(name), path_(path), total_(total), checksums_(checksums) {}
 
   void write(const Piece& piece) {
-    uint32_t crc = 0;
     for (size_t done = 0; done < piece.bytes;) {
       const uint64_t offset = piece.file_offset + done;
       const size_t left = piece.bytes - done;
@@ -185,20 +185,25 @@ class PieceWriter {
         data = chunk_.get();
       }
       fault_point();  // before each chunk
-      crc = crc32c(data, count, crc);
       write_out(data, count, offset);
+      if (data == chunk_.get())
+        checksums_.add_now(data, count);
+      else
+        checksums_.add(data, count);
+      parts_.push_back({offset, count});
       done += count;
     }
-    if (piece.bytes > 0) parts_.push_back({piece.file_offset, piece.bytes, crc});
   }
 
   // What no piece covers reads as zeros.
   Written finish() {
     if (ftruncate(file_.descriptor(), static_cast<off_t>(total_)) != 0)
       throw_system_error("write", path_, errno);
+    const std::vector<uint32_t> checksums = checksums_.finish();
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].crc = checksums[i];
     std::sort(parts_.begin(), parts_.end(),
               [](const Part& a, const Part& b) { return a.offset < b.offset; });
-    parts_.push_back({total_, 0, 0});
+    parts_.push_back({total_, 0});
     Written written{0, 0};
     for (const Part& part : parts_) {
       const uint64_t hole = part.offset - written.bytes;
@@ -215,7 +220,7 @@ class PieceWriter {
   };
   struct Part {
     uint64_t offset, bytes;
-    uint32_t crc;
+    uint32_t crc = 0;
   };
 
   uint8_t* space() {
@@ -252,6 +257,7 @@ class PieceWriter {
   DirectFile direct_;
   const std::string& path_;
   const uint64_t total_;
+  Checksums& checksums_;
   std::unique_ptr<uint8_t, Free> chunk_;
   std::vector<Part> parts_;
   uint64_t done_ = 0;
@@ -288,8 +294,17 @@ std::string folder_of(const std::string& path) {
 
 }  // namespace
 
-Written write_file(const std::string& path, std::vector<Piece> pieces,
-                   const std::function<void(size_t group)>& taken) {
+Written write_file(const std::string& path, std::vector<Piece> pieces) {
+  Checksums checksums;
+  return write_file(path, std::move(pieces), checksums);
+}
+
+Written write_file(const std::string& path, std::vector<Piece> pieces, Checksums& checksums) {
+  // Whatever happens, nobody reads the pieces afterwards.
+  const struct Stop {
+    Checksums& checksums;
+    ~Stop() { checksums.stop(); }
+  } stop{checksums};
   const uint64_t total = check_pieces(path, pieces);
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
     return std::tie(a.group, a.file_offset) < std::tie(b.group, b.file_offset);
@@ -301,11 +316,11 @@ Written write_file(const std::string& path, std::vector<Piece> pieces,
     const File file(path, temporary.name(), O_WRONLY | O_CREAT | O_TRUNC, "create");
     temporary.created();
     fault_point();  // the temporary file is empty
-    PieceWriter writer(file, temporary.name(), path, total);
+    PieceWriter writer(file, temporary.name(), path, total, checksums);
     for (size_t i = 0; i < pieces.size(); ++i) {
       writer.write(pieces[i]);
       const bool is_last = i + 1 == pieces.size() || pieces[i + 1].group != pieces[i].group;
-      if (is_last && taken) taken(pieces[i].group);
+      if (is_last) checksums.end_group(pieces[i].group);
     }
     written = writer.finish();
     fault_point();  // all written, nothing durable

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "io/checksums.h"
+
 namespace dsjs::io {
 
 struct Piece {
@@ -30,9 +32,10 @@ struct Written {
 // folder of `path`, fsyncs, renames to `path`, fsyncs the folder. On failure nothing appears under
 // `path` (an older file stays as it was) and the temporary file is removed.
 //
-// taken(group) is called when all pieces of a group have been read: their memory may change then.
-Written write_file(const std::string& path, std::vector<Piece> pieces,
-                   const std::function<void(size_t group)>& taken = nullptr);
+// The memory of a group's pieces may change when it has been taken, and when this returns or
+// throws.
+Written write_file(const std::string& path, std::vector<Piece> pieces, Checksums& checksums);
+Written write_file(const std::string& path, std::vector<Piece> pieces);
 
 // Fills target with bytes [file_offset, file_offset + bytes).
 void read_into(const std::string& path, uint64_t file_offset, void* target, size_t bytes);

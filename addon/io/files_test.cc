@@ -128,26 +128,34 @@ void test_files(const fs::path& folder) {
   CHECK(content(folder / "read.bin") == data);
   fs::remove(folder / "read.bin");
 
-  // By groups: what was taken may change at once, whatever the groups' places in the file.
-  std::vector<uint8_t> changing = data;
-  std::vector<size_t> taken;
-  const io::Written grouped = io::write_file(
-      folder / "groups.bin",
-      {{0, changing.data(), 10, nullptr, 2},
-       {10, changing.data() + 10, first, nullptr, 0},
-       {10 + first, changing.data() + 10 + first, 500, nullptr, 1},
-       {510 + first, changing.data() + 510 + first, data.size() - first - 510, nullptr, 0}},
-      [&](size_t group) {
-        taken.push_back(group);
-        if (group == 0) {
-          std::fill_n(changing.begin() + 10, first, 0);
-          std::fill(changing.begin() + static_cast<ptrdiff_t>(510 + first), changing.end(), 0);
-        }
-      });
-  CHECK((taken == std::vector<size_t>{0, 1, 2}));
-  CHECK(content(folder / "groups.bin") == data);
-  CHECK(grouped.crc32c == io::crc32c(data.data(), data.size()));
-  fs::remove(folder / "groups.bin");
+  // By groups: what was taken may change at once, whatever the groups' places in the file, and
+  // whoever reads it: this thread, one beside it, or both.
+  for (const bool beside : {false, true})
+    for (const bool hurried : {false, true}) {
+      std::vector<uint8_t> changing = data;
+      std::vector<size_t> taken;
+      io::Checksums checksums(
+          [&](size_t group) {
+            taken.push_back(group);
+            if (group == 0) {
+              std::fill_n(changing.begin() + 10, first, 0);
+              std::fill(changing.begin() + static_cast<ptrdiff_t>(510 + first), changing.end(), 0);
+            }
+          },
+          beside);
+      if (hurried) checksums.hurry();
+      const io::Written grouped = io::write_file(
+          folder / "groups.bin",
+          {{0, changing.data(), 10, nullptr, 2},
+           {10, changing.data() + 10, first, nullptr, 0},
+           {10 + first, changing.data() + 10 + first, 500, nullptr, 1},
+           {510 + first, changing.data() + 510 + first, data.size() - first - 510, nullptr, 0}},
+          checksums);
+      CHECK((taken == std::vector<size_t>{0, 1, 2}));
+      CHECK(content(folder / "groups.bin") == data);
+      CHECK(grouped.crc32c == io::crc32c(data.data(), data.size()));
+      fs::remove(folder / "groups.bin");
+    }
 
   // A failure leaves the older file as it was.
   CHECK_THROWS_CODE(io::write_file(path, {{0, data.data(), 10}, {9, data.data(), 10}}),

@@ -1,4 +1,5 @@
 target_sources(dsjs_engine PRIVATE
+  io/checksums.cc
   io/crc32c.cc
   io/fault.cc
   io/files.cc
