@@ -66,6 +66,16 @@ describe.each<[number, number, Record<string, unknown>, Record<string, unknown>?
   [2, 2, {}],
   [3, 2, { bf16: { enabled: true } }],
   [0, 2, { optimizer: { type: 'OneBitAdam', params: { lr: 2e-3, freeze_step: 2 } } }],
+  [
+    0,
+    2,
+    {
+      optimizer: {
+        type: 'ZeroOneAdam',
+        params: { lr: 2e-3, var_freeze_step: 2, local_step_scaler: 1 },
+      },
+    },
+  ],
   // What ranks have not sent yet changes in backward, before any update.
   [1, 2, { compression: { type: 'topk', ratio: 0.1 } }],
   [3, 1, {}, onDisk],

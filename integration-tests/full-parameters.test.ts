@@ -17,6 +17,7 @@ function train(
   worldSize: number,
   precision: string | null,
   freeze?: string,
+  optimizer = 'AdamW',
 ): Promise<Outcome[]> {
   const scenario: Scenario = {
     model: tinyGpt2,
@@ -31,7 +32,7 @@ function train(
       maxSteps: 2,
       deepspeed: {
         train_micro_batch_size_per_gpu: 6 / worldSize,
-        optimizer: { type: 'AdamW', params: { lr: 2e-3 } },
+        optimizer: { type: optimizer, params: { lr: 2e-3 } },
         ...(precision !== null && { [precision]: { enabled: true } }),
         zero_optimization: { stage, stage3_param_persistence_threshold: 100 },
       },
@@ -94,4 +95,11 @@ it.each([null, 'bf16'])('frozen ones, too: precision %s', async (precision) => {
       expect(outcome.parameters).toEqual(plain!.parameters);
     }
   }
+});
+
+it('0/1 Adam, which has weights besides the model’s: those of Adam while it steps as Adam does', async () => {
+  const [dense] = await train(0, 2, null);
+  const [own] = await train(0, 2, null, undefined, 'ZeroOneAdam');
+  expect(own!.full).toEqual(dense!.full);
+  expect(own!.parameters).toEqual(dense!.parameters);
 });

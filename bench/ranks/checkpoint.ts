@@ -1,11 +1,12 @@
 /**
  * checkpoint.ts SHAPE FOLDER: `save` is answered with the seconds of a checkpoint that is waited for, `load` with those
- * of loading it, `step` with those of a step, `beside` with those of a step and a checkpoint written while it computes,
- * `bytes` with the checkpoint's bytes.
+ * of loading it, `steps` with those of two steps, `beside` with those of two steps and a checkpoint written while they
+ * compute, until it is loadable, `bytes` with the checkpoint's bytes.
  */
 import { statSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CheckpointEvent } from '../../src/hooks/index.ts';
+import { SavingCheckpoint } from '../../src/trainer/saving-checkpoint.ts';
 import { trainStep } from '../../src/trainer/step.ts';
 import { timed } from '../lib.ts';
 import { type ModelShape, globalBatches, setUpModel } from './model.ts';
@@ -27,6 +28,10 @@ async function begin(background: boolean) {
   return event.pending!;
 }
 
+async function twoSteps(): Promise<void> {
+  for (let step = 0; step < 2; step += 1) await trainStep(training, step, parts!);
+}
+
 await serve(training.runtime.communicator, async (request) => {
   switch (request) {
     case 'save':
@@ -35,19 +40,14 @@ await serve(training.runtime.communicator, async (request) => {
       return String(
         await timed(() => lifecycle.run('loadCheckpoint', { directory, tag, state: {} })),
       );
-    case 'step':
-      return String(await timed(() => trainStep(training, 0, parts!)));
+    case 'steps':
+      return String(await timed(twoSteps));
     case 'beside':
       return String(
         await timed(async () => {
-          const pending = await begin(true);
-          training.saving = {
-            folder: directory,
-            read: pending.read,
-            updatable: pending.updatable,
-            publish: async () => void (await pending.publish()),
-          };
-          await trainStep(training, 0, parts!);
+          training.saving = new SavingCheckpoint(directory, await begin(true));
+          await twoSteps();
+          await training.saving.finish();
           training.saving = null;
         }),
       );

@@ -79,6 +79,8 @@ export interface CheckpointEvent {
   readonly excludeFrozenParameters?: boolean;
   /** Saving: come back when writing has begun. */
   readonly background?: boolean;
+  /** Saving: called on rank 0 once it is loadable. A failure is one of the save. */
+  readonly onLoadable?: () => Promise<void>;
   /** Set by who wrote it. */
   written?: WrittenCheckpoint;
   /** Set by who writes it in the background. */
@@ -93,12 +95,17 @@ export interface WrittenCheckpoint {
 
 /** A checkpoint whose shards are being written from the memory that training uses. */
 export interface PendingCheckpoint {
-  /** Ends, and never rejects, when this rank's shard has been read: only then may it be changed. */
+  /** Ends, and never rejects, when this rank's shard has been read. An update waits by itself for what it changes. */
   readonly read: Promise<void>;
-  /** The same for an update, which may be enqueued earlier where it waits by itself for what it changes. */
-  readonly updatable: Promise<void>;
-  /** Makes the checkpoint loadable, at the same place on all ranks. A failure on one rank is the same error on all. */
-  publish(): Promise<WrittenCheckpoint>;
+  /** This rank has ended its part, well or not: `proceed` would wait for others only. */
+  readonly isReady: boolean;
+  /**
+   * Waits until all ranks are ready and begins the next part, at the same place on all ranks. A failure on one rank is the
+   * same error on all.
+   *
+   * @returns null until the checkpoint is loadable
+   */
+  proceed(): Promise<WrittenCheckpoint | null>;
 }
 
 export interface FailureEvent {

@@ -2,10 +2,10 @@ import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import type { CheckpointEvent } from '../hooks/index.ts';
-import { agree } from '../strategies/agree.ts';
 import { locate } from '../strategies/checkpoint/index.ts';
 import type { CallbackStates } from './callback-state.ts';
 import type { TrainerState } from './callbacks.ts';
+import { SavingCheckpoint } from './saving-checkpoint.ts';
 import type { Training } from './setup.ts';
 
 /** What the host stores beside the shards. */
@@ -38,23 +38,17 @@ export function checkpointTag(step: number): string {
 
 const tagPattern = /^global_step\d+$/;
 
-/** A checkpoint that is on its way to `folder`. */
-export interface SavingCheckpoint {
-  readonly folder: string;
-  /** See PendingCheckpoint. */
-  readonly read: Promise<void>;
-  readonly updatable: Promise<void>;
-  /** Makes it loadable, and deletes what is beyond `saveTotalLimit`; at the same place on all ranks. */
-  publish(): Promise<void>;
-}
-
-/** Begins to write `outputDir/global_step<N>`; every rank must call it. */
+/**
+ * Writes `outputDir/global_step<N>`; every rank must call it.
+ *
+ * @returns under `asyncSave` the checkpoint that has been begun
+ */
 export async function saveTrainerCheckpoint(
   training: Training,
   state: TrainerState,
   run: RunState,
-): Promise<SavingCheckpoint> {
-  const { args, session, runtime } = training;
+): Promise<{ folder: string; saving: SavingCheckpoint | null }> {
+  const { args, session } = training;
   const tag = checkpointTag(state.step);
   const { bestCheckpoint } = state;
   const stored: HostState = {
@@ -68,21 +62,11 @@ export async function saveTrainerCheckpoint(
     state: { step: state.step, host: stored },
     excludeFrozenParameters: args.excludeFrozenParameters,
     background: args.asyncSave,
+    onLoadable: () => rotate(args.outputDir, args.saveTotalLimit, tag, bestCheckpoint),
   };
   await session.lifecycle.run('saveCheckpoint', event);
-  const { read = Promise.resolve(), updatable = read, publish } = event.pending ?? {};
-  return {
-    folder: join(args.outputDir, tag),
-    read,
-    updatable,
-    async publish() {
-      await publish?.();
-      await agree(runtime, async () => {
-        if (runtime.rank === 0)
-          await rotate(args.outputDir, args.saveTotalLimit, tag, bestCheckpoint);
-      });
-    },
-  };
+  const folder = join(args.outputDir, tag);
+  return { folder, saving: event.pending ? new SavingCheckpoint(folder, event.pending) : null };
 }
 
 /**

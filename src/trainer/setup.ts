@@ -8,7 +8,7 @@ import { gatherJson } from '../strategies/agree.ts';
 import { chooseStrategy } from '../strategies/registry.ts';
 import type { ResolvedArguments, TrainingArguments } from './arguments.ts';
 import { type BatchSource, createBatchSource, type MicroBatch } from './batch-source.ts';
-import type { SavingCheckpoint } from './checkpoints.ts';
+import type { SavingCheckpoint } from './saving-checkpoint.ts';
 import type { Batch } from '../hosts/onnx/batch.ts';
 import { byIndex, type Dataset } from './dataset.ts';
 import { OnnxHost } from '../hosts/onnx/host.ts';

@@ -50,18 +50,26 @@ export async function trainStep(
     microBatch: batches.length - 1,
     microBatches: batches.length,
   };
-  await training.saving?.updatable;
   const work = optimizer.enqueue({
     plan,
     learningRates: recipe.optimizer.groups.map(() => lr),
     ...(betas && { betas }),
   });
-  // A checkpoint of the weights before this step becomes loadable beside the update.
-  await training.saving?.publish();
   await runtime.engine.wait(work);
-  const loss = (await scalars.sum([lossSum]))[0]! / targets;
+  const { saving } = training;
+  const [totalLoss, unready] = (await scalars.sum([
+    lossSum,
+    saving && !saving.isReady ? 1 : 0,
+  ])) as [number, number];
+  const loss = totalLoss / targets;
   const { gradientNorm, overflows, skipped, lossScale } = optimizer.outcome();
-  requireFinite(step, loss, skipped ? 0 : overflows);
+  const failure = notFinite(step, loss, skipped ? 0 : overflows);
+  if (failure) {
+    await saving?.finish();
+    throw failure;
+  }
+  // A checkpoint that is being written goes on where no rank has to wait for another.
+  if (saving && unready === 0) await saving.proceed();
   const metrics: StepMetrics = {
     step: step + 1,
     loss,
@@ -81,12 +89,12 @@ export async function trainStep(
  * Arithmetic is fp32 at every storage type: a loss that is not finite never heals, nor does a gradient
  * unless the precision says that 16 bits may overflow. Stop before it reaches a checkpoint.
  */
-function requireFinite(step: number, loss: number, overflows: number): void {
-  if (Number.isFinite(loss) && overflows === 0) return;
+function notFinite(step: number, loss: number, overflows: number): DeepSpeedError | null {
+  if (Number.isFinite(loss) && overflows === 0) return null;
   const what = Number.isFinite(loss)
     ? `${overflows} gradient elements are not finite`
     : `the loss is ${loss}`;
-  throw new DeepSpeedError(
+  return new DeepSpeedError(
     'LOSS_NOT_FINITE',
     `step ${step + 1}: ${what}; the weights are as after step ${step}`,
     {

@@ -129,7 +129,7 @@ export class TrainLoop {
           parts,
           this.state.skippedSteps,
         );
-        await this.#saved();
+        if (this.#training.saving?.isLoadable) await this.#publish();
         step += 1;
         this.state.position = { epoch, samplesInEpoch: step * globalBatch };
         this.#advance(metrics, epoch, step);
@@ -265,28 +265,27 @@ export class TrainLoop {
     await this.#publish();
     this.#reporter.flush();
     this.#noteBestCheckpoint();
-    this.#training.saving = await saveTrainerCheckpoint(this.#training, this.state, {
+    const { folder, saving } = await saveTrainerCheckpoint(this.#training, this.state, {
       callbacks: await collectStates(this.#training.runtime, this.#stateful),
       unlogged: this.#lossSinceLog,
     });
     this.#lastSaved = this.state.step;
-    if (!this.#training.args.asyncSave) await this.#publish();
+    this.#training.saving = saving;
+    if (!saving) await this.#saved(folder);
   }
 
   #lastSaved = -1;
 
-  /** Where no step comes that would do it. */
+  /** Waits for what has not been done beside steps. */
   async #publish(): Promise<void> {
-    await this.#training.saving?.publish();
-    await this.#saved();
-  }
-
-  /** After a checkpoint has been published. */
-  async #saved(): Promise<void> {
     const { saving } = this.#training;
     if (!saving) return;
+    await saving.finish();
     this.#training.saving = null;
-    const { folder } = saving;
+    await this.#saved(saving.folder);
+  }
+
+  async #saved(folder: string): Promise<void> {
     this.#reporter.wrote(folder);
     await this.#call('onSave', { folder });
   }

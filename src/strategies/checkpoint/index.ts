@@ -39,7 +39,7 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
   });
 
   async function save(event: CheckpointEvent): Promise<void> {
-    zero.settle?.();
+    zero.weights.settle?.();
     await engine.idle();
     const tag = await agreeOnTag(context, event.tag, validation);
     const shard = layout.shards[communicator.rank]!;
@@ -72,13 +72,15 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       beingSaved: zero.beingSaved,
       state: event.state,
       createdBy: `deepspeed-js ${context.version}`,
+      onLoadable: event.onLoadable,
     });
     if (event.background) {
-      event.pending = {
-        ...pending,
-        updatable: zero.waitsForSave ? Promise.resolve() : pending.read,
-      };
-    } else event.written = await pending.publish();
+      event.pending = pending;
+      return;
+    }
+    let written = null;
+    while (!written) written = await pending.proceed();
+    event.written = written;
   }
 
   async function load(event: CheckpointEvent): Promise<void> {

@@ -3,10 +3,11 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../../folders.ts';
 import { DeepSpeedError } from '../../errors.ts';
-import type { PendingCheckpoint } from '../../hooks/index.ts';
+import type { PendingCheckpoint, WrittenCheckpoint } from '../../hooks/index.ts';
 import { isNativeError } from '../../native/native-error.ts';
 import type { NativeAddon, WrittenFile } from '../../native/contract.ts';
 import { agree, fromRankZero, type Peers } from '../agree.ts';
+import { JointWork, type Parts } from '../joint-work.ts';
 import { type FlatLayout, type Shard, tensorOf } from '../../layout.ts';
 import type { BeingSaved } from '../being-saved.ts';
 import { swapFailure } from '../offload/swap-failure.ts';
@@ -30,13 +31,14 @@ export interface CheckpointContent {
   /** JSON of the host and the plugins; rank 0's is stored. */
   state: Record<string, unknown>;
   createdBy: string;
+  /** See CheckpointEvent. */
+  onLoadable?: (() => Promise<void>) | undefined;
 }
 
 /**
- * Begins to write a checkpoint; every rank must call it. Each rank writes its shard into a temporary folder.
- * `publish` waits for that on all ranks, rank 0 adds the manifest and the folder gets its name by one rename;
- * `latest` is updated last. A kill at any moment leaves the previous checkpoint loadable, and a failure
- * on one rank is the same error on all.
+ * Begins to write a checkpoint; every rank must call it. Each rank writes its shard into a temporary folder. When all
+ * have, rank 0 adds the manifest and the folder gets its name by one rename; `latest` is updated last. A kill at any
+ * moment leaves the previous checkpoint loadable, and a failure on one rank is the same error on all.
  */
 export async function beginCheckpoint(
   addon: NativeAddon,
@@ -44,7 +46,7 @@ export async function beginCheckpoint(
   directory: string,
   tag: string,
   content: CheckpointContent,
-): Promise<Omit<PendingCheckpoint, 'updatable'>> {
+): Promise<PendingCheckpoint> {
   checkTag(tag);
   const { rank } = peers.communicator;
   // The host's state goes on changing while shards are written.
@@ -97,23 +99,26 @@ export async function beginCheckpoint(
       { fileOffset: 0, source: Buffer.from(`${tag}\n`) },
     ]);
     await sweep(directory, tag);
+    await content.onLoadable?.();
   };
-  const publishAll = async () => {
-    const shards = await agree(peers, async () => ({ file, offsets, ...(await shard) }));
-    await agree(peers, async () => {
-      if (rank === 0) await complete(shards).catch(withFix);
-    });
+  const joint = new JointWork(peers, parts());
+  return {
+    read,
+    get isReady() {
+      return joint.isReady;
+    },
+    proceed: () =>
+      removeUnless(temporary, rank, async () => (await joint.proceed())?.result ?? null),
+  };
+
+  function* parts(): Parts<WrittenCheckpoint> {
+    const shards = (yield shard.then((one) => ({ file, offsets, ...one }))) as Written[];
+    yield rank === 0 ? complete(shards).catch(withFix) : Promise.resolve();
     return {
       folder: join(directory, tag),
       bytes: shards.reduce((sum, one) => sum + one.bytes, 0),
     };
-  };
-  // Whoever publishes looks at it later; until then a failure is not one that nobody handles.
-  shard.catch(() => {});
-  return {
-    read,
-    publish: () => removeUnless(temporary, rank, publishAll),
-  };
+  }
 }
 
 /** Runs `action`; where it fails nothing half-written stays. */

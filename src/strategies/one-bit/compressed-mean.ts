@@ -45,7 +45,7 @@ export class CompressedMean {
   /** For a vector that is `factor` times as large from now on. */
   rescale(factor: number): void {
     for (const error of this.#regions()) {
-      if (error.count > 0) this.#engine.axpby(error, error, 0, factor);
+      if (error.count > 0) this.#engine.axpby(error, error, 0, factor, [...this.#beingSaved.local]);
     }
   }
 

@@ -127,9 +127,9 @@ export class CompressedMomentum {
     // The loss is normalised by the tokens of all ranks: the mean of W·g is the gradient.
     const gradientScale = worldSize / gradients.lossScale;
     this.#enqueued = { step, gradientScale, lossScale: lossScale.value };
-    let last = agreed;
+    let last = [agreed, ...beingSaved.local];
     for (const part of beingSaved.divide({ offset: 0, count: layout.total })) {
-      last = engine.optimizerStep(
+      const updated = engine.optimizerStep(
         {
           kind: 'average',
           step,
@@ -142,10 +142,11 @@ export class CompressedMomentum {
           maxNorm: maxNorm * Math.sqrt(worldSize),
           norm,
         },
-        [last, ...part.after],
+        [...last, ...part.after],
       );
+      last = [updated];
     }
-    return last;
+    return last[0]!;
   }
 
   /** Of the last step that took its gradient here. Counts it, unless it changed nothing. */

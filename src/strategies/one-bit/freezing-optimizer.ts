@@ -16,7 +16,6 @@ export interface FreezingSteps {
 
 /** Dense for some steps; after that second moments are constant and the momentum travels in one bit an element. */
 export class FreezingOptimizer implements CompressingOptimizer {
-  readonly waitsForSave = true;
   readonly #options: CompressedMomentumOptions;
   readonly #freezeStep: number;
   readonly #compressed: CompressedMomentum;

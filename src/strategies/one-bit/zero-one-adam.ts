@@ -34,15 +34,15 @@ export function zeroOneAdamBytes(layout: FlatLayout, groups: number): number {
  * weight decay; m ← u/Σγ; u ← 0. x̂ is kept beside x, so that it stays equal on all ranks bit for bit.
  */
 export class ZeroOneAdam implements CompressingOptimizer {
-  /** Its steps alone change the sums of rates, which are saved, before anything is enqueued. */
-  readonly waitsForSave = false;
   readonly #options: CompressedMomentumOptions;
   readonly #rules: ZeroOneRules;
   readonly #compressed: CompressedMomentum;
   /** u and x̂. */
   readonly #moves: NativeBuffer;
   readonly #exchanged: NativeBuffer;
-  readonly #rates: NativeBuffer;
+  /** By group; `savedRates` has those of the last checkpoint, since a step adds to them when it is enqueued. */
+  readonly #rates: Float32Array;
+  readonly #savedRates: NativeBuffer;
   readonly local: readonly LocalState[];
   readonly weights: Weights;
   #enqueued: ZeroOneStep = 'dense';
@@ -58,23 +58,28 @@ export class ZeroOneAdam implements CompressingOptimizer {
     this.#moves = vector('moves', total);
     this.#exchanged = vector('weights at the last exchange', total);
     const rateCount = ratesPerGroup * groups.length;
-    this.#rates = vector('rates', rateCount);
+    this.#rates = new Float32Array(rateCount);
+    this.#savedRates = vector('rates', rateCount);
     this.local = [
       ...this.#compressed.mean.errors,
       { name: 'local moves', buffer: this.#moves, count: total },
-      { name: 'rates of local moves', buffer: this.#rates, count: rateCount },
+      { name: 'rates of local moves', buffer: this.#savedRates, count: rateCount },
       // Saved with the shards as well, which is what another number of ranks starts from.
       { name: 'local momentum', buffer: dense.states[0]!, count: total, otherwise: 'kept' },
     ];
     this.weights = {
       publish: (updated) => dense.weights.publish(updated),
       stored: [inMemory(this.#exchanged, { offset: 0, count: total })],
+      settle: () => this.#settle(),
       adopt: () => {
         dense.weights.adopt();
         this.#forgetMoves();
-        return engine.copy(dense.weights.master, this.#compressed.flat(this.#exchanged));
+        return this.#keepExchanged();
       },
-      restore: () => this.#showLoaded(),
+      restore: () => {
+        this.#rates.set(this.#viewOfSavedRates());
+        return this.#showLoaded();
+      },
     };
   }
 
@@ -107,26 +112,20 @@ export class ZeroOneAdam implements CompressingOptimizer {
   }
 
   /** Before local steps begin x is x̂. */
-  settle(): void {
-    const { engine, dense } = this.#options;
-    if (dense.step > freezeStep(this.#rules)) return;
-    engine.copy(dense.weights.master, this.#compressed.flat(this.#exchanged));
+  #settle(): void {
+    const { dense } = this.#options;
+    this.#viewOfSavedRates().set(this.#rates);
+    if (dense.step <= freezeStep(this.#rules)) this.#keepExchanged();
   }
 
   #stepAlone(step: number, groups: OptimizerHyper[]): Work {
     const { engine, dense } = this.#options;
     const { momentum, mean } = this.#compressed;
     const moves = this.#compressed.flat(this.#moves);
-    const exchanged = this.#compressed.flat(this.#exchanged);
     const gammas = groups.map(({ lr, beta1, biasCorrection }) =>
       biasCorrection ? lr / (1 - beta1 ** step) : lr,
     );
-    if (step === freezeStep(this.#rules) + 1) {
-      engine.copy(dense.weights.master, exchanged);
-      // Until now momentum travelled; from now on, moves do.
-      mean.rescale(gammas[0]!);
-    }
-    const rates = new Float32Array(this.#rates.view(), 0, ratesPerGroup * groups.length);
+    const rates = this.#rates;
     for (const [index, { lr }] of groups.entries()) {
       rates[ratesPerGroup * index]! += gammas[index]!;
       rates[ratesPerGroup * index + 1]! += lr;
@@ -136,6 +135,11 @@ export class ZeroOneAdam implements CompressingOptimizer {
     const exchanges = this.#enqueued === 'exchange' && sums.every((sum) => sum > 0);
 
     this.#compressed.takeGradient(step, groups);
+    if (step === freezeStep(this.#rules) + 1) {
+      this.#keepExchanged();
+      // Until now momentum travelled; from now on, moves do.
+      mean.rescale(gammas[0]!);
+    }
     const moved = this.#add(momentum, moves, gammas);
     if (!exchanges) return dense.weights.publish(this.#show(groups, [moved]));
 
@@ -143,7 +147,7 @@ export class ZeroOneAdam implements CompressingOptimizer {
       ({ weightDecay }, index) => weightDecay * rates[ratesPerGroup * index + 1]!,
     );
     const shown = this.#show(groups, [mean.exchange(moves, moved)], decays);
-    engine.copy(dense.weights.master, exchanged);
+    this.#keepExchanged();
     engine.fill(momentum, 0);
     this.#add(
       moves,
@@ -208,8 +212,19 @@ export class ZeroOneAdam implements CompressingOptimizer {
     });
   }
 
+  /** x̂ ← x. */
+  #keepExchanged(): Work {
+    const { engine, layout, dense, beingSaved } = this.#options;
+    const saved = beingSaved.before({ offset: 0, count: layout.total });
+    return engine.copy(dense.weights.master, this.#compressed.flat(this.#exchanged), saved);
+  }
+
   #forgetMoves(): void {
     this.#options.engine.fill(this.#compressed.flat(this.#moves), 0);
-    new Float32Array(this.#rates.view()).fill(0);
+    this.#rates.fill(0);
+  }
+
+  #viewOfSavedRates(): Float32Array {
+    return new Float32Array(this.#savedRates.view(), 0, this.#rates.length);
   }
 }

@@ -1,15 +1,14 @@
-import type { ParameterOwner } from '../../hooks/index.ts';
 import type { FlatLayout, Shard } from '../../layout.ts';
 import type { NativeBuffer, NativeEngine, Region, Work } from '../../native/index.ts';
-import { gatherShards } from '../zero/gather.ts';
-import { inMemory, type HeldPart } from '../held.ts';
+import type { HeldPart } from '../held.ts';
 import type { StorageType } from './precision.ts';
-import { SixteenBitWeights } from './sixteen-bit-weights.ts';
 
 /** The weights that the optimizer updates, and how they reach the memory that the model reads. */
 export interface Weights {
   /** fp32 weights that this rank has, for checkpoints. */
   readonly stored: readonly HeldPart[];
+  /** Before whoever looks at `stored`: brings it up to date, where a step does not. */
+  settle?(): void;
   /** After the update: every rank's model sees every shard. */
   publish(updated: Work): Work;
   /** The host has written the model's memory, the same on all ranks. */
@@ -40,42 +39,4 @@ export interface WeightsOptions {
   /** Elements of one all-gather; null: every rank updates everything. */
   gatherSize: number | null;
   storage: StorageType;
-}
-
-/** @returns and who owns the parameters, where that is not the session's one fp32 buffer */
-export function createWeights(options: WeightsOptions): {
-  weights: MemoryWeights;
-  parameters?: ParameterOwner;
-} {
-  if (options.storage === 'float32') return { weights: fullWeights(options) };
-  const weights = new SixteenBitWeights(options, options.storage);
-  return { weights, parameters: weights };
-}
-
-/** fp32: the optimizer works in the model's own memory. */
-function fullWeights({
-  engine,
-  layout,
-  parameters,
-  updated,
-  gatherSize,
-  worldSize,
-}: WeightsOptions): MemoryWeights {
-  const region = (range: Shard): Region => ({
-    buffer: parameters,
-    byteOffset: range.offset * 4,
-    count: range.count,
-    dtype: 'float32',
-  });
-  const whole = { offset: 0, count: layout.total };
-  return {
-    master: region(updated),
-    stored: [inMemory(parameters, whole)],
-    publish: (work) =>
-      gatherSize === null || worldSize === 1
-        ? work
-        : gatherShards(engine, layout, region(whole), gatherSize, work),
-    adopt: () => null,
-    restore: () => null,
-  };
 }

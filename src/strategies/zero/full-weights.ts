@@ -21,8 +21,7 @@ export class FullWeights implements WeightOwner {
 
   async read(parameter: string): Promise<Float32Array> {
     const { engine } = this.#context;
-    await engine.idle();
-    const { layout, stored } = this.#homeOf(parameter);
+    const { layout, stored } = await this.#homeOf(parameter);
     const slots = layout.tensors.get(parameter)!;
     const parts: Float32Array[] = [];
     for (const slot of slots) {
@@ -41,8 +40,7 @@ export class FullWeights implements WeightOwner {
 
   async write(parameter: string, given: Float32Array, from: number): Promise<void> {
     const { engine } = this.#context;
-    await engine.idle();
-    const { layout, stored } = this.#homeOf(parameter);
+    const { layout, stored } = await this.#homeOf(parameter);
     for (const slot of layout.tensors.get(parameter)!) {
       const { start } = tensorOf(slot);
       const agreed = await this.#travelling(slot, (values, region) => {
@@ -57,8 +55,10 @@ export class FullWeights implements WeightOwner {
     if (restored !== null) await engine.wait(restored);
   }
 
-  #homeOf(parameter: string): { layout: FlatLayout; stored: readonly HeldPart[] } {
-    const { layout, frozen } = this.#context;
+  async #homeOf(parameter: string): Promise<{ layout: FlatLayout; stored: readonly HeldPart[] }> {
+    const { engine, layout, frozen } = this.#context;
+    this.#weights.settle?.();
+    await engine.idle();
     return layout.tensors.has(parameter)
       ? { layout, stored: this.#weights.stored }
       : { layout: frozen!.layout, stored: this.#frozen() };

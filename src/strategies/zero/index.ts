@@ -1,6 +1,7 @@
 import { requireCapability, takes16Bits } from '../../hooks/index.ts';
 import { applyLossScale } from '../precision/loss-scale.ts';
-import { createWeights, type MemoryWeights, type Weights } from '../precision/weights.ts';
+import { createWeights } from '../precision/create-weights.ts';
+import type { MemoryWeights, Weights } from '../precision/weights.ts';
 import { GradientOnDisk } from '../offload/gradient-on-disk.ts';
 import { Offload } from '../offload/offload.ts';
 import { OffloadedOptimizer } from '../offload/optimizer.ts';
@@ -43,12 +44,8 @@ export interface ZeroState {
   readonly frozen: readonly HeldPart[];
   /** Told by who saves, asked by who changes what is saved. */
   readonly beingSaved: BeingSaved;
-  /** The update waits for what it changes; otherwise who asks for it waits for all. */
-  readonly waitsForSave: boolean;
   /** State of this rank alone, which means something at this world size only. */
   readonly local: readonly LocalState[];
-  /** Before saving: brings what is saved up to date. */
-  settle?(): void;
 }
 
 /**
@@ -153,9 +150,7 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
       return frozen();
     },
     beingSaved,
-    waitsForSave: oneBit?.waitsForSave ?? true,
     local: [...(oneBit?.local ?? []), ...(sums?.local ?? [])],
-    settle: () => oneBit?.settle?.(),
   };
 }
 

@@ -70,7 +70,7 @@ export class PartitionedOptimizer extends ShardOptimizer {
       ? [{ range: this.updated, after: this.#beingSaved.before(this.updated) }]
       : this.#beingSaved.divide(this.updated);
     // Each after the one before, so that what fails anywhere fails the last.
-    let last = after;
+    let last = [...after, ...this.#beingSaved.local];
     for (const part of parts) {
       last = [this.#updatePart(step, gradient, part.range, [...last, ...part.after])];
     }
