@@ -11,6 +11,9 @@
 namespace dsjs::io {
 namespace {
 
+// From here on a chunk is worth another thread, which may have to wait for a core.
+constexpr size_t kWorthLeaving = size_t{256} << 10;
+
 // Of the calling thread alone, which cannot be undone without privileges.
 void take_idle_time_only() {
 #if defined(__linux__)
@@ -27,6 +30,7 @@ Checksums::Checksums(std::function<void(size_t group)> taken, bool beside_other_
 Checksums::~Checksums() { stop(); }
 
 void Checksums::add(const uint8_t* data, size_t bytes) {
+  if (bytes < kWorthLeaving) return add_now(data, bytes);
   std::unique_lock lock(mutex_);
   if (!hurried_ && !idler_.joinable()) idler_ = std::thread([this] { serve(); });
   push({data, bytes, false, 0, false});

@@ -23,8 +23,8 @@ class Checksums {
   Checksums(const Checksums&) = delete;
   Checksums& operator=(const Checksums&) = delete;
 
-  // The next chunk. Not beside other work it is read at once; otherwise its memory stays as it is
-  // until it is taken, or stop() returns.
+  // The next chunk. A large one, beside other work, is read later: its memory stays as it is until
+  // it is taken, or stop() returns.
   void add(const uint8_t* data, size_t bytes);
   // The next chunk, which is read at once.
   void add_now(const uint8_t* data, size_t bytes);

@@ -1,9 +1,10 @@
 /**
  * checkpoint.ts SHAPE FOLDER: `save` is answered with the seconds of a checkpoint that is waited for, `load` with those
- * of loading it, `steps` with those of two steps, `beside` with those of two steps and a checkpoint written while they
- * compute, until it is loadable, `bytes` with the checkpoint's bytes.
+ * of loading it, `steps` with those of some steps, `beside` with those of as many and a checkpoint written while they
+ * compute, until it is loadable, `bytes` with the checkpoint's bytes. A new one has a name of its own; that the one before is
+ * deleted takes none of these times.
  */
-import { statSync, readdirSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CheckpointEvent } from '../../src/hooks/index.ts';
 import { SavingCheckpoint } from '../../src/trainer/saving-checkpoint.ts';
@@ -20,41 +21,54 @@ const training = await setUpModel(shape, {
 });
 const { lifecycle } = training.session;
 const { value: parts } = await globalBatches(training).next();
-const tag = 'bench';
+/** Each as long as a save at least: it is written beside the first, and gets its name beside one of the others. */
+const steps = 3;
+let saves = 0;
+const lastTag = () => `bench-${saves}`;
+
+/** The checkpoint before goes, untimed. */
+function makeRoom(): void {
+  rmSync(join(directory, lastTag()), { recursive: true, force: true });
+  saves += 1;
+}
 
 async function begin(background: boolean) {
-  const event: CheckpointEvent = { directory, tag, state: { step: 1 }, background };
+  const event: CheckpointEvent = { directory, tag: lastTag(), state: { step: 1 }, background };
   await lifecycle.run('saveCheckpoint', event);
   return event.pending!;
 }
 
-async function twoSteps(): Promise<void> {
-  for (let step = 0; step < 2; step += 1) await trainStep(training, step, parts!);
+async function takeSteps(): Promise<void> {
+  for (let step = 0; step < steps; step += 1) await trainStep(training, step, parts!);
 }
 
 await serve(training.runtime.communicator, async (request) => {
   switch (request) {
     case 'save':
+      makeRoom();
       return String(await timed(() => begin(false)));
     case 'load':
       return String(
-        await timed(() => lifecycle.run('loadCheckpoint', { directory, tag, state: {} })),
+        await timed(() =>
+          lifecycle.run('loadCheckpoint', { directory, tag: lastTag(), state: {} }),
+        ),
       );
     case 'steps':
-      return String(await timed(twoSteps));
+      return String(await timed(takeSteps));
     case 'beside':
+      makeRoom();
       return String(
         await timed(async () => {
           training.saving = new SavingCheckpoint(directory, await begin(true));
-          await twoSteps();
+          await takeSteps();
           await training.saving.finish();
           training.saving = null;
         }),
       );
     default: {
-      const files = readdirSync(join(directory, tag));
+      const files = readdirSync(join(directory, lastTag()));
       return String(
-        files.reduce((sum, file) => sum + statSync(join(directory, tag, file)).size, 0),
+        files.reduce((sum, file) => sum + statSync(join(directory, lastTag(), file)).size, 0),
       );
     }
   }
