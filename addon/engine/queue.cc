@@ -213,12 +213,13 @@ WorkId Queues::enqueue(QueueId queue, std::string name, std::vector<WorkId> afte
 void Queues::on_done(WorkId work, std::function<void(std::exception_ptr)> done) {
   std::exception_ptr error;
   {
-    std::lock_guard lock(state_->mutex);
+    std::unique_lock lock(state_->mutex);
     if (work == 0 || work >= state_->next_id)
       throw EngineError("INVALID_ARGUMENT", "work " + std::to_string(work) + " was never enqueued",
                         "wait");
     if (auto it = state_->open.find(work); it != state_->open.end()) {
       it->second->done.push_back(std::move(done));
+      state_->ask_for(lock, {work});
       return;
     }
     error = state_->first_error({work});
@@ -231,6 +232,7 @@ void Queues::wait(WorkId work) {
   if (work == 0 || work >= state_->next_id)
     throw EngineError("INVALID_ARGUMENT", "work " + std::to_string(work) + " was never enqueued",
                       "wait");
+  state_->ask_for(lock, {work});
   state_->ended.wait(lock, [&] { return !state_->open.contains(work); });
   if (auto error = state_->first_error({work})) std::rethrow_exception(error);
 }

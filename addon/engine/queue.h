@@ -44,9 +44,9 @@ class Queues {
   WorkId enqueue(QueueId queue, std::string name, std::vector<WorkId> after,
                  std::function<void()> fn,
                  std::function<void(std::exception_ptr)> skipped = nullptr);
-  // idle() does not wait for it. Throws DISPOSED after close(). `wanted` is called once, on a
-  // queue's thread, when the next work of the queue waits for this one; it must not throw and must
-  // not wait.
+  // idle() does not wait for it. Throws DISPOSED after close(). `wanted` is called once, on any
+  // thread, when someone waits for this work, or a queue's next work does; it must not throw and
+  // must not wait.
   ExternalWork external(std::string name, std::function<void()> wanted = nullptr);
   // Calls done(error or null) on the finishing thread, or at once when the work has ended. `done`
   // must not throw and must not wait.

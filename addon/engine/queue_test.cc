@@ -58,8 +58,9 @@ void external_works_end_when_told() {
     Queues queues;
     std::atomic<int> ran = 0;
     std::promise<void> asked_for;
+    bool is_wanted = false;
     const ExternalWork gate = queues.external("gate", [&] { asked_for.set_value(); });
-    const ExternalWork broken = queues.external("broken", [&] { CHECK(false); });
+    const ExternalWork broken = queues.external("broken", [&] { is_wanted = true; });
     const WorkId behind = queues.enqueue(QueueId::kCompute, "behind", {gate.id}, [&] { ++ran; });
     const WorkId other = queues.enqueue(QueueId::kIo, "other", {}, [&] { ++ran; });
     queues.wait(other);
@@ -69,6 +70,9 @@ void external_works_end_when_told() {
     gate.end(nullptr);  // once is enough
     queues.wait(behind);
     CHECK(ran == 2);
+    CHECK(!is_wanted);
+    queues.on_done(broken.id, [](std::exception_ptr) {});
+    CHECK(is_wanted);
     broken.end(std::make_exception_ptr(EngineError("BROKEN", "on purpose")));
     CHECK_THROWS_CODE(queues.wait(broken.id), "BROKEN");
     CHECK_THROWS_CODE(queues.idle(), "BROKEN");

@@ -1,7 +1,7 @@
 #include "io/checksums.h"
 
 #if defined(__linux__)
-#include <sys/resource.h>
+#include <sched.h>
 #endif
 
 #include <utility>
@@ -14,11 +14,11 @@ namespace {
 // From here on a chunk is worth another thread, which may have to wait for a core.
 constexpr size_t kWorthLeaving = size_t{256} << 10;
 
-// Of the calling thread alone, which cannot be undone without privileges.
+// Of the calling thread alone.
 void take_idle_time_only() {
 #if defined(__linux__)
-  constexpr int kLeast = 19;
-  setpriority(PRIO_PROCESS, 0, kLeast);  // where it is refused, cores are shared as ever
+  const sched_param none{};
+  sched_setscheduler(0, SCHED_IDLE, &none);  // where it is refused, cores are shared as ever
 #endif
 }
 

@@ -89,7 +89,7 @@ export async function loadTrainerCheckpoint(
       data: { directory },
     });
   }
-  await training.saving?.read;
+  await training.saving?.read();
   const event = { ...found, state: {} as Record<string, unknown> };
   await session.lifecycle.run('loadCheckpoint', event);
   const host = event.state.host as HostState;

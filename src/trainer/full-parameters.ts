@@ -15,7 +15,7 @@ export async function setFullParameter(
   values: Float32Array,
   from: number,
 ): Promise<void> {
-  await training.saving?.read;
+  await training.saving?.read();
   await requireOwner(training.session, 'weights').write(name, values, from);
 }
 

@@ -12,8 +12,8 @@ export class SavingCheckpoint {
   }
 
   /** See PendingCheckpoint. */
-  get read(): Promise<void> {
-    return this.#pending.read;
+  read(): Promise<void> {
+    return this.#pending.read();
   }
 
   get isReady(): boolean {
@@ -32,6 +32,7 @@ export class SavingCheckpoint {
 
   /** Collective. Waits until it is loadable. */
   async finish(): Promise<void> {
+    if (!this.#isLoadable) await this.read();
     while (!this.#isLoadable) await this.proceed();
   }
 }

@@ -81,11 +81,7 @@ export async function beginCheckpoint(
       read: taken[index + 1]!,
     })),
   );
-  const shard = written.catch(withFix);
-  const read = peers.engine.wait(taken.at(-1)!).then(
-    () => content.beingSaved.end(),
-    () => {}, // the engine has gone
-  );
+  const shard = written.catch(withFix).finally(() => content.beingSaved.end());
   /** Rank 0 adds the manifest and gives the folder its name. */
   const complete = async (written: Written[]) => {
     const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
@@ -103,7 +99,7 @@ export async function beginCheckpoint(
   };
   const joint = new JointWork(peers, parts());
   return {
-    read,
+    read: () => peers.engine.wait(taken.at(-1)!).catch(() => {}), // the engine has gone
     get isReady() {
       return joint.isReady;
     },
