@@ -40,15 +40,14 @@ describe('in the middle of training', () => {
     );
   });
 
-  it('kill -9 from outside, with the ranks inside a step, ends everything within ten seconds', async () => {
-    const { finished, hasSaid, processes, child } = start('none', 0);
+  it('kill -9 from outside, with the ranks inside a step, ends everything at once', async () => {
+    // Time limits are longer than the test may take: none of them ends it.
+    const flags = ['--grace_period', '3600', '--hang_timeout', '3600'];
+    const { finished, hasSaid, processes, child } = start('none', 0, flags);
     await hasSaid('training 0', 'training 1');
     const [victim] = processes().filter((pid) => pid !== child.pid);
-    const killed = performance.now();
     process.kill(victim!, 'SIGKILL');
     const { status, stderr } = await finished;
-    // The issue's own bound on behaviour, not a measurement: it takes a tenth of that.
-    expect(performance.now() - killed).toBeLessThan(10_000);
     expect(status).toBe(128 + 9);
     expect(lastWords(stderr)).toContain(`(pid ${victim}) was killed by SIGKILL`);
   });
@@ -75,7 +74,7 @@ describe('in the middle of training', () => {
   });
 
   it('a rank that comes to no collective is named after the hang timeout', async () => {
-    const { status, stderr } = await start('absent', 1, ['--hang_timeout', '2']).finished;
+    const { status, stderr } = await start('absent', 1, ['--hang_timeout', '6']).finished;
     expect(status).not.toBe(0);
     expect(stderr).toMatch(/rank 1 (has not come to|hung)/);
   });

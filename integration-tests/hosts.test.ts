@@ -159,7 +159,7 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
     });
 
     it('name a machine that is cut off; its ranks end, too', async () => {
-      const run = launch(machines.hostfile(1, 1), '--link_timeout', '3', script, 'wait');
+      const run = launch(machines.hostfile(1, 1), '--link_timeout', '8', script, 'wait');
       let seen = '';
       run.child.stdout!.on('data', (text: string) => {
         seen += text;
@@ -169,7 +169,7 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       machines.cut(1);
       const { status, stderr } = await run.finished;
       expect(stderr).toContain(
-        `host ${machines.addresses[1]} (rank 1) is cut off: nothing was heard for 3 s`,
+        `host ${machines.addresses[1]} (rank 1) is cut off: nothing was heard for 8 s`,
       );
       expect(status).toBe(1);
       await until(() => !machines.commands(1).includes('node'));

@@ -107,7 +107,7 @@ it('ranks that meet and end well are a success', async () => {
 });
 
 it('a rank that stands still is named and everything ends', async () => {
-  const words = ['--num_procs', '2', '--hang_timeout', '1', '--grace_period', '1'];
+  const words = ['--num_procs', '2', '--hang_timeout', '5', '--grace_period', '1'];
   const { status, stderr } = await start(...words, fixture('end.mjs'), '1', 'stop').finished;
   expect(status).toBe(1);
   expect(stderr).toMatch(/rank 1 hung: no sign of life for \d+ s/);

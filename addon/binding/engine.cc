@@ -1,6 +1,7 @@
 // createEngine: the NativeEngine of contract.ts.
 #include "engine/engine.h"
 
+#include <optional>
 #include <unordered_map>
 #include <utility>
 
@@ -458,12 +459,14 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
     });
   }
 
-  // compressedSum(compressor, x, error, factors, after?)
+  // compressedSum(compressor, x, error, factors, after?, ratio?)
   Napi::Value compressed_sum(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
+      const auto ratio = is_absent(info[5]) ? std::nullopt
+                                            : std::optional(info[5].ToNumber().DoubleValue());
       return engine_->compressed_sum(integer_arg<uint32_t>(info[0], "compressor"),
                                      region_of(info[1], "x"), region_of(info[2], "error"),
-                                     optional_region(info[3], "factors"), works_of(info[4]));
+                                     optional_region(info[3], "factors"), ratio, works_of(info[4]));
     });
   }
 

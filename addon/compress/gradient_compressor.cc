@@ -15,6 +15,12 @@ void require(bool condition, const std::string& message) {
 
 }  // namespace
 
+void check_ratio(double ratio) {
+  require(ratio > 0 && ratio <= 1, "ratio must be in (0, 1]");
+}
+
+void GradientCompressor::set_ratio(double) { require(false, "only topk has a ratio"); }
+
 GradientCompression::Kind gradient_compression_from_name(const std::string& name) {
   using Kind = GradientCompression::Kind;
   if (name == "int8") return Kind::kInt8;
@@ -40,7 +46,7 @@ std::unique_ptr<GradientCompressor> make_gradient_compressor(
       require(compression.block > 0, "block must be above 0");
       return make_int8_compressor(compression.block, communicator, tensors, std::move(account));
     case Kind::kTopK:
-      require(compression.ratio > 0 && compression.ratio <= 1, "ratio must be in (0, 1]");
+      check_ratio(compression.ratio);
       return make_top_k_compressor(compression.ratio, communicator, tensors, std::move(account));
     case Kind::kPowerSgd:
       require(compression.rank > 0, "rank must be above 0");

@@ -30,12 +30,13 @@ class GradientCompressor {
   // fp32 elements that go on from one call to the next beside the errors: the same on all ranks,
   // zeros at first.
   virtual size_t factors() const { return 0; }
-  // Bytes that this rank sends in one call, about.
-  virtual size_t bytes_sent() const = 0;
   // x and error are as long as the bucket; elements that belong to no tensor are left alone. Where
   // a rank's x + error is not finite, the tensors of x become NaN on all ranks, and errors and
   // factors stay as they were.
   virtual void run(float* x, float* error, float* factors, Isa isa = active_isa()) = 0;
+  // Top-k: the share of each tensor's elements that is sent from the next call on, in (0, 1], the
+  // same on all ranks. INVALID_ARGUMENT for the others.
+  virtual void set_ratio(double ratio);
 };
 
 struct GradientCompression {
@@ -51,6 +52,9 @@ struct GradientCompression {
 
 // "int8", "topk", "powersgd"; INVALID_ARGUMENT for another name.
 GradientCompression::Kind gradient_compression_from_name(const std::string& name);
+
+// INVALID_ARGUMENT for a share out of (0, 1].
+void check_ratio(double ratio);
 
 // For tensors that do not overlap, in ascending order. `communicator` outlives it; staging is
 // charged to `account` as communication. Throws INVALID_ARGUMENT for an empty tensor, none at all,

@@ -256,6 +256,27 @@ void test_feedback_identity(const GradientCompression& compression, int ranks) {
     CHECK_MESSAGE(result == results[0], what + ": ranks differ");
 }
 
+// A compressor whose share changes does what one does that was made with it.
+void test_changing_ratio() {
+  run_ranks(3, [&](Communicator& communicator) {
+    const auto made = [&](double ratio) {
+      return make_gradient_compressor({Kind::kTopK, 0, ratio, 0}, communicator, kTensors,
+                                      std::make_shared<MemoryAccount>());
+    };
+    const auto changing = made(0.25);
+    std::vector<float> error(kCount), want_error(kCount);
+    uint64_t step = 0;
+    for (const double ratio : {0.25, 0.1, 0.1, 1.0, 0.01}) {
+      std::vector<float> x = gradient_of(++step, static_cast<uint64_t>(communicator.rank()));
+      std::vector<float> want = x;
+      changing->set_ratio(ratio);
+      changing->run(x.data(), error.data(), nullptr);
+      made(ratio)->run(want.data(), want_error.data(), nullptr);
+      CHECK_MESSAGE(x == want && error == want_error, "top-k, then " + std::to_string(ratio));
+    }
+  });
+}
+
 // All tensors of all ranks become NaN, and nothing else changes.
 void test_non_finite(const GradientCompression& compression) {
   for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")})
@@ -296,6 +317,17 @@ void test_arguments() {
     CHECK(refused({Kind::kInt8, 0, 0, 0}, kTensors));
     CHECK(refused({Kind::kTopK, 0, 1.5, 0}, kTensors));
     CHECK(refused({Kind::kPowerSgd, 0, 0, 0}, kTensors));
+    for (const GradientCompression& compression : kCompressions) {
+      const auto made = make_gradient_compressor(compression, communicator, kTensors,
+                                                 std::make_shared<MemoryAccount>());
+      bool taken = true;
+      try {
+        made->set_ratio(0.5);
+      } catch (const EngineError&) {
+        taken = false;
+      }
+      CHECK(taken == (compression.kind == Kind::kTopK));
+    }
   });
 }
 
@@ -310,6 +342,7 @@ int main() {
     for (const int ranks : {1, 2, 5}) test_feedback_identity(compression, ranks);
     test_non_finite(compression);
   }
+  test_changing_ratio();
   test_arguments();
   return summary();
 }

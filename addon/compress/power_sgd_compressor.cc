@@ -59,10 +59,6 @@ class PowerSgdCompressor final : public GradientCompressor {
   }
 
   size_t factors() const override { return second_count_; }
-  size_t bytes_sent() const override {
-    const auto ranks = static_cast<size_t>(communicator_.size());
-    return 2 * (ranks - 1) * (first_count_ + second_count_) / ranks * sizeof(float);
-  }
 
   void run(float* x, float* error, float* factors, Isa isa) override {
     const LowRankKernels& kernels = low_rank_kernels(isa);

@@ -125,17 +125,14 @@ class TopKCompressor final : public GradientCompressor {
       : communicator_(communicator),
         ranks_(static_cast<size_t>(communicator.size())),
         rank_(static_cast<size_t>(communicator.rank())),
-        tensors_(tensors) {
-    for (const CompressedTensor& tensor : tensors) {
-      const double share = std::ceil(ratio * static_cast<double>(tensor.count()));
-      chosen_.push_back(std::min(tensor.count(), static_cast<size_t>(share)));
-      pairs_ += chosen_.back();
-    }
-    message_ = message_length(sizeof(float) + pairs_ * 2 * sizeof(float));
-    gathered_ = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
+        tensors_(tensors),
+        account_(std::move(account)) {
+    choose_ratio(ratio);
   }
 
-  size_t bytes_sent() const override { return (ranks_ - 1) * message_; }
+  void set_ratio(double ratio) override {
+    if (ratio != ratio_) choose_ratio(ratio);
+  }
 
   void run(float* x, float* error, float*, Isa isa) override {
     choose(x, error, isa);
@@ -168,6 +165,21 @@ class TopKCompressor final : public GradientCompressor {
     return {words, reinterpret_cast<uint32_t*>(words + 1), words + 1 + pairs_};
   }
 
+  void choose_ratio(double ratio) {
+    ratio_ = ratio;
+    chosen_.clear();
+    pairs_ = 0;
+    for (const CompressedTensor& tensor : tensors_) {
+      const double share = std::ceil(ratio * static_cast<double>(tensor.count()));
+      chosen_.push_back(std::min(tensor.count(), static_cast<size_t>(share)));
+      pairs_ += chosen_.back();
+    }
+    message_ = message_length(sizeof(float) + pairs_ * 2 * sizeof(float));
+    gathered_.reset();
+    gathered_ =
+        communicator_.allocate_shared(ranks_ * message_, Category::kCommunication, account_);
+  }
+
   void choose(float* x, const float* error, Isa isa) {
     const Message own = message(rank_);
     *own.flag = 0;
@@ -189,6 +201,8 @@ class TopKCompressor final : public GradientCompressor {
   Communicator& communicator_;
   size_t ranks_, rank_;
   std::vector<CompressedTensor> tensors_;
+  std::shared_ptr<MemoryAccount> account_;
+  double ratio_ = 0;
   // Elements that are sent of each tensor, and of all.
   std::vector<size_t> chosen_;
   size_t pairs_ = 0, message_ = 0;

@@ -413,7 +413,7 @@ size_t Engine::gradient_factors(uint32_t id) const {
 }
 
 WorkId Engine::compressed_sum(uint32_t id, Region x, Region error, Region factors,
-                              std::vector<WorkId> after) {
+                              std::optional<double> ratio, std::vector<WorkId> after) {
   constexpr const char* kOperation = "compressedSum";
   require_open();
   const auto& [compressor, end] = bucket_compressor(id, kOperation);
@@ -424,9 +424,11 @@ WorkId Engine::compressed_sum(uint32_t id, Region x, Region error, Region factor
   require_fp32(kOperation, "x", x, x.count);
   require_fp32(kOperation, "error", error, x.count);
   require_fp32(kOperation, "factors", factors, compressor->factors());
+  if (ratio) check_ratio(*ratio);
   return enqueue_collective(kOperation, std::move(after),
                             [compressor = compressor, x = std::move(x), error = std::move(error),
-                             factors = std::move(factors)](Communicator&) {
+                             factors = std::move(factors), ratio](Communicator&) {
+                              if (ratio) compressor->set_ratio(*ratio);
                               compressor->run(floats(x), floats(error), floats(factors));
                             });
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -90,9 +91,9 @@ class Engine {
                                       const std::vector<CompressedTensor>& tensors);
   // Elements of `factors`.
   size_t gradient_factors(uint32_t compressor) const;
-  // `factors` has no buffer where the compressor has none.
+  // `factors` has no buffer where the compressor has none; `ratio` is as in set_ratio().
   WorkId compressed_sum(uint32_t compressor, Region x, Region error, Region factors,
-                        std::vector<WorkId> after);
+                        std::optional<double> ratio, std::vector<WorkId> after);
   // Collective, as create_compressor. For parts of at most `largest` elements.
   uint32_t create_quantiser(const BlockQuantisation& how, size_t largest);
   WorkId quantised_all_gather(uint32_t quantiser, Region region, std::vector<Shard> shards,

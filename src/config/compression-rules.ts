@@ -2,8 +2,8 @@
 import type { ConfigValues } from './table.ts';
 
 const oneBitTypes: ReadonlySet<string> = new Set(['OneBitAdam', 'ZeroOneAdam', 'OneBitLamb']);
-const keyOf = { int8: 'block_size', topk: 'ratio', powersgd: 'rank' } as const;
-const defaults = { block_size: 256, ratio: 0.01, rank: 4 } as const;
+const typeOf = { block_size: 'int8', ratio: 'topk', warmup_steps: 'topk', rank: 'powersgd' };
+const defaults = { block_size: 256, ratio: 0.01, warmup_steps: 0, rank: 4 };
 
 export interface CompressionFindings {
   problems: { path: string; expected: string }[];
@@ -41,7 +41,7 @@ export function compressionFindings(
   const unused = Object.entries(defaults)
     .filter(([key, value]) => compression[key as keyof typeof defaults] !== value)
     .map(([key]) => key)
-    .filter((key) => key !== keyOf[compression.type]);
+    .filter((key) => typeOf[key as keyof typeof typeOf] !== compression.type);
   if (unused.length > 0) {
     findings.warnings.push(
       `compression: type "${compression.type}" does not use ${unused.join(', ')}`,

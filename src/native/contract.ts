@@ -407,7 +407,8 @@ export interface NativeEngine {
    * x, fp32, becomes the lossy sum over ranks with error feedback (addon/compress has the sources).
    * `error`, as long as x, and `factors`, the same on all ranks, start as zeros and belong to the run's
    * state; `factors` is null where there are none. Where a rank's x + error is not finite, the tensors
-   * become NaN on all ranks, and the other two stay as they are.
+   * become NaN on all ranks, and the other two stay as they are. `ratio`, the same on all ranks, is that of topk from
+   * this call on.
    */
   compressedSum(
     compressor: CompressorId,
@@ -415,6 +416,7 @@ export interface NativeEngine {
     error: Region,
     factors: Region | null,
     after?: Work[],
+    ratio?: number,
   ): Work;
   /**
    * Makes what the two collectives below need: blocks of `block` elements, an even number, that travel in `bits` (8

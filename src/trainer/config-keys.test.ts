@@ -421,6 +421,12 @@ const runKeys: [key: string, observe: (run: RankResult) => unknown, object, obje
     { compression: { type: 'topk', ratio: 0.2 } },
   ],
   [
+    'compression.warmup_steps',
+    ({ gradientPeaks }) => gradientPeaks,
+    { compression: { type: 'topk' } },
+    { compression: { type: 'topk', warmup_steps: 2 } },
+  ],
+  [
     'compression.rank',
     ({ gradientPeaks }) => gradientPeaks,
     { compression: { type: 'powersgd' } },

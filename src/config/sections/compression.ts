@@ -32,6 +32,12 @@ export const compressionKeys = {
         'topk: the share of each tensor that is sent.',
         ours,
       ),
+      warmup_steps: available(
+        wholeNumber,
+        0,
+        'topk: over so many optimizer steps the share falls from a quarter to `ratio`, by a factor of four at a time.',
+        ours,
+      ),
       rank: available(positiveInteger, 4, 'powersgd: columns of the factors.', ours),
       start_step: available(
         wholeNumber,

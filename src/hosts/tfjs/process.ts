@@ -334,6 +334,7 @@ function requireHonoured(settings: Settings, adapter: unknown, optimizer: Optimi
     (config.fp16.enabled || config.bf16.enabled) && 'fp16 or bf16',
     // Nobody counts the steps of such an optimizer.
     (config.compression?.start_step ?? 0) > 0 && 'compression.start_step',
+    (config.compression?.warmup_steps ?? 0) > 0 && 'compression.warmup_steps',
   ].filter((key) => key !== false);
   if (keys.length === 0) return;
   throw new DeepSpeedError(

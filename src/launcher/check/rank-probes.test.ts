@@ -7,14 +7,19 @@ import { typescriptFlags } from '../script.ts';
 import type { RankJob } from './rank-launch.ts';
 import { RankProbes } from './rank-probes.ts';
 
-afterEach(() => vi.unstubAllEnvs());
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 it('the time limit of a measurement begins when all ranks are there', async () => {
-  // Launcher and rank start one after the other: together they take longer than the limit.
-  const nap = `await new Promise((done) => setTimeout(done, 400))`;
-  vi.stubEnv('NODE_OPTIONS', `--import data:text/javascript,${encodeURIComponent(nap)}`);
-  const probes = new RankProbes(2, 700);
-  const [probe] = await probes.measure([[0, 1]], { sizes: [4096], enoughMs: 0 });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const limit = 700;
+  const probes = new RankProbes(2, limit);
+  const measured = probes.measure([[0, 1]], { sizes: [4096], enoughMs: 0 });
+  while (vi.getTimerCount() === 0) await new Promise(setImmediate);
+  // The ranks' processes have only just been asked for.
+  vi.advanceTimersByTime(2 * limit);
+  const [probe] = await measured;
   await probes.close();
   expect(probe).toMatchObject({ error: null, readings: [{ bytes: 4096 }] });
 });

@@ -1,7 +1,7 @@
 /** The hub against ranks that are plain connections. */
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { RankEnd } from '../rank-process.ts';
 import { type Fault, Hub } from './hub.ts';
 
@@ -11,6 +11,10 @@ let sockets: Socket[] = [];
 let faults: Fault[] = [];
 let ends: RankEnd[] = [];
 let changed: () => void = () => {};
+
+/** Both ends of a connection are of this process. */
+const openSockets = () =>
+  process.getActiveResourcesInfo().filter((resource) => resource === 'TCPSocketWrap').length;
 
 afterEach(() => {
   for (const socket of sockets) socket.destroy();
@@ -36,8 +40,23 @@ async function open(linkTimeoutMs = 60_000, startTimeoutMs = 60_000): Promise<nu
   return hub.listen(0);
 }
 
-/** A rank that has said hello; `said` is what it has heard so far. */
+/** A rank that has said hello; `heard` is what it has heard so far. */
 async function join(port: number, rank: number, fields: object = {}) {
+  const { say, ...joined } = await connected(port, rank, fields);
+  say();
+  return joined;
+}
+
+/** All ranks, which say hello in the same moment. */
+async function joinAll(port: number) {
+  const ranks = await Promise.all(hostOf.map((_, rank) => connected(port, rank)));
+  for (const { say } of ranks) say();
+  await until(() => hub.joined.length === hostOf.length);
+  return ranks.map(({ socket }) => socket);
+}
+
+/** A rank that has yet to say hello. */
+async function connected(port: number, rank: number, fields: object = {}) {
   const socket = connect(port, '127.0.0.1').setEncoding('utf8');
   sockets.push(socket);
   const heard = { text: '' };
@@ -48,8 +67,8 @@ async function join(port: number, rank: number, fields: object = {}) {
   });
   await once(socket, 'connect');
   const hello = { token: hub.token, rank, pid: 100 + rank, host: hostOf[rank], version: '1.0.0' };
-  socket.write(`${JSON.stringify({ ...hello, ...fields })}\n`);
-  return { socket, heard };
+  const say = () => socket.write(`${JSON.stringify({ ...hello, ...fields })}\n`);
+  return { socket, heard, say };
 }
 
 async function until(condition: () => boolean): Promise<void> {
@@ -59,8 +78,6 @@ async function until(condition: () => boolean): Promise<void> {
       setTimeout(resolve, 20);
     });
 }
-
-const beatOf = ({ socket }: { socket: Socket }) => setInterval(() => socket.write('\n'), 50);
 
 describe('the hub', () => {
   it('hears of a rank that ends well or by its own error, and calls neither a loss', async () => {
@@ -79,14 +96,8 @@ describe('the hub', () => {
 
   it('names a rank that died, or the machine when all of its ranks did', async () => {
     const port = await open();
-    const ranks = [
-      await join(port, 0),
-      await join(port, 1),
-      await join(port, 2),
-      await join(port, 3),
-    ];
-    await until(() => hub.joined.length === 4);
-    ranks[1]!.socket.destroy();
+    const ranks = await joinAll(port);
+    ranks[1]!.destroy();
     await until(() => faults.length === 1);
     expect(faults[0]).toEqual({
       kind: 'died',
@@ -94,8 +105,8 @@ describe('the hub', () => {
       lostHosts: [],
       message: 'rank 1 on a (process 101) has died: its connection ended without a word',
     });
-    ranks[2]!.socket.destroy();
-    ranks[3]!.socket.destroy();
+    ranks[2]!.destroy();
+    ranks[3]!.destroy();
     await until(() => faults.length === 2);
     expect(faults[1]).toMatchObject({
       lostHosts: ['b'],
@@ -105,14 +116,16 @@ describe('the hub', () => {
 
   it('blames the first machine where all have died: its starter ends the rest', async () => {
     const port = await open();
-    const ranks = [0, 1, 2, 3].map((rank) => join(port, rank));
-    const [a0, a1, b2, b3] = await Promise.all(ranks);
-    await until(() => hub.joined.length === 4);
-    for (const { socket } of [b3!, b2!, a0!, a1!]) {
+    const [a0, a1, b2, b3] = await joinAll(port);
+    // However long it takes here, all fall within the time in which falls are gathered.
+    vi.useFakeTimers({ toFake: ['setTimeout'] });
+    for (const socket of [b3!, b2!, a0!, a1!]) {
+      const before = openSockets();
       socket.destroy();
-      await once(socket, 'close');
-      await new Promise((done) => setTimeout(done, 20));
+      while (openSockets() > before - 2) await new Promise(setImmediate);
     }
+    vi.runAllTimers();
+    vi.useRealTimers();
     await until(() => ends.length === 4);
     expect(faults.map(({ lostHosts }) => lostHosts)).toEqual([['b'], ['a']]);
   });
@@ -131,11 +144,12 @@ describe('the hub', () => {
 
   it('names a machine that falls silent', async () => {
     const port = await open(400);
-    const beats = [beatOf(await join(port, 0)), beatOf(await join(port, 1))];
-    await join(port, 2);
-    await join(port, 3);
+    const ranks = await joinAll(port);
+    const beat = setInterval(() => {
+      for (const socket of ranks.slice(0, 2)) socket.write('\n');
+    }, 50);
     await until(() => faults.length === 1);
-    for (const beat of beats) clearInterval(beat);
+    clearInterval(beat);
     expect(faults[0]).toMatchObject({ kind: 'cut off', ranks: [2, 3], lostHosts: ['b'] });
     expect(ends.map(({ rank }) => rank)).toEqual([2, 3]);
   });
@@ -154,8 +168,7 @@ describe('the hub', () => {
 
   it('waits for nobody when all have come', async () => {
     const port = await open(60_000, 300);
-    for (const rank of hostOf.keys()) await join(port, rank);
-    await until(() => hub.joined.length === hostOf.length);
+    await joinAll(port);
     await new Promise((resolve) => setTimeout(resolve, 1200));
     expect(faults).toEqual([]);
   });

@@ -47,7 +47,8 @@ export interface HubOptions {
 interface Member {
   hello: Hello;
   socket: Socket;
-  heard: number;
+  /** Turns since something was heard. */
+  silentTurns: number;
   error: RankError | null;
   exitCode: number | null;
   /** Its connection is gone, or was given up; `onEnd` has heard of it, or is about to. */
@@ -148,7 +149,7 @@ export class Hub {
     const member: Member = {
       hello,
       socket,
-      heard: Date.now(),
+      silentTurns: 0,
       error: null,
       exitCode: null,
       over: false,
@@ -168,7 +169,7 @@ export class Hub {
   }
 
   #read(member: Member, line: string): void {
-    member.heard = Date.now();
+    member.silentTurns = 0;
     if (line === '') return;
     const said = parse<{ bye?: number; error?: RankError }>(line);
     if (said?.error) member.error ??= said.error;
@@ -194,12 +195,20 @@ export class Hub {
 
   #turn(): void {
     for (const { socket, over } of this.#members.values()) if (!over) socket.write('\n');
-    const { linkTimeoutMs, startTimeoutMs } = this.#options;
-    const now = Date.now();
-    if (this.#since !== null && now - this.#since > startTimeoutMs) this.#miss();
-    const silent = [...this.#members.values()].filter(
-      ({ over, heard }) => !over && now - heard > linkTimeoutMs,
-    );
+    const { startTimeoutMs } = this.#options;
+    if (this.#since !== null && Date.now() - this.#since > startTimeoutMs) this.#miss();
+    // First what has come while this process had no time to read it.
+    setImmediate(() => this.#judgeSilence());
+  }
+
+  /** Silence is counted in turns: while this process does not run, nobody is silent. */
+  #judgeSilence(): void {
+    if (this.#closed) return;
+    const { linkTimeoutMs } = this.#options;
+    const silent = [...this.#members.values()].filter((member) => {
+      member.silentTurns += 1;
+      return !member.over && (member.silentTurns - 1) * BEAT_MS > linkTimeoutMs;
+    });
     if (silent.length === 0) return;
     for (const member of silent) {
       member.over = true;

@@ -76,6 +76,24 @@ describe('compressed gradients', () => {
     expect(calls(after!)).toBeGreaterThan(calls(before!));
   });
 
+  it('sends less from stage to stage of its warm-up, and then what it always sends', async () => {
+    // Of each step after the first one, which is dense.
+    const sent = async (steps: number, warmup_steps: number) => {
+      const key = { ...topk, ratio: 0.01, start_step: 1, warmup_steps };
+      const runs = Array.from({ length: steps + 1 }, (_, step) =>
+        run({ deepspeed: compressed(key), steps: step + 1 }),
+      );
+      const bytes = (await Promise.all(runs)).map(([rank]) => bytesOf(rank!));
+      return bytes.slice(1).map((total, index) => total - bytes[index]!);
+    };
+    const [first, second, third, then] = await sent(4, 3);
+    const [always] = await sent(1, 0);
+    expect(first! / second!).toBeGreaterThan(3.5);
+    expect(second! / third!).toBeGreaterThan(3);
+    expect(third).toBeGreaterThan(then!);
+    expect(then).toBe(always);
+  });
+
   it('one rank has nobody to tell', async () => {
     const alone = (deepspeed: Record<string, unknown>) =>
       run({ deepspeed, steps: 3, worldSize: 1 });
@@ -86,6 +104,8 @@ describe('compressed gradients', () => {
   it.each([
     ['int8', int8, { zero_optimization: { stage: 1 } }],
     ['topk', topk, { bf16: { enabled: true } }],
+    // Within the second stage of three, whose share is above the last.
+    ['topk, warming up', { type: 'topk', ratio: 0.01, start_step: 1, warmup_steps: 6 }, {}],
     ['powersgd', powersgd, {}],
   ])('%s: resume equals never stopping', async (_, key, more) => {
     const outputDir = temporaryFolder();

@@ -19,6 +19,8 @@ export interface CompressionRecipe {
   readonly compression: GradientCompression;
   /** Optimizer steps whose gradients are summed in full before compression begins. */
   readonly startStep: number;
+  /** topk: what is sent at an optimizer step; the largest share is `compression`'s. */
+  readonly shareAt?: (step: number) => number;
 }
 
 /**
@@ -33,6 +35,8 @@ export class GradientSums {
   readonly #factors: NativeBuffer | null;
   /** By bucket; null where there is nothing to send. */
   readonly #compressors: readonly ({ id: CompressorId; factors: Region | null } | null)[];
+  readonly #begins: () => boolean;
+  readonly #share: () => number | undefined;
   readonly local: readonly LocalState[];
 
   constructor(
@@ -41,15 +45,24 @@ export class GradientSums {
       layout,
       buckets,
       beingSaved,
-    }: { layout: FlatLayout; buckets: readonly Bucket[]; beingSaved: BeingSaved },
-    { type, ...options }: GradientCompression,
+      step,
+    }: {
+      layout: FlatLayout;
+      buckets: readonly Bucket[];
+      beingSaved: BeingSaved;
+      /** The optimizer step under way. */
+      step: () => number;
+    },
+    { compression, startStep, shareAt }: CompressionRecipe,
   ) {
     this.#engine = engine;
     this.#beingSaved = beingSaved;
+    this.#begins = () => step() >= startStep;
+    this.#share = () => shareAt?.(step());
     const made = buckets.map((bucket) => {
       const tensors = tensorsOf(bucket, layout);
       if (tensors.length === 0) return null;
-      return engine.createGradientCompressor({ type, ...options }, tensors);
+      return engine.createGradientCompressor(compression, tensors);
     });
     const vector = (name: string, count: number) =>
       engine.allocate(count * bytesPerElement, {
@@ -76,13 +89,18 @@ export class GradientSums {
         : [
             {
               // Of tensors in the flat layout's order. Another rank has other factors.
-              name: `power iteration (rank ${options.rank})`,
+              name: `power iteration (rank ${compression.rank})`,
               buffer: this.#factors,
               count: total,
               otherwise: 'rank 0' as const,
             },
           ]),
     ];
+  }
+
+  /** Whether gradients are compressed already. */
+  get hasBegun(): boolean {
+    return this.#begins();
   }
 
   /** `gradient`, the bucket's elements, becomes the sum over ranks. */
@@ -96,7 +114,7 @@ export class GradientSums {
     };
     const { id, factors } = compressor;
     const ready = [...after, ...this.#beingSaved.local];
-    return [this.#engine.compressedSum(id, gradient, error, factors, ready)];
+    return [this.#engine.compressedSum(id, gradient, error, factors, ready, this.#share())];
   }
 }
 

@@ -1,6 +1,7 @@
 /** Compression of gradients: what a config asks for. */
 import type { DeepSpeedConfig } from '../../config/index.ts';
 import type { CompressionRecipe } from './gradient-sums.ts';
+import { shareOfTopK } from './share-of-top-k.ts';
 
 export { type CompressionRecipe, GradientSums, gradientSumsBytes } from './gradient-sums.ts';
 
@@ -11,8 +12,11 @@ export function compressionRecipe({ compression }: DeepSpeedConfig): Compression
   switch (type) {
     case 'int8':
       return { compression: { type, block }, startStep };
-    case 'topk':
-      return { compression: { type, ratio }, startStep };
+    case 'topk': {
+      const falling = { startStep, warmupSteps: compression.warmup_steps, ratio };
+      const shareAt = (step: number) => shareOfTopK(falling, step);
+      return { compression: { type, ratio: shareAt(startStep) }, startStep, shareAt };
+    }
     case 'powersgd':
       return { compression: { type, rank }, startStep };
   }

@@ -78,15 +78,14 @@ export function applyZero(context: StrategyContext, options: ZeroOptions): ZeroS
     gradientType: sentGradientType(options, precision),
     lossScale: () => options.averaging * lossScale.value,
     sends: (): boolean => oneBit?.keepsGradient !== true,
-    compressed: (): GradientSums | null =>
-      options.compression && optimizer.step >= options.compression.startStep ? sums : null,
+    compressed: (): GradientSums | null => (sums?.hasBegun ? sums : null),
   };
   const sums =
     options.compression && worldSize > 1
       ? new GradientSums(
           engine,
-          { layout, buckets: reducer.buckets, beingSaved },
-          options.compression.compression,
+          { layout, buckets: reducer.buckets, beingSaved, step: () => optimizer.step },
+          options.compression,
         )
       : null;
   if (options.plusPlus?.quantisedGradients && worldSize > 1) {
