@@ -462,8 +462,8 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
   // compressedSum(compressor, x, error, factors, after?, ratio?)
   Napi::Value compressed_sum(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
-      const auto ratio = is_absent(info[5]) ? std::nullopt
-                                            : std::optional(info[5].ToNumber().DoubleValue());
+      const auto ratio =
+          is_absent(info[5]) ? std::nullopt : std::optional(info[5].ToNumber().DoubleValue());
       return engine_->compressed_sum(integer_arg<uint32_t>(info[0], "compressor"),
                                      region_of(info[1], "x"), region_of(info[2], "error"),
                                      optional_region(info[3], "factors"), ratio, works_of(info[4]));

@@ -16,6 +16,9 @@ namespace {
 // A meeting of running ranks takes a few microseconds; a rank that comes later than this comes
 // after a computation, and the waiting thread's core is better given away.
 constexpr uint64_t kSpinNs = 20'000;
+// Who waits for a member that hears from other machines waits for a network: for so long whoever
+// else can run does, but nobody has to be woken.
+constexpr uint64_t kYieldNs = 200'000;
 // How long a sleeper goes without looking for the dead.
 constexpr uint64_t kLookNs = 20'000'000;
 // Closing waits so long for peers that still read this rank's staging; mostly they are about to
@@ -33,18 +36,22 @@ void pause_cpu() {
 // Counters wrap around.
 bool reached(uint32_t value, uint32_t target) { return static_cast<int32_t>(value - target) >= 0; }
 
+constexpr size_t kStagingBytes = 2 * (Channel::kSmallBytes + 2 * Channel::kNoteBytes);
+
 size_t block_bytes(int members) {
-  return 2 * Channel::kSmallBytes + static_cast<size_t>(members) * sizeof(Outbox);
+  return kStagingBytes + static_cast<size_t>(members) * sizeof(Outbox);
 }
 
 }  // namespace
 
-// What a wait is for: `word` of member `peer`, or the phase of every member (peer -1).
+// What a wait is for: `word` of member `peer`, or the phase of every member (peer -1), or of one of
+// them alone.
 struct Channel::Want {
   int peer;
   const std::atomic<uint32_t>* word;
   std::atomic<uint32_t>* waiters;
   uint32_t target;
+  int alone = -1;
 };
 
 std::string format_seconds(uint64_t nanoseconds) {
@@ -72,13 +79,23 @@ std::string describe(const Descriptor& call) {
   return text + ")";
 }
 
+namespace {
+
+bool is_alike(const Descriptor& call, const Descriptor& other) {
+  return call.operation == other.operation && call.type == other.type && call.count == other.count;
+}
+
+}  // namespace
+
+bool is_same(const Descriptor& call, const Descriptor& other) {
+  return is_alike(call, other) && call.detail == other.detail;
+}
+
 std::string difference(int rank, const Descriptor& call, int other_rank, const Descriptor& other) {
-  const bool alike =
-      call.operation == other.operation && call.type == other.type && call.count == other.count;
-  if (alike && call.detail == other.detail) return "";
+  if (is_same(call, other)) return "";
   return "ranks called different things: rank " + std::to_string(rank) + " " + describe(call) +
          ", rank " + std::to_string(other_rank) + " " + describe(other) +
-         (alike ? ", with another reduction, root or shards" : "");
+         (is_alike(call, other) ? ", with another reduction, root or shards" : "");
 }
 
 Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
@@ -140,11 +157,16 @@ bool Channel::is_read() const {
 
 Outbox& Channel::outbox(int from, int to) const {
   char* block = bases_[from] + slot(from).block.load();
-  return reinterpret_cast<Outbox*>(block + 2 * kSmallBytes)[to];
+  return reinterpret_cast<Outbox*>(block + kStagingBytes)[to];
 }
 
 char* Channel::small_half(int member) const {
   return bases_[member] + slot(member).block.load() + (sequence_ & 1) * kSmallBytes;
+}
+
+char* Channel::note(int member) const {
+  return bases_[member] + slot(member).block.load() + 2 * kSmallBytes +
+         (sequence_ & 1) * 2 * kNoteBytes;
 }
 
 void Channel::open_large(size_t bytes) {
@@ -198,6 +220,13 @@ void Channel::meet() {
   }
 }
 
+void Channel::follow(int member) {
+  publish();
+  Slot& peer = slot(member);
+  if (!reached(peer.phase.load(std::memory_order_acquire), phase_))
+    wait({-1, &peer.phase, &peer.waiters, phase_, member});
+}
+
 void Channel::meet_and_compare() {
   meet();
   compare();
@@ -237,6 +266,10 @@ void Channel::wait(const Want& want) {
     sched_yield();
     now = monotonic_ns();
   }
+  while (want.alone >= 0 && !here() && now - start < kYieldNs) {
+    sched_yield();
+    now = monotonic_ns();
+  }
   while (!here()) {
     const uint32_t value = want.word->load();
     want.waiters->fetch_add(1);
@@ -267,6 +300,7 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
   const uint64_t waited = monotonic_ns() - since_ns;
   for (int other = 0; other < members(); ++other) {
     if (other == member_ || (want.peer >= 0 && other != want.peer)) continue;
+    if (want.alone >= 0 && other != want.alone) continue;
     const Slot& peer = slot(other);
     const std::string name = "rank " + std::to_string(number(other));
     const World::Presence presence = world_->presence(ranks_[other]);

@@ -36,6 +36,8 @@ const char* operation_name(Operation operation);
 std::string describe(const Descriptor& call);
 // `1.5 s`
 std::string format_seconds(uint64_t nanoseconds);
+// Whether two calls may meet.
+bool is_same(const Descriptor& call, const Descriptor& other);
 // What differs between two calls that should be alike, for COMM_MISMATCH; empty when nothing does.
 std::string difference(int rank, const Descriptor& call, int other_rank, const Descriptor& other);
 
@@ -78,6 +80,8 @@ class Channel {
   void publish();
   // Publishes and waits for all members to have done so.
   void meet();
+  // Publishes, and waits for that member alone to have done so.
+  void follow(int member);
   // The first meeting of a call: then all descriptors must agree, else COMM_MISMATCH on every
   // member.
   void meet_and_compare();
@@ -107,6 +111,10 @@ class Channel {
   // The small staging of a member: two halves; the outboxes lie behind them.
   static constexpr size_t kSmallBytes = 32768;
   char* small_half(int member) const;
+  // And a few words beside it, twice: what a member says, and what it answers.
+  static constexpr size_t kNoteBytes = 128;
+  char* note(int member) const;
+  char* answer(int member) const { return note(member) + kNoteBytes; }
   // The large staging of a member, of the size that it opened it with, at its first use.
   void open_large(size_t bytes);
   char* large(int member) const;

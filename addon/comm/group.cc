@@ -60,14 +60,19 @@ void Group::exchange(Operation operation, uint64_t detail, const Value& own, con
 }
 
 template <class Body>
-void Group::timed(Operation operation, size_t bytes, const Body& body) {
-  CallTimer timer(stats_, operation_name(operation), bytes, channel_->waited_ns());
+void Group::guarded(const Body& body) {
   try {
     body();
   } catch (...) {
     channel_->withdraw(std::current_exception());
     throw;
   }
+}
+
+template <class Body>
+void Group::timed(Operation operation, size_t bytes, const Body& body) {
+  CallTimer timer(stats_, operation_name(operation), bytes, channel_->waited_ns());
+  guarded(body);
   timer.finish(channel_->waited_ns(), bytes_per_second_);
 }
 
@@ -314,6 +319,30 @@ void Group::broadcast(void* data, size_t bytes, int root) {
     }
     channel_->complete();
   });
+}
+
+void Group::confer(const Descriptor& call, const void* note, const void* data, size_t bytes) {
+  guarded([&] {
+    channel_->begin(static_cast<Operation>(call.operation), static_cast<DType>(call.type),
+                    call.count, call.detail, -1);
+    copy(channel_->note(rank()), note, Channel::kNoteBytes);
+    if (rank() != 0) copy(channel_->small_half(rank()), data, bytes);
+    channel_->meet();
+  });
+}
+
+void Group::tell(const void* note) {
+  copy(channel_->answer(0), note, Channel::kNoteBytes);
+  channel_->publish();
+  channel_->complete();
+}
+
+const char* Group::hear() {
+  guarded([&] {
+    channel_->follow(0);
+    channel_->complete();
+  });
+  return channel_->answer(0);
 }
 
 void Group::barrier() {

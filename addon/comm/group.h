@@ -46,6 +46,20 @@ class Group final : public Communicator {
   void interrupt() override { channel_->interrupt(); }
   // How long a call waits for a rank that is alive.
   void set_hang_timeout_ms(double milliseconds) { channel_->set_hang_timeout_ms(milliseconds); }
+
+  // For a communicator of several machines, where member 0 speaks for this one: a call begins with
+  // confer(), in which each member lays down a note that all may read, and data for member 0, and
+  // which returns when all have. It ends with tell() by member 0 and hear() by the others, which
+  // wait for nobody else. `call` is for errors. Other calls may lie between.
+  void confer(const Descriptor& call, const void* note, const void* data, size_t bytes);
+  // Until the next call.
+  const char* note_of(int member) const { return channel_->note(member); }
+  const char* laid_down_by(int member) const { return channel_->small_half(member); }
+  // Member 0, where nothing lies between: where data for all goes, kSmallBytes at most.
+  char* told_data() { return channel_->small_half(0); }
+  void tell(const void* note);
+  // What member 0 has told, until the next call: its note; its data are told_data().
+  const char* hear();
   uint64_t waited_ns() const { return channel_->waited_ns(); }
 
   std::shared_ptr<Buffer> allocate_shared(size_t bytes, Category category,
@@ -75,7 +89,10 @@ class Group final : public Communicator {
   // What each member deposits, a small value, is read by all: read(member, value).
   template <class Value, class Read>
   void exchange(Operation operation, uint64_t detail, const Value& own, const Read& read);
-  // Runs and times a call; what it throws closes the channel, so that peers do not wait in vain.
+  // Runs a call; what it throws closes the channel, so that peers do not wait in vain.
+  template <class Body>
+  void guarded(const Body& body);
+  // Also times it.
   template <class Body>
   void timed(Operation operation, size_t bytes, const Body& body);
   // The same for send and recv.

@@ -49,15 +49,18 @@ void HostsGroup::reduce_scatter(const void* bucket, size_t count, DType type,
   const Shard own = shards[static_cast<size_t>(me_)];
   timed(Operation::kReduceScatter, bytes, [&] {
     const bool small = bytes <= small_sum_bytes();
-    const Meeting meeting =
-        meet(Operation::kReduceScatter, type, count, digest(shards),
-             small ? sum_of_hosts(bucket, count, type, ReduceOp::kSum) : Deposit{});
+    const Meeting meeting = meet(Operation::kReduceScatter, type, count, digest(shards),
+                                 small ? of_host(bucket, count, type, ReduceOp::kSum) : Deposit{});
     const auto deliver = [&](const std::vector<const void*>& sums, size_t begin, size_t length) {
       if (length > 0)
         sum_into(sums, bytes_of(target) + begin * size_of(target_type), target_type, length, type,
                  accumulate);
     };
-    if (small) return deliver(sums_of(meeting, own.offset * element), 0, own.count);
+    if (small) {
+      std::vector<const void*> sums;
+      for (const char* part : meeting.parts) sums.push_back(part + own.offset * element);
+      return deliver(sums, 0, own.count);
+    }
     // Each window: this host's sums of what its lanes serve, then the other hosts' sums of ours.
     // One is on its way while the one before is added.
     size_t pieces = static_cast<size_t>(hosts());
@@ -132,8 +135,8 @@ void HostsGroup::all_gather(void* data, size_t count, DType type,
     const bool small = largest <= kSmallBytes;
     std::vector<char> deposit(small ? largest : 0);
     if (small) copy(deposit.data(), place(me_), length(me_));
-    const Meeting meeting = meet(Operation::kAllGather, type, count, digest(shards),
-                                 of_members(deposit.data(), deposit.size()));
+    const Meeting meeting =
+        meet(Operation::kAllGather, type, count, digest(shards), {deposit.data(), deposit.size()});
     if (small) {
       for (int member = 0; member < size(); ++member)
         if (member != me_)
@@ -187,7 +190,7 @@ void HostsGroup::broadcast(void* data, size_t bytes, int root) {
   timed(Operation::kBroadcast, bytes, [&] {
     const bool small = bytes <= kSmallBytes;
     const Meeting meeting = meet(Operation::kBroadcast, DType::kUint8, bytes,
-                                 static_cast<uint64_t>(root), of_members(data, small ? bytes : 0));
+                                 static_cast<uint64_t>(root), {data, small ? bytes : 0});
     if (small) return copy(data, deposit_of(meeting, root, bytes), bytes);
     const int home = host_of_[root];
     std::vector<Outgoing> outgoing;

@@ -287,7 +287,7 @@ std::unique_ptr<Communicator> HostsGroup::split(int color, int key) {
   timed(Operation::kSplit, 0, [&] {
     const Wish own{color, key, run_->channels.fetch_add(1)};
     const Meeting meeting =
-        meet(Operation::kSplit, DType::kUint8, sizeof own, 0, of_members(&own, sizeof own));
+        meet(Operation::kSplit, DType::kUint8, sizeof own, 0, {&own, sizeof own});
     std::vector<Wish> wishes(static_cast<size_t>(size()));
     for (int member = 0; member < size(); ++member)
       std::memcpy(&wishes[static_cast<size_t>(member)], deposit_of(meeting, member, sizeof own),
@@ -320,7 +320,7 @@ std::unique_ptr<Communicator> HostsGroup::split(int color, int key) {
     const int32_t has_failed = failure != nullptr;
     completed_ = sequence_;
     const Meeting outcomes = meet(Operation::kSplit, DType::kUint8, sizeof has_failed, 1,
-                                  of_members(&has_failed, sizeof has_failed));
+                                  {&has_failed, sizeof has_failed});
     for (int member : group) {
       int32_t theirs;
       std::memcpy(&theirs, deposit_of(outcomes, member, sizeof theirs), sizeof theirs);

@@ -29,6 +29,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -134,32 +135,41 @@ class HostsGroup final : public Communicator {
     Descriptor descriptor;
     int32_t lanes;  // that all-reduce is to use; member 0's counts
   };
-  // What goes with a meeting: `bytes` of each member, or of each host.
+  // What goes with a meeting: so many bytes of each member.
   struct Deposit {
+    const void* own = nullptr;
     size_t bytes = 0;
-    bool is_of_host = false;
-    // Writes this host's part: what its members deposit, one after the other, or together.
-    std::function<void(char* part)> write;
+    // Reduced in each host, count elements: what travels is as long for all of them together.
+    struct Reduced {
+      size_t count;
+      DType type;
+      ReduceOp op;
+    };
+    std::optional<Reduced> reduced;
+    // And reduced over all hosts: all that members get of it.
+    void* into = nullptr;
   };
-  // What a meeting brings: of each host its members' calls, then its part.
+  static Deposit of_host(const void* own, size_t count, DType type, ReduceOp op) {
+    return {own, count * size_of(type), Deposit::Reduced{count, type, op}};
+  }
+  // What a meeting brings, until the next call: the parts of the hosts, and what member 0 said.
   struct Meeting {
-    std::vector<char> bytes;
-    std::vector<size_t> begin;  // of each host
-    std::vector<size_t> part;
-    const char* part_of(int host) const { return bytes.data() + part[static_cast<size_t>(host)]; }
-    char* part_of(int host) { return bytes.data() + part[static_cast<size_t>(host)]; }
+    std::vector<const char*> parts;
+    int lanes = 0;
   };
-  Deposit of_members(const void* own, size_t bytes);
-  Deposit sum_of_hosts(const void* own, size_t count, DType type, ReduceOp op);
   size_t part_bytes(const Deposit& deposit, int host) const {
-    return deposit.bytes * (deposit.is_of_host ? 1 : static_cast<size_t>(lanes(host)));
+    return deposit.bytes * (deposit.reduced ? 1 : static_cast<size_t>(lanes(host)));
+  }
+  size_t all_parts_bytes(const Deposit& deposit) const {
+    size_t sum = 0;
+    for (int host = 0; host < hosts(); ++host) sum += part_bytes(deposit, host);
+    return sum;
   }
   // Of a member's own deposit, when it is `bytes` long.
   const char* deposit_of(const Meeting& meeting, int member, size_t bytes) const {
-    return meeting.part_of(host_of_[member]) + static_cast<size_t>(lane_of_[member]) * bytes;
+    return meeting.parts[static_cast<size_t>(host_of_[member])] +
+           static_cast<size_t>(lane_of_[member]) * bytes;
   }
-  // `all` holds `bytes` of each member of this host: everybody's own go to all of them.
-  void gather_in_host(void* all, size_t bytes);
   // How much may be summed with a meeting.
   size_t small_sum_bytes() const {
     return std::max(kSmallBytes, kSmallSumBytes / static_cast<size_t>(hosts() - 1));
@@ -167,16 +177,31 @@ class HostsGroup final : public Communicator {
   // The longest message that opens a call on a host.
   size_t opening_bytes(int host) const {
     const auto members = static_cast<size_t>(lanes(host));
-    return members * sizeof(Call) + std::max(members * kSmallBytes, kSmallSumBytes);
+    return members * sizeof(Call) + std::max(members * kSmallBytes, small_sum_bytes());
   }
   // Starts a collective: every member's call at every member, compared, and what goes with it.
   // `ahead` runs when the members of this host are known to call the same, before others are heard.
   Meeting meet(Operation operation, DType type, uint64_t count, uint64_t detail,
                const Deposit& deposit, const std::function<void()>& ahead = nullptr);
-  // The first lane: calls and parts of other hosts.
-  void gather_from_hosts(Meeting& meeting);
-  Call call_of(const Meeting& meeting, int member) const;
-  void compare(const Meeting& meeting) const;
+  // Of the first lane: messages that open calls, one behind the other, first the members' calls,
+  // then the host's part.
+  char* opening(int host);
+  char* part(int host) { return opening(host) + static_cast<size_t>(lanes(host)) * sizeof(Call); }
+  void write_part(const Deposit& deposit);
+  // Sends this host's, of so many bytes, and receives those of the others.
+  void exchange_openings(size_t bytes);
+  Call call_of(int member);
+  bool all_call_the_same();
+  // What the first lane tells the others of its host.
+  struct Verdict {
+    int32_t differs;
+    int32_t lanes;
+    char room[Channel::kNoteBytes - 2 * sizeof(int32_t)];
+  };
+  Meeting give(const Deposit& deposit, bool alike);
+  Meeting take(const Deposit& deposit);
+  // Where members call different things all of them hear of all calls.
+  [[noreturn]] void fail_for_difference();
 
   // Peers are members. Returns, when all have come and gone, how many bytes came.
   std::vector<size_t> exchange(Tag kind, const std::vector<Outgoing>& outgoing,
@@ -199,8 +224,6 @@ class HostsGroup final : public Communicator {
   [[noreturn]] void fail(const char* code, const std::string& message, int peer) const;
   void tell_others(bool failed, const std::string& reason);
 
-  // The hosts' sums that came with a meeting, `offset` bytes behind their begin.
-  std::vector<const void*> sums_of(const Meeting& meeting, size_t offset) const;
   // A window of an all-reduce on its way: hosts_reduce.cc.
   struct Window;
   Window make_window(char* data, size_t count, int lanes) const;
@@ -242,7 +265,8 @@ class HostsGroup final : public Communicator {
   bool told_ = false;
   std::atomic<bool> interrupted_{false};
   std::shared_ptr<MemoryAccount> account_;
-  std::shared_ptr<Buffer> scratch_;
+  std::shared_ptr<Buffer> scratch_, openings_;
+  std::vector<size_t> opening_begins_;  // of each host
   StatTable stats_;
   double bytes_per_second_ = 0;
 };

@@ -38,24 +38,19 @@ size_t cut_into(size_t most, std::vector<Message>& messages, int peer, Data* dat
 
 }  // namespace
 
-std::vector<const void*> HostsGroup::sums_of(const Meeting& meeting, size_t offset) const {
-  std::vector<const void*> sums;
-  for (int host = 0; host < hosts(); ++host) sums.push_back(meeting.part_of(host) + offset);
-  return sums;
-}
-
 void HostsGroup::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
   const size_t bytes = count * size_of(type);
   timed(Operation::kAllReduce, bytes, [&] {
     const auto detail = static_cast<uint64_t>(op);
     if (bytes <= small_sum_bytes()) {
-      const Meeting meeting =
-          meet(Operation::kAllReduce, type, count, detail, sum_of_hosts(data, count, type, op));
-      return reduce_arrays(sums_of(meeting, 0), {data}, count, type, op);
+      Deposit deposit = of_host(data, count, type, op);
+      deposit.into = data;
+      meet(Operation::kAllReduce, type, count, detail, deposit);
+      return;
     }
     if (bytes <= kWindowBytes) return reduce_ahead(static_cast<char*>(data), count, type, op);
     call_.lanes = lane_choice_.next(bytes);
-    const int lanes = call_of(meet(Operation::kAllReduce, type, count, detail, {}), 0).lanes;
+    const int lanes = meet(Operation::kAllReduce, type, count, detail, {}).lanes;
     // Everybody has come: how long others were late is not counted.
     const uint64_t start = monotonic_ns();
     reduce_large(static_cast<char*>(data), count, type, op, lanes);

@@ -188,7 +188,6 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     std::unique_lock lock(mutex_);
     if (finished_ || !broken_.empty()) return;
     finishing_ = true;
-    changed_.notify_all();
     changed_.wait(lock, [&] { return finished_ || !broken_.empty(); });
   }
 
@@ -209,21 +208,24 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
                           "this MPI may be called by one thread only (MPI_THREAD_SERIALIZED is not "
                           "provided)");
       pause_exactly();
-      std::unique_lock lock(mutex_);
-      check(table_->receive_any(&incoming_notice_, sizeof incoming_notice_, &notice_request_),
-            "MPI_Irecv");
-      started_ = true;
-      changed_.notify_all();
-      while (broken_.empty() && !finished_) {
+      {
+        std::lock_guard lock(mutex_);
+        check(table_->receive_any(&incoming_notice_, sizeof incoming_notice_, &notice_request_),
+              "MPI_Irecv");
+        started_ = true;
+        changed_.notify_all();
+      }
+      for (auto pause = kBackgroundPause;;) {
+        std::this_thread::sleep_for(pause);
+        if (waiting_.load() > 0 && !finishing_.load()) continue;
+        // Never in line for the lock: whoever calls MPI often would hand it over at each call.
+        std::unique_lock lock(mutex_, std::try_to_lock);
+        if (!lock) continue;
+        if (!broken_.empty() || finished_) return;
+        look();
+        if (finishing_.load() && running_.empty()) finalize(lock);
         const bool recent = monotonic_ns() < last_moved_ns_ + kRecentNs || !running_.empty();
-        const auto pause = recent || finishing_ ? kBackgroundPause : kIdlePause;
-        // At the end, too, the lock is free meanwhile: what is under way is waited for by others.
-        const bool was_finishing = finishing_;
-        changed_.wait_for(lock, pause,
-                          [&] { return finishing_ != was_finishing || !broken_.empty(); });
-        if (!broken_.empty()) break;
-        if (waiting_.load() == 0 || finishing_) look();
-        if (finishing_ && running_.empty()) finalize(lock);
+        pause = recent || finishing_.load() ? kBackgroundPause : kIdlePause;
       }
     } catch (const EngineError& error) {
       stop("COMM_TRANSPORT", error.what());
@@ -350,7 +352,8 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   DsjsMpiPlace place_{};
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool started_ = false, finishing_ = false, finished_ = false;
+  bool started_ = false, finished_ = false;
+  std::atomic<bool> finishing_{false};
   std::string broken_;  // why MPI is not called any more
   const char* broken_code_ = "COMM_TRANSPORT";
   std::atomic<int> waiting_{0};

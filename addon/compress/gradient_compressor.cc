@@ -15,9 +15,7 @@ void require(bool condition, const std::string& message) {
 
 }  // namespace
 
-void check_ratio(double ratio) {
-  require(ratio > 0 && ratio <= 1, "ratio must be in (0, 1]");
-}
+void check_ratio(double ratio) { require(ratio > 0 && ratio <= 1, "ratio must be in (0, 1]"); }
 
 void GradientCompressor::set_ratio(double) { require(false, "only topk has a ratio"); }
 

@@ -64,7 +64,6 @@ class Int8Compressor final : public GradientCompressor {
       *staging = communicator.allocate_shared(ranks_ * message_, Category::kCommunication, account);
   }
 
-
   void run(float* x, float* error, float*, Isa isa) override {
     const Int8Kernels& kernels = int8_kernels(isa);
     send_to_servers(kernels, x, error);
