@@ -1,13 +1,13 @@
 #include "gemm/gemm.h"
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
 #include <numeric>
 
 #include "core/isa_tables.h"
 #include "gemm/cblas.h"
 #include "gemm/plan.h"
+#include "gemm/tasks.h"
 
 namespace dsjs {
 
@@ -73,22 +73,6 @@ size_t batch_count(const BatchAxes& batch) {
 
 namespace {
 
-// Calls fn(worker, next) at once on up to `workers` threads; next() gives each task below `tasks`
-// once, and then `tasks`.
-template <class Fn>
-void share(Parallel& parallel, size_t workers, size_t tasks, Fn fn) {
-  if (tasks == 0) return;
-  // A counter that threads share is a large part of a small product.
-  if (std::min(workers, tasks) == 1) {
-    size_t taken = 0;
-    fn(size_t{0}, [&] { return std::min(taken++, tasks); });
-    return;
-  }
-  std::atomic<size_t> taken{0};
-  const auto next = [&] { return std::min(taken.fetch_add(1, std::memory_order_relaxed), tasks); };
-  parallel.run(std::min(workers, tasks), [&](size_t worker) { fn(worker, next); });
-}
-
 struct Run {
   const Product& product;
   const GemmKernels& kernels;
@@ -96,81 +80,116 @@ struct Run {
   Parallel& parallel;
   size_t workers;
 
+  // Part of the columns and of the sum: what is packed of B at a time.
+  struct Stage {
+    Span columns, depth;
+    size_t step;  // of depth
+    float* packed_b;
+  };
+
   // A worker's scratch is `packed_a` floats; what is packed of B comes after those of all workers.
+  Stage stage_of(size_t stage, float* scratch) const {
+    const size_t width = kernels.tile_columns, step = stage % plan.depth_parts;
+    const Span units =
+        piece_of(parts_of(product.N, width), plan.column_parts, stage / plan.depth_parts);
+    const size_t begin = units.begin * width;
+    return {{begin, std::min(units.count * width, product.N - begin)},
+            piece_of(product.K, plan.depth_parts, step),
+            step,
+            scratch + workers * plan.packed_a + stage % plan.buffers * plan.packed_b};
+  }
+
+  // With each stage of products B is packed for the next one: threads that are done with the former
+  // do the latter, and wait for each other once a stage.
   void blocks(const Operands& operands, float* scratch) const {
-    const size_t width = kernels.tile_columns;
-    const size_t panels = parts_of(product.N, width);
-    for (size_t part = 0; part < plan.column_parts; ++part) {
-      const Span units = piece_of(panels, plan.column_parts, part);
-      const size_t begin = units.begin * width;
-      const Span columns{begin, std::min(units.count * width, product.N - begin)};
-      for (size_t step = 0; step < plan.depth_parts; ++step)
-        block(operands, columns, step, scratch);
+    const size_t stages = plan.column_parts * plan.depth_parts;
+    Stage next_stage = stages > 0 ? stage_of(0, scratch) : Stage{};
+    share(parallel, workers, pack_tasks(next_stage), [&](size_t, auto next) {
+      for (size_t task; (task = next()) < pack_tasks(next_stage);)
+        pack_b(operands, next_stage, task);
+    });
+    for (size_t i = 0; i < stages; ++i) {
+      const Stage stage = next_stage;
+      next_stage = i + 1 < stages ? stage_of(i + 1, scratch) : Stage{};
+      products_and_packs(operands, stage, next_stage, scratch);
     }
   }
 
-  void block(const Operands& operands, Span columns, size_t step, float* scratch) const {
-    const Span depth = piece_of(product.K, plan.depth_parts, step);
-    float* const packed_b = scratch + workers * plan.packed_a;
-    pack_b(operands, columns, depth, step, packed_b);
-
-    const size_t width = kernels.tile_columns;
-    const size_t panels = parts_of(columns.count, width);
-    const size_t tasks = plan.row_blocks * plan.column_groups;
-    share(parallel, workers, tasks, [&](size_t worker, auto next) {
+  void products_and_packs(const Operands& operands, const Stage& stage, const Stage& next_stage,
+                          float* scratch) const {
+    const size_t products = plan.row_blocks * plan.column_groups;
+    const size_t packs = pack_tasks(next_stage), sharing = std::min(workers, products + packs);
+    if (sharing == 0) return;
+    Tasks to_multiply(products, sharing), to_pack(packs, sharing);
+    parallel.run(sharing, [&](size_t worker) {
       float* const packed_a = scratch + worker * plan.packed_a;
       size_t packed_rows = plan.row_blocks;
-      for (size_t task; (task = next()) < tasks;) {
-        const size_t row_block = task / plan.column_groups;
-        const Span rows = rows_of(row_block);
-        const Span group = piece_of(panels, plan.column_groups, task % plan.column_groups);
-        const size_t at = group.begin * width;
-        Block part{rows,
-                   {columns.begin + at, std::min(group.count * width, columns.count - at)},
-                   depth.count,
-                   packed_a,
-                   packed_b + kernels.packed_b(product, at, depth.count),
-                   operands.c,
-                   !product.accumulate && step == 0,
-                   step + 1 == plan.depth_parts};
-        if (plan.rows_in_place) {
-          const MatrixStrides& strides = product.a_strides;
-          part.a = operands.a + rows.begin * strides.row + depth.begin * strides.column;
-          kernels.multiply_rows(product, part);
-          continue;
-        }
-        if (packed_rows != row_block)
-          kernels.pack_a(product, operands.a, operands.a2, rows, depth, packed_a);
-        packed_rows = row_block;
-        kernels.multiply(product, part);
-      }
+      for (size_t task; (task = to_multiply.next(worker)) < products;)
+        multiply(operands, stage, task, packed_a, packed_rows);
+      for (size_t task; (task = to_pack.next(worker)) < packs;) pack_b(operands, next_stage, task);
     });
   }
 
+  // `packed_rows`: the block of rows that `packed_a` holds.
+  void multiply(const Operands& operands, const Stage& stage, size_t task, float* packed_a,
+                size_t& packed_rows) const {
+    const size_t width = kernels.tile_columns;
+    const size_t row_block = task / plan.column_groups;
+    const Span rows = rows_of(row_block), depth = stage.depth;
+    const Span group = piece_of(parts_of(stage.columns.count, width), plan.column_groups,
+                                task % plan.column_groups);
+    const size_t at = group.begin * width;
+    Block part{rows,
+               {stage.columns.begin + at, std::min(group.count * width, stage.columns.count - at)},
+               depth.count,
+               packed_a,
+               stage.packed_b + kernels.packed_b(product, at, depth.count),
+               operands.c,
+               !product.accumulate && stage.step == 0,
+               stage.step + 1 == plan.depth_parts};
+    if (plan.rows_in_place) {
+      const MatrixStrides& strides = product.a_strides;
+      part.a = operands.a + rows.begin * strides.row + depth.begin * strides.column;
+      return kernels.multiply_rows(product, part);
+    }
+    if (packed_rows != row_block)
+      kernels.pack_a(product, operands.a, operands.a2, rows, depth, packed_a);
+    packed_rows = row_block;
+    kernels.multiply(product, part);
+  }
+
+  // Whole tiles as nearly as they fit: a tile of fewer rows loads as much for less.
   Span rows_of(size_t row_block) const {
-    const size_t unit = kernels.row_unit;
-    const Span units = piece_of(parts_of(product.M, unit), plan.row_blocks, row_block);
-    const size_t begin = std::min(units.begin * unit, product.M);
-    return {begin, std::min(units.count * unit, product.M - begin)};
+    const size_t unit = kernels.row_unit, units = parts_of(product.M, unit);
+    const size_t tiles = parts_of(product.M, kernels.tile_rows);
+    const Span span = piece_of(tiles, plan.row_blocks, row_block);
+    const auto row_of = [&](size_t tile) {
+      return tile == tiles ? product.M : piece_of(units, tiles, tile).begin * unit;
+    };
+    const size_t begin = row_of(span.begin);
+    return {begin, row_of(span.begin + span.count) - begin};
   }
 
-  void pack_b(const Operands& operands, Span columns, Span depth, size_t step,
-              float* packed) const {
-    constexpr size_t kPanels = 8;  // a task: enough of each row to be fetched ahead
-    const size_t width = kernels.tile_columns * kPanels;
-    const size_t tasks = parts_of(columns.count, width);
-    share(parallel, workers, tasks, [&](size_t, auto next) {
-      for (size_t task; (task = next()) < tasks;) {
-        const size_t at = task * width;
-        const Span part{columns.begin + at, std::min(width, columns.count - at)};
-        float* const to = packed + kernels.packed_b(product, at, depth.count);
-        kernels.pack_b(product, operands.b, operands.b2, part, depth, to);
-        if (product.column_sums)
-          kernels.sum_columns(product, to, part.count, depth.count,
-                              product.accumulate_sums || step > 0,
-                              product.column_sums + part.begin);
-      }
-    });
+  // Columns of a task of packing: as long pieces of rows as leave each worker several, since a
+  // processor fetches ahead along a row.
+  size_t pack_width(const Stage& stage) const {
+    constexpr size_t kTasks = 4, kLeastPanels = 8;
+    const size_t panels = parts_of(stage.columns.count, kernels.tile_columns);
+    const size_t each = workers == 1 ? panels : parts_of(panels, kTasks * workers);
+    return std::max(each, kLeastPanels) * kernels.tile_columns;
+  }
+  size_t pack_tasks(const Stage& stage) const {
+    return parts_of(stage.columns.count, pack_width(stage));
+  }
+
+  void pack_b(const Operands& operands, const Stage& stage, size_t task) const {
+    const size_t width = pack_width(stage), at = task * width, depth = stage.depth.count;
+    const Span part{stage.columns.begin + at, std::min(width, stage.columns.count - at)};
+    float* const to = stage.packed_b + kernels.packed_b(product, at, depth);
+    kernels.pack_b(product, operands.b, operands.b2, part, stage.depth, to);
+    if (product.column_sums)
+      kernels.sum_columns(product, to, part.count, depth, product.accumulate_sums || stage.step > 0,
+                          product.column_sums + part.begin);
   }
 
   // Pieces of [0, total) in whole units, a few for each worker: their speed differs where memory is
@@ -251,7 +270,8 @@ void gemm(const Product& product, Parallel& parallel, float* scratch, Isa isa) {
 
 size_t gemm_scratch(const Product& product, size_t threads, const GemmKernels& kernels) {
   const Plan plan = plan_product(product, threads, kernels);
-  return plan.workers * plan.packed_a + (plan.share_products ? plan.workers : 1) * plan.packed_b;
+  return plan.workers * plan.packed_a +
+         (plan.share_products ? plan.workers : plan.buffers) * plan.packed_b;
 }
 
 void gemm(const Product& product, Parallel& parallel, float* scratch, const GemmKernels& kernels) {

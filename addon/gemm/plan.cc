@@ -48,7 +48,9 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
 // Enough tasks for all workers, of rows alone where they suffice: a task packs its rows again.
 void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest,
                 size_t workers, Plan& plan) {
-  plan.row_blocks = parts_of(product.M, kernels.blocking.rows);
+  // Beside few columns more rows fit a cache: longer pieces where A's columns are adjacent.
+  const bool few_columns = kernels.few_rows > 0 && narrowest <= kFewPanels;
+  plan.row_blocks = parts_of(product.M, kernels.blocking.rows * (few_columns ? 4 : 1));
   plan.column_groups = 1;
   if (product.M >= workers * 4 * kernels.tile_rows) {
     plan.row_blocks = round_up(plan.row_blocks, workers);
@@ -67,6 +69,7 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   plan.share_products = plan.batches >= 2 * threads || (plan.batches > 1 && work < kShared);
   plan.workers = plan.share_products ? std::min(threads, plan.batches) : threads;
   if (work * (plan.share_products ? plan.batches : 1) < kShared) plan.workers = 1;
+  plan.buffers = 1;
 
   if (plan.way == Way::kInPlace) {
     const bool dots = product.b_strides.column != 1;
@@ -85,6 +88,9 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   const size_t panels = parts_of(product.N, kernels.tile_columns);
   plan.depth_parts = std::max<size_t>(1, parts_of(product.K, kernels.blocking.depth));
   plan.column_parts = parts_of(product.N, round_up(kernels.blocking.columns, kernels.tile_columns));
+  // A thread alone packs B when it has multiplied what was packed before.
+  const bool ahead = !plan.share_products && plan.workers > 1;
+  if (ahead && plan.depth_parts * plan.column_parts > 1) plan.buffers = 2;
   const size_t narrowest = panels / std::max<size_t>(1, plan.column_parts);
   share_rows(product, kernels, narrowest, plan.share_products ? 1 : plan.workers, plan);
 
@@ -92,8 +98,8 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   const bool rows_pay =
       panels == 1 || work < kSmall || (panels <= kFewPanels && product.a_strides.column == 1);
   plan.rows_in_place = kernels.few_rows > 0 && product.prologue == Prologue::kNone && rows_pay;
-  const size_t units = parts_of(product.M, kernels.row_unit);
-  const size_t rows = parts_of(units, std::max<size_t>(1, plan.row_blocks)) * kernels.row_unit;
+  const size_t tiles = parts_of(product.M, kernels.tile_rows);
+  const size_t rows = parts_of(tiles, std::max<size_t>(1, plan.row_blocks)) * kernels.tile_rows;
   plan.packed_a = plan.rows_in_place ? 0 : round_up(kernels.packed_a(product, rows, depth), kLine);
   const size_t columns =
       parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns;

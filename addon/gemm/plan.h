@@ -21,6 +21,8 @@ struct Plan {
   // of nothing. kFewColumns: of one worker's sums, of a copy of B.
   size_t packed_a;
   size_t packed_b;
+  // How many parts of B are packed at the same time.
+  size_t buffers;
 
   // The rest is for kBlocks.
   //
