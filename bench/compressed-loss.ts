@@ -54,6 +54,10 @@ const kinds: Record<string, Kind> = {
   },
   int8: { deepspeed: compression('int8'), dense: 'AdamW' },
   topk: { deepspeed: compression('topk', { start_step: settled }), dense: 'AdamW' },
+  'topk, warmed up': {
+    deepspeed: compression('topk', { start_step: settled, warmup_steps: 2 * settled }),
+    dense: 'AdamW',
+  },
   powersgd: { deepspeed: compression('powersgd', { start_step: settled }), dense: 'AdamW' },
 };
 

@@ -7,7 +7,9 @@ import { randomInt } from 'node:crypto';
 import {
   appendFileSync,
   chmodSync,
-  mkdtempSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -39,6 +41,30 @@ function disposeAll(): void {
   for (const machines of inUse) machines.dispose();
 }
 
+/** Names of namespaces and folders begin with this, and the number of the process that made them. */
+const tagOf = (pid: number, count: number) => `dsjs${pid.toString(16)}z${count % 100}`;
+let made = 0;
+
+/** Takes away what processes have left that were killed. */
+function sweep(): void {
+  const isOfTheDead = (name: string) => {
+    const pid = Number.parseInt(/^dsjs([0-9a-f]+)z\d+/.exec(name)?.[1] ?? '', 16);
+    // Nothing of this process is in use yet.
+    return pid > 0 && (pid === process.pid || !existsSync(`/proc/${pid}`));
+  };
+  const { stdout } = spawnSync('ip', ['netns', 'list'], { encoding: 'utf8' });
+  const names = stdout.split('\n').map((line) => line.split(' ')[0]!);
+  for (const name of names.filter(isOfTheDead)) {
+    const { stdout } = spawnSync('ip', ['netns', 'pids', name], { encoding: 'utf8' });
+    for (const pid of stdout.split('\n').filter(Boolean)) spawnSync('kill', ['-KILL', pid]);
+    spawnSync('ip', ['link', 'delete', name]);
+    spawnSync('ip', ['netns', 'delete', name]);
+    spawnSync('ip', ['link', 'delete', name.replace(/-\d+$/, '')]);
+  }
+  for (const name of readdirSync(tmpdir()).filter(isOfTheDead))
+    rmSync(join(tmpdir(), name), { recursive: true, force: true });
+}
+
 /** A terminal's Ctrl-C comes twice, from npm as well: the second one must not end this half-way. */
 function endBySignal(signal: NodeJS.Signals): void {
   disposeAll();
@@ -50,16 +76,19 @@ export class Machines {
   /** Their addresses, which are their names in a hostfile. */
   readonly addresses: string[] = [];
   /** A folder that holds the agent, and may hold what a test needs. */
-  readonly folder = mkdtempSync(join(tmpdir(), 'dsjs-machines-'));
-  readonly #tag = `dsjs${randomInt(0x10000).toString(16)}`;
+  readonly folder: string;
+  readonly #tag = tagOf(process.pid, made++);
   readonly #names: string[] = [];
 
   constructor(count: number) {
     if (inUse.size === 0) {
+      sweep();
       process.on('exit', disposeAll);
       for (const signal of endingSignals) process.on(signal, endBySignal);
     }
     inUse.add(this);
+    this.folder = join(tmpdir(), this.#tag);
+    mkdirSync(this.folder);
     const subnet = `10.${randomInt(64, 128)}.${randomInt(256)}`;
     ip('link', 'add', this.#tag, 'type', 'bridge');
     ip('address', 'add', `${subnet}.1/24`, 'dev', this.#tag);

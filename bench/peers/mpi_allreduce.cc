@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
   for (int index = 1; index < argc; ++index) {
     const long bytes = std::atol(argv[index]);
     std::vector<float> data(static_cast<size_t>(bytes) / 4, 0);
-    const int calls = static_cast<int>(std::clamp(64L * 1024 * 1024 / bytes, 2L, 200L));
+    const int calls = static_cast<int>(std::clamp(64L * 1024 * 1024 / bytes, 2L, 2000L));
     double start = 0;
     for (int call = -2; call < calls; ++call) {
       if (call == 0) {

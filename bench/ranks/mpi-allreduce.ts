@@ -24,7 +24,7 @@ for (const bytes of sizes) {
     bytes <= inlineBytes
       ? () => communicator.allReduce(array)
       : () => engine.waitSync(engine.allReduce(region));
-  const calls = Math.max(2, Math.min(200, Math.floor((64 << 20) / bytes)));
+  const calls = Math.max(2, Math.min(2000, Math.floor((64 << 20) / bytes)));
   for (let call = 0; call < (lanes === 0 ? 10 : 2); call += 1) once();
   communicator.barrier();
   const seconds = await timed(() => {
