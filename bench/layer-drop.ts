@@ -5,7 +5,7 @@
  * in the same order. gamma is the published 100 / steps; DeepSpeed's own example, 0.001 for 200,000 steps, comes to
  * 200 / steps. The published run that drops layers has a larger learning rate than the one that does not (in
  * DeepSpeed's example 1e-3 and 4e-4): each is taken at the best of the same few rates. `long` is the demo's model
- * trained four times as long.
+ * trained four times as long, `example` the demo's with the keys of DeepSpeed's example as they stand.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,7 +15,7 @@ import { drawLayers, keepProbability } from '../src/strategies/progressive-layer
 import { AutoModelForCausalLM, Trainer, tokenBlocks } from '../src/transformers.ts';
 import { type Corpus, demoCorpus } from './corpus.ts';
 import { type Aim, type Bench, type BenchOptions, measure, type Report, timed } from './lib.ts';
-import { globalBatches, setUpModel } from './ranks/model.ts';
+import { demoShape, globalBatches, modelConfig, setUpModel } from './ranks/model.ts';
 
 const layers = 24;
 const theta = 0.5;
@@ -28,13 +28,14 @@ const timedShape = { width: 256, layers, vocabulary: 2048, length: 128, rows: 1 
 const draws = 64;
 const drawsATurn = 8;
 
-const demo = { layers: 4, width: 256, heads: 4, length: 128, rows: 8 };
+const [length, rows] = [128, 8];
 
 /** Small enough that six runs take minutes: as deep as what is timed, and the demo's model. */
 const trained = {
-  deep: { layers, width: 64, heads: 4, length: 128, rows: 8, steps: 400, rates: [1e-3] },
-  demo: { ...demo, steps: 500, rates: [5e-4, 1e-3, 2e-3, 4e-3] },
-  long: { ...demo, steps: 2000, rates: [1e-3] },
+  deep: { shape: { layers, width: 64, heads: 4 }, steps: 400, gamma: 100 / 400, rates: [1e-3] },
+  demo: { shape: demoShape, steps: 500, gamma: 100 / 500, rates: [5e-4, 1e-3, 2e-3, 4e-3] },
+  long: { shape: demoShape, steps: 2000, gamma: 100 / 2000, rates: [1e-3] },
+  example: { shape: demoShape, steps: 500, gamma: 0.001, rates: [1e-3] },
 };
 type Model = keyof typeof trained;
 const seeds = [1, 2, 3];
@@ -123,26 +124,18 @@ async function train(
   model: Model,
   { rate, seed, kind }: LossCase,
 ): Promise<Trained> {
-  const { layers, width, heads, length, rows, steps } = trained[model];
+  const { shape, steps, gamma } = trained[model];
   const folder = mkdtempSync(join(tmpdir(), 'layer-drop-'));
   const trainer = new Trainer({
-    model: AutoModelForCausalLM.fromConfig({
-      model_type: 'gpt2',
-      vocab_size: corpus.vocabulary,
-      n_positions: length,
-      n_embd: width,
-      n_layer: layers,
-      n_head: heads,
-      embd_pdrop: 0,
-      attn_pdrop: 0,
-      resid_pdrop: 0,
-    }),
+    model: AutoModelForCausalLM.fromConfig(
+      modelConfig({ ...shape, vocabulary: corpus.vocabulary, length }),
+    ),
     trainDataset: tokenBlocks(corpus.train, length),
     evalDataset: tokenBlocks(corpus.held, length),
     args: {
       outputDir: folder,
       deepspeed: {
-        progressive_layer_drop: { enabled: kind === 'dropping', theta, gamma: 100 / steps },
+        progressive_layer_drop: { enabled: kind === 'dropping', theta, gamma },
       },
       seed,
       maxSteps: steps,
@@ -171,7 +164,7 @@ async function lossPart(
   { log }: BenchOptions,
 ): Promise<Report> {
   const corpus = await demoCorpus();
-  const { rates, steps, rows } = trained[model];
+  const { rates, steps } = trained[model];
   const figures: Report['figures'] = {};
   const losses = new Map<string, number>();
   for (const one of cases) {

@@ -10,7 +10,7 @@ import { trainStep } from '../src/trainer/step.ts';
 import { AutoModelForCausalLM, tokenBlocks } from '../src/transformers.ts';
 import { type Corpus, demoCorpus } from './corpus.ts';
 import { type Bench, type BenchOptions, measure, type Report, timed } from './lib.ts';
-import { globalBatches } from './ranks/model.ts';
+import { demoShape, globalBatches, modelConfig } from './ranks/model.ts';
 
 const length = 8192;
 const section = { mode: 'bigbird', block: 64, num_random_blocks: 1, attention: 'unidirectional' };
@@ -19,17 +19,9 @@ const kinds = ['dense', 'bigbird'] as const;
 const steps = 30;
 
 function open(corpus: Corpus, kind: (typeof kinds)[number]): Promise<Training> {
-  const model = AutoModelForCausalLM.fromConfig({
-    model_type: 'gpt2',
-    vocab_size: corpus.vocabulary,
-    n_positions: length,
-    n_embd: 256,
-    n_layer: 4,
-    n_head: 4,
-    embd_pdrop: 0,
-    attn_pdrop: 0,
-    resid_pdrop: 0,
-  });
+  const model = AutoModelForCausalLM.fromConfig(
+    modelConfig({ ...demoShape, vocabulary: corpus.vocabulary, length }),
+  );
   const given: TrainingArguments = {
     outputDir: 'unused', // nothing is saved
     deepspeed: { ...(kind === 'bigbird' && { sparse_attention: section }) },

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { AutoModelForCausalLM, Trainer, tokenBlocks } from '../../src/transformers.ts';
 import type { Corpus } from '../corpus.ts';
+import { demoShape, modelConfig } from './model.ts';
 
 const { steps, seed, deepspeed } = JSON.parse(process.argv[2]!) as {
   steps: number;
@@ -15,17 +16,9 @@ const { steps, seed, deepspeed } = JSON.parse(process.argv[2]!) as {
 const corpus = JSON.parse(readFileSync(process.argv[3]!, 'utf8')) as Corpus;
 const length = 128;
 const trainer = new Trainer({
-  model: AutoModelForCausalLM.fromConfig({
-    model_type: 'gpt2',
-    vocab_size: corpus.vocabulary,
-    n_positions: length,
-    n_embd: 256,
-    n_layer: 4,
-    n_head: 4,
-    embd_pdrop: 0,
-    attn_pdrop: 0,
-    resid_pdrop: 0,
-  }),
+  model: AutoModelForCausalLM.fromConfig(
+    modelConfig({ ...demoShape, vocabulary: corpus.vocabulary, length }),
+  ),
   trainDataset: tokenBlocks(corpus.train, length),
   evalDataset: tokenBlocks(corpus.held.slice(0, 20_000), length),
   args: {

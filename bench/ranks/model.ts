@@ -1,4 +1,4 @@
-/** A language model in training on random tokens, as the Trainer sets it up. */
+/** Language models to measure, and their training on random tokens, as the Trainer sets it up. */
 import { AutoModelForCausalLM } from '../../src/hosts/onnx/causal-lm.ts';
 import type { RuntimeOptions } from '../../src/runtime.ts';
 import { parseArguments, type TrainingArguments } from '../../src/trainer/arguments.ts';
@@ -10,6 +10,8 @@ export interface ModelShape {
   family?: 'gpt2' | 'llama';
   width: number;
   layers: number;
+  /** Default: heads of 64. */
+  heads?: number;
   vocabulary: number;
   /** Tokens of a row. */
   length: number;
@@ -19,13 +21,16 @@ export interface ModelShape {
   tied?: boolean;
 }
 
+/** What the demo trains. */
+export const demoShape = { width: 256, layers: 4 };
+
 /**
- * Heads of 64, dropout off; a Llama has a third as many key heads, and its MLP the next multiple of 64 of
+ * Dropout off; a Llama has a third as many key heads, and its MLP the next multiple of 64 of
  * 8/3 widths, so that both families have about as many weights.
  */
-export function modelConfig(shape: ModelShape): Record<string, unknown> {
-  const { family = 'gpt2', width, layers, vocabulary, length, tied = true } = shape;
-  const heads = width / 64;
+export function modelConfig(shape: Omit<ModelShape, 'rows'>): Record<string, unknown> {
+  const { family = 'gpt2', width, layers, heads = width / 64, vocabulary, length } = shape;
+  const { tied = true } = shape;
   if (family === 'gpt2') {
     return {
       model_type: 'gpt2',
