@@ -175,6 +175,37 @@ describe('activation checkpoints', () => {
     const all = gathers.reduce<number>((sum, count) => sum + count, 0);
     expect(bytes).toBe(all * matrices * 4);
   });
+
+  it.each([
+    [1, 3],
+    [3, 3],
+    [4, 2],
+  ])(
+    'of 2, saved in the background by two ranks, are resumed by %i at stage %i',
+    async (ranks, value) => {
+      const common = { gradientCheckpointing: 2, asyncSave: true } as const;
+      const saving = { outputDir: temporaryFolder(), saveStrategy: 'steps', saveSteps: 3 } as const;
+      const batch = (rows: number, micro: number) => ({
+        perDeviceTrainBatchSize: rows,
+        gradientAccumulationSteps: micro,
+      });
+      // Twelve rows a step.
+      const through = await train(
+        task(stage(3), { layers, args: { ...common, ...saving, ...batch(2, 3) } }),
+      );
+      const resumed = await train(
+        task(stage(value), {
+          layers,
+          worldSize: ranks,
+          args: { ...common, outputDir: temporaryFolder(), ...batch(1, 12 / ranks) },
+          resumeFromCheckpoint: `${saving.outputDir}/global_step3`,
+        }),
+      );
+      expect(resumed.metrics.map(({ step }) => step)).toEqual([4, 5, 6, 7, 8]);
+      for (const [step, loss] of losses(resumed).entries())
+        expect(Math.abs(loss - losses(through)[step + 3]!)).toBeLessThan(1e-4);
+    },
+  );
 });
 
 describe.each([0, 1, 2, 3])('at stage %i', (value) => {
