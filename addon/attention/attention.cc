@@ -80,6 +80,7 @@ size_t backward_parts(const Attention& a, size_t threads) {
 // The bounds of parts of about equal work: bounds[p] to bounds[p + 1].
 size_t part_begin(const Attention& a, size_t kv_head, size_t part, size_t parts) {
   const size_t blocks = split_blocks(a), group = a.H / a.Hkv;
+  if (part == 0 || part == parts) return part == 0 ? 0 : blocks;
   const auto work = [&](size_t block) {
     size_t tiles = 1;
     for (size_t i = 0; i < group; ++i) {

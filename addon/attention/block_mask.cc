@@ -1,5 +1,6 @@
 #include "attention/block_mask.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace dsjs {
@@ -28,28 +29,51 @@ void for_blocks(const uint8_t* row, size_t columns, Fn fn) {
     if (row[at] != 0) fn(at);
 }
 
-}  // namespace
-
-size_t block_list_size(const BlockMask& mask) {
-  size_t blocks = 0;
-  for_blocks(mask.data, mask.heads * mask.rows * mask.columns, [&](size_t) { ++blocks; });
-  return mask.heads * (mask.rows + 1) + blocks;
+// Calls fn(head, row, bytes, columns) for all rows: pieces of them, of which a thread has something
+// to do, on several.
+template <class Fn>
+void for_rows(const BlockMask& mask, Parallel& parallel, Fn fn) {
+  constexpr size_t kPiece = size_t{1} << 16;
+  const size_t rows = mask.heads * mask.rows;
+  const size_t piece = std::max<size_t>(1, kPiece / std::max<size_t>(1, mask.columns));
+  parallel.run((rows + piece - 1) / piece, [&](size_t p) {
+    for (size_t i = p * piece; i < std::min(rows, (p + 1) * piece); ++i) {
+      const size_t head = i / mask.rows, row = i % mask.rows;
+      fn(head, row, mask.data + i * mask.columns, std::min(mask.columns, mask.first_columns + row));
+    }
+  });
 }
 
-BlockLayout block_layout_of(const BlockMask& mask, uint32_t* memory, BlockLists* lists) {
-  const uint8_t* row = mask.data;
-  for (size_t h = 0; h < mask.heads; ++h) {
-    uint32_t* starts = memory;
-    uint32_t* blocks = memory + mask.rows + 1;
-    uint32_t count = 0;
+}  // namespace
+
+size_t count_blocks(const BlockMask& mask, Parallel& parallel, uint32_t* starts) {
+  for_rows(mask, parallel, [&](size_t head, size_t row, const uint8_t* bytes, size_t columns) {
+    uint32_t blocks = 0;
+    for_blocks(bytes, columns, [&](size_t) { ++blocks; });
+    starts[head * (mask.rows + 1) + row + 1] = blocks;
+  });
+  size_t total = 0;
+  for (size_t h = 0; h < mask.heads; ++h, starts += mask.rows + 1) {
     starts[0] = 0;
-    for (size_t r = 0; r < mask.rows; ++r, row += mask.columns) {
-      for_blocks(row, mask.columns, [&](size_t c) { blocks[count++] = static_cast<uint32_t>(c); });
-      starts[r + 1] = count;
-    }
-    lists[h] = {starts, blocks};
-    memory = blocks + count;
+    for (size_t r = 0; r < mask.rows; ++r) starts[r + 1] += starts[r];
+    total += starts[mask.rows];
   }
+  return total;
+}
+
+BlockLayout block_layout_of(const BlockMask& mask, Parallel& parallel, const uint32_t* starts,
+                            uint32_t* blocks, BlockLists* lists) {
+  // Each head's blocks lie behind those of the heads before it.
+  uint32_t* own = blocks;
+  for (size_t h = 0; h < mask.heads; ++h) {
+    lists[h] = {starts + h * (mask.rows + 1), own};
+    own += lists[h].starts[mask.rows];
+  }
+  for_rows(mask, parallel, [&](size_t head, size_t row, const uint8_t* bytes, size_t columns) {
+    const BlockLists& list = lists[head];
+    uint32_t* next = blocks + (list.blocks - blocks) + list.starts[row];
+    for_blocks(bytes, columns, [&](size_t c) { *next++ = static_cast<uint32_t>(c); });
+  });
   return {mask.block, mask.heads, lists};
 }
 

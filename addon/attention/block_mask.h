@@ -12,13 +12,20 @@ namespace dsjs {
 struct BlockMask {
   const uint8_t* data;
   size_t heads, rows, columns, block;
+  // Row r has no more than `first_columns` + r columns that are looked at: what comes behind them
+  // no query of a causal attention sees.
+  size_t first_columns;
 };
 
-// Numbers that the lists of a mask take.
-size_t block_list_size(const BlockMask& mask);
+// Numbers that say where the rows of all lists begin.
+inline size_t block_starts_size(const BlockMask& mask) { return mask.heads * (mask.rows + 1); }
 
-// Fills `memory`, block_list_size() long, and `lists`, one for each head of the mask; the layout
-// points into both.
-BlockLayout block_layout_of(const BlockMask& mask, uint32_t* memory, BlockLists* lists);
+// Fills `starts`; says how many blocks there are.
+size_t count_blocks(const BlockMask& mask, Parallel& parallel, uint32_t* starts);
+
+// Fills `blocks`, as many as count_blocks said of these `starts`, and `lists`, one for each head of
+// the mask; the layout points into all three.
+BlockLayout block_layout_of(const BlockMask& mask, Parallel& parallel, const uint32_t* starts,
+                            uint32_t* blocks, BlockLists* lists);
 
 }  // namespace dsjs

@@ -1,5 +1,5 @@
-// The lists of random bitmaps say what the bitmaps say, in ascending order, and stay in their
-// memory.
+// The lists of random bitmaps say what the bitmaps say, in ascending order, up to the column where
+// a row ends, and stay in their memory.
 #include "attention/block_mask.h"
 
 #include <vector>
@@ -16,13 +16,18 @@ void compare(size_t heads, size_t rows, size_t columns, uint64_t seed) {
   std::vector<uint8_t> bitmap(heads * rows * columns);
   const uint64_t sparsity = 1 + random.bits() % 100;
   for (uint8_t& b : bitmap) b = random.bits() % sparsity == 0;
-  const BlockMask mask{bitmap.data(), heads, rows, columns, 16};
+  const size_t first_columns = random.bits() % 2 ? columns : random.bits() % columns;
+  const BlockMask mask{bitmap.data(), heads, rows, columns, 16, first_columns};
   constexpr uint32_t kUntouched = 0xabcdabcd;
-  const size_t size = block_list_size(mask);
-  std::vector<uint32_t> memory(size + 1, kUntouched);
+  Serial parallel;
+  std::vector<uint32_t> starts(block_starts_size(mask) + 1, kUntouched);
+  const size_t size = count_blocks(mask, parallel, starts.data());
+  CHECK(starts.back() == kUntouched);
+  std::vector<uint32_t> blocks(size + 1, kUntouched);
   std::vector<BlockLists> lists(heads);
-  const BlockLayout layout = block_layout_of(mask, memory.data(), lists.data());
-  CHECK(memory[size] == kUntouched);
+  const BlockLayout layout =
+      block_layout_of(mask, parallel, starts.data(), blocks.data(), lists.data());
+  CHECK(blocks[size] == kUntouched);
   CHECK(layout.block == 16 && layout.heads == heads);
   for (size_t h = 0; h < heads; ++h) {
     const auto has = [&](size_t r, size_t c) { return bitmap[(h * rows + r) * columns + c] != 0; };
@@ -31,7 +36,7 @@ void compare(size_t heads, size_t rows, size_t columns, uint64_t seed) {
     for (size_t r = 0; r < rows; ++r) {
       CHECK(across.starts[r] == at);
       for (size_t c = 0; c < columns; ++c)
-        if (has(r, c)) CHECK(across.blocks[at++] == c);
+        if (c < first_columns + r && has(r, c)) CHECK(across.blocks[at++] == c);
     }
     CHECK(across.starts[rows] == at);
   }
@@ -44,5 +49,7 @@ int main() {
     Random random(seed);
     compare(1 + random.bits() % 4, 1 + random.bits() % 9, 1 + random.bits() % 150, seed);
   }
+  // Several pieces.
+  compare(2, 300, 1000, 60);
   return summary();
 }

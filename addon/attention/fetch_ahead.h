@@ -26,8 +26,8 @@ class FetchAhead {
   // A row of each range by turns: while the others have theirs, the processor sees a page being
   // walked through and goes ahead by itself.
   void some() {
-    ++calls_;
-    for (size_t lines = 0; lines <= lines_ / expected_calls_ && end_ > 0;) {
+    if (calls_++ == 0) lines_a_call_ = lines_ / expected_calls_;
+    for (size_t lines = 0; lines <= lines_a_call_ && end_ > 0;) {
       if (at_ >= end_) at_ = 0;
       Range& range = ranges_[at_];
       for (size_t d = 0; d < range.D; d += kCacheLine) __builtin_prefetch(range.rows + d, 0, 2);
@@ -47,7 +47,7 @@ class FetchAhead {
     size_t stride, count, D;
   };
   Range ranges_[64];
-  size_t at_ = 0, end_ = 0, lines_ = 0, calls_ = 0, expected_calls_ = 32;
+  size_t at_ = 0, end_ = 0, lines_ = 0, calls_ = 0, expected_calls_ = 32, lines_a_call_ = 0;
 };
 
 }  // namespace

@@ -50,12 +50,51 @@ constexpr size_t register_rows(size_t vectors) {
   return kRows[vectors - 1];
 }
 
+// A column of A in kRows rows, at most 16: a pointer for four of them and two distances, which is
+// what addresses are made of. Compilers would make a pointer of each row, more than there are
+// registers.
+template <size_t kRows>
+class ColumnOfRows {
+ public:
+  ColumnOfRows(const float* a, size_t stride)
+      : rows0_(a),
+        rows4_(kRows > 4 ? a + 4 * stride : a),
+        rows8_(kRows > 8 ? a + 8 * stride : a),
+        rows12_(kRows > 12 ? a + 12 * stride : a),
+        stride_(stride),
+        stride3_(3 * stride) {
+    keep(stride_);
+    keep(stride3_);
+  }
+  float operator[](size_t row) const {
+    const float* rows = row < 4 ? rows0_ : row < 8 ? rows4_ : row < 12 ? rows8_ : rows12_;
+    const size_t in = row % 4;
+    return in == 0 ? rows[0] : in == 3 ? rows[stride3_] : rows[in * stride_];
+  }
+  void advance() {
+    keep(++rows0_);
+    keep(++rows4_);
+    keep(++rows8_);
+    keep(++rows12_);
+  }
+
+ private:
+  // The compiler is not to know what it is made of.
+  template <class T>
+  static void keep(T& value) {
+    asm("" : "+r"(value));
+  }
+  const float *rows0_, *rows4_, *rows8_, *rows12_;
+  size_t stride_, stride3_;
+};
+
 // kRows × kVectors elements of C, in registers from the first term to the last.
 template <size_t kRows, size_t kVectors, bool kTransposedA>
 void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
                    const float* factors) {
   float* c = p.c + row * p.c_row + vector * kLanes;
-  const float* a = p.a + (kTransposedA ? row : row * p.a_stride);
+  const float* a = p.a + row;
+  ColumnOfRows<kRows> column(p.a + row * p.a_stride, p.a_stride);
   const float* b = p.b + vector * p.b_vector;
   F32 sum[kRows][kVectors];
   if (start == Start::kZero) {
@@ -65,25 +104,33 @@ void register_tile(const TileProduct& p, size_t row, size_t vector, Start start,
       for (size_t v = 0; v < kVectors; ++v) sum[r][v] = F32{};
   } else {
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
-      const F32 factor = splat(start == Start::kScale ? factors[row + r] : 1.0f);
+    for (size_t r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = factor * load(c + r * p.c_row + v * kLanes);
-    }
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = load(c + r * p.c_row + v * kLanes);
+  }
+  if (start == Start::kScale) {
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] *= splat(factors[row + r]);
   }
 
   size_t terms = p.terms;
   for (size_t run = 0;; ++run) {
-    for (size_t k = 0; k < terms; ++k, b += p.b_term, a += kTransposedA ? p.a_stride : 1) {
+    for (size_t k = 0; k < terms; ++k, b += p.b_term) {
       F32 term[kVectors];
 #pragma GCC unroll 4
       for (size_t v = 0; v < kVectors; ++v) term[v] = load(b + v * p.b_vector);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kRows; ++r) {
-        const F32 element = splat(a[kTransposedA ? r : r * p.a_stride]);
+        const F32 element = splat(kTransposedA ? a[r] : column[r]);
 #pragma GCC unroll 4
         for (size_t v = 0; v < kVectors; ++v) sum[r][v] = fma(element, term[v], sum[r][v]);
       }
+      if constexpr (kTransposedA)
+        a += p.a_stride;
+      else
+        column.advance();
     }
     if (run == p.run_count) break;
     b = p.runs[run].b + vector * p.b_vector;

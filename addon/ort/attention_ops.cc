@@ -184,10 +184,16 @@ const BlockLayout* read_blocks(Call& call, const Inputs& in, const Settings& s,
               "; its first axis must be 1 or heads = " + std::to_string(a.H));
   require_same("blocks", shape, "what lengths and block say",
                {shape[0], static_cast<int64_t>(rows), static_cast<int64_t>(columns)});
-  const BlockMask mask{call.input<uint8_t>(in.blocks), heads, rows, columns, s.block};
+  // The first row's queries see the keys up to their own, and those that there are more of.
+  const size_t more = a.Sk > a.Sq ? a.Sk - a.Sq : 0;
+  const size_t first_columns = a.causal ? 1 + (more + s.block - 1) / s.block : columns;
+  const auto* bitmap = call.input<uint8_t>(in.blocks);
+  const BlockMask mask{bitmap, heads, rows, columns, s.block, first_columns};
   auto* lists = call.scratch<BlockLists>(heads);
-  auto* memory = call.scratch<uint32_t>(block_list_size(mask));
-  return new (call.scratch<BlockLayout>(1)) BlockLayout(block_layout_of(mask, memory, lists));
+  auto* starts = call.scratch<uint32_t>(block_starts_size(mask));
+  auto* blocks = call.scratch<uint32_t>(count_blocks(mask, call.pool(), starts));
+  return new (call.scratch<BlockLayout>(1))
+      BlockLayout(block_layout_of(mask, call.pool(), starts, blocks, lists));
 }
 
 Heads read_heads(Call& call, const Inputs& in, const Settings& s) {

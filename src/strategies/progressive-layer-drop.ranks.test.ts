@@ -155,6 +155,19 @@ describe('activation checkpoints', () => {
     expect(bits(await train(grouped))).toEqual(bits(await train(task(stage(0), { layers }))));
   });
 
+  const nvme = { device: 'nvme', nvme_path: temporaryFolder() };
+  it.each([
+    ['gathered far ahead', { stage3_prefetch_bucket_size: 1e6 }],
+    ['on disk', { offload_param: nvme, offload_optimizer: nvme }],
+    ['kept in a second shard', { zero_hpz_partition_size: 2 }],
+  ])('of 3 change nothing where parameters are %s in 16 bits', async (_, keys) => {
+    const bf16 = { bf16: { enabled: true } };
+    const zero = { ...stage(3).zero_optimization, stage3_param_persistence_threshold: 0, ...keys };
+    const extra = { layers, apart: true, args: { gradientCheckpointing: 3 } };
+    const grouped = await train(task({ ...bf16, zero_optimization: zero }, extra));
+    expect(bits(grouped)).toEqual(bits(await train(task({ ...bf16, ...stage(0) }, { layers }))));
+  });
+
   it.each([
     [2, false],
     [2, true],
