@@ -1,5 +1,5 @@
-// Products of one to kFewRows rows where columns of op(B) are adjacent in memory, for gemm_simd.cc:
-// B is read once and not packed.
+// Dot products of one to kFewRows rows where columns of op(B) are adjacent in memory, for
+// gemm_simd.cc: B is read once and not packed.
 #pragma once
 #include <utility>
 

@@ -271,9 +271,9 @@ void test_skinny() {
   struct Shape {
     size_t M, N, K;
   };
-  const Shape shapes[] = {{2003, 8, 131}, {2003, 1, 601},  {701, 4, 640},  {8, 2003, 131},
-                          {701, 16, 131}, {16, 1031, 131}, {1, 5003, 257}, {5, 1031, 401},
-                          {128, 8, 768},  {128, 768, 8}};
+  const Shape shapes[] = {{2003, 8, 131}, {2003, 1, 601},  {701, 4, 640},   {8, 2003, 131},
+                          {701, 16, 131}, {16, 1031, 131}, {13, 1031, 131}, {41, 517, 421},
+                          {1, 5003, 257}, {5, 1031, 401},  {128, 8, 768},   {128, 768, 8}};
   uint64_t seed = 300;
   for (const Shape& shape : shapes)
     for (int layout = 0; layout < 4; ++layout) {
@@ -317,9 +317,12 @@ void test_ways() {
         const size_t columns = trans_a ? kernels.few_columns : kernels.few_columns / 2;
         check_way(product_of(3000, columns, 500, trans_a, trans_b), Way::kFewColumns);
         check_way(product_of(3000, columns + 1, 500, trans_a, trans_b), Way::kBlocks);
-        check_way(product_of(2 * kernels.few_rows, 3000, 500, trans_a, trans_b), Way::kBlocks);
-        check_way(product_of(2 * kernels.few_rows, 2000, 500, trans_a, trans_b),
-                  trans_b ? Way::kBlocks : Way::kInPlace);
+        check_way(product_of(2 * kernels.few_rows, 3000, 500, trans_a, trans_b),
+                  trans_b ? Way::kInPlace : Way::kBlocks);
+        check_way(product_of(8 * kernels.few_rows, 3000, 640, trans_a, trans_b),
+                  trans_b ? Way::kInPlace : Way::kBlocks);
+        check_way(product_of(8 * kernels.few_rows + 1, 3000, 660, trans_a, trans_b), Way::kBlocks);
+        check_way(product_of(2 * kernels.few_rows, 2000, 500, trans_a, trans_b), Way::kInPlace);
         check_way(product_of(40, 50, 60, trans_a, trans_b), trans_b ? Way::kBlocks : Way::kInPlace);
         check_way(product_of(400, 500, 600, trans_a, trans_b), Way::kBlocks);
       }

@@ -76,6 +76,24 @@ Lines lines_of_b(const Product& product, const void* b, bool by_columns, float* 
   return copy;
 }
 
+// Dot products of all rows, a few at a time. Columns go in strips that a cache holds until the last
+// rows have read them.
+template <class Reader>
+void dot_products(const Product& product, const Lines& a, const ColumnsOfB<Reader>& b, Span columns,
+                  const Target& to) {
+  constexpr size_t kStrip = 48;
+  const size_t parts = parts_of(product.M, kFewRows);
+  for (size_t j = 0; j < columns.count; j += kStrip) {
+    const size_t left = columns.count - j, count = left < kStrip ? left : kStrip;
+    for (size_t i = 0; i < parts; ++i) {
+      const Span rows = piece_of(product.M, parts, i);
+      kDots<Reader>.of[rows.count - 1](
+          product.K, a.at + rows.begin * a.strides.row, a.strides.row, b, columns.begin + j, count,
+          {to.c + rows.begin * to.ldc + j, to.ldc, to.alpha, to.replace});
+    }
+  }
+}
+
 void in_place(const Product& product, const Lines& a, const void* b, float* c, Span columns) {
   if (product.M == 0) return;
   float* const first = c + columns.begin;
@@ -86,9 +104,7 @@ void in_place(const Product& product, const Lines& a, const void* b, float* c, S
       direct_tiles<Reader>(product.K, a, product.M, {read, product.b_strides.row}, columns.begin,
                            columns.count, to);
     else
-      kDots<Reader>.of[product.M - 1](product.K, a.at, a.strides.row,
-                                      {read, product.b_strides.column}, columns.begin,
-                                      columns.count, to);
+      dot_products<Reader>(product, a, {read, product.b_strides.column}, columns, to);
   });
   finish_in_place(product, first, product.M, columns);
 }

@@ -28,18 +28,19 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
   const bool packs_b = product.column_sums || product.prologue_b != Prologue::kNone;
   if (kernels.few_rows == 0 || packs_b) return Way::kBlocks;
   const bool b_rows = product.b_strides.column == 1, b_columns = product.b_strides.row == 1;
-  const auto dots_pay = [&](size_t lines) {
-    return lines <= kernels.few_rows && product.K >= kDotTerms * lines;
-  };
-  // Twice as many read B's rows twice, which pays while a cache holds them.
-  const size_t rows = product.K * product.N <= kSmall ? 2 * kernels.few_rows : kernels.few_rows;
+  // More rows read B's rows again, which pays while a cache holds them all, and its columns, which
+  // pays wherever they are long: a strip of them is all that a cache need hold. Not where p(A) is
+  // copied by one thread for all of them.
+  const size_t rows = (product.K * product.N <= kSmall ? 4 : 1) * kernels.few_rows;
+  const size_t dots = (product.prologue == Prologue::kNone ? 8 : 1) * kernels.few_rows;
+  const auto dots_pay = [&](size_t lines) { return product.K >= kDotTerms * lines; };
   if (b_rows && product.M <= rows) return Way::kInPlace;
-  if (b_columns && dots_pay(product.M)) return Way::kInPlace;
+  if (b_columns && product.M <= dots && dots_pay(product.M)) return Way::kInPlace;
   const bool a_rows = product.a_strides.column == 1, a_columns = product.a_strides.row == 1;
   // Dot products beat vectors of columns where these leave half of the lanes idle.
   const bool half = 2 * product.N <= kernels.few_columns;
   if (product.N > 0 && product.N <= kernels.few_columns && product.prologue == Prologue::kNone &&
-      (a_columns || (a_rows && half && dots_pay(product.N))))
+      (a_columns || (a_rows && half && product.N <= kernels.few_rows && dots_pay(product.N))))
     return Way::kFewColumns;
   const bool small = product.M * product.N * product.K < kSmall;
   return small && b_rows ? Way::kInPlace : Way::kBlocks;
