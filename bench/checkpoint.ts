@@ -50,7 +50,7 @@ async function run(options: BenchOptions): Promise<Report> {
         { name: 'three steps', run: () => peer.run('steps') },
         { name: 'three steps beside a save', run: () => peer.run('beside') },
       ],
-      { warmup: 1, rounds: 5 },
+      { warmup: 1, rounds: 9 },
     );
     await peer.stop();
     const seconds = (name: string) => times.get(name)!.median;

@@ -1,17 +1,20 @@
 /** Real training over several machines, which are network namespaces: faults in its middle, and what follows. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Played } from './fixtures/training/play.ts';
+import type { Scenario } from './fixtures/training/scenario.ts';
 import { type Launch, startLauncher } from './launcher.run.ts';
 import { noMpi } from './mpi.ts';
 import { Machines, noNamespaces } from './namespaces.ts';
 import { mustRun } from './run-command.ts';
 import { alone, difference, resultsIn, tfjsFixture } from './tfjs.run.ts';
-import { temporaryFolder } from './training.ranks.ts';
+import { raggedSamples, temporaryFolder, tinyGpt2 } from './training.ranks.ts';
 
 const script = fileURLToPath(new URL('fixtures/training/resume.mjs', import.meta.url));
 const root = fileURLToPath(new URL('..', import.meta.url));
+const player = fileURLToPath(new URL('fixtures/training/play.ts', import.meta.url));
 const steps = 12;
 
 describe.skipIf(noMpi !== null || noNamespaces !== null)(
@@ -89,6 +92,42 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       expect(once.stderr).toContain(`restart 1 of 1 without ${lost}\n`);
       expect(once.status).toBe(0);
       await expectAsAlone('loop', once.result());
+    });
+
+    it('stage 3, a second copy by machine, checkpoints beside steps: the bits of stage 0', async () => {
+      const hosts = machines.hostfile(2, 2);
+      const play = async (zero: object, asyncSave: boolean): Promise<Played[]> => {
+        const outputDir = temporaryFolder();
+        const scenario: Scenario = {
+          model: tinyGpt2,
+          samples: raggedSamples(19),
+          args: {
+            outputDir,
+            maxSteps: 3,
+            saveStrategy: 'steps',
+            saveSteps: 1,
+            asyncSave,
+            deepspeed: {
+              train_micro_batch_size_per_gpu: 3,
+              optimizer: { type: 'AdamW', params: { lr: 2e-3 } },
+              zero_optimization: { reduce_bucket_size: 3000, ...zero },
+            },
+          },
+        };
+        const file = join(outputDir, 'scenario.json');
+        writeFileSync(file, JSON.stringify(scenario));
+        const result = join(outputDir, 'result');
+        const { status, stderr } = await launch(hosts, player, file, result).finished;
+        expect(status, stderr).toBe(0);
+        expect(readFileSync(join(outputDir, 'latest'), 'utf8')).toBe('global_step3\n');
+        return [0, 1, 2, 3].map((rank) =>
+          JSON.parse(readFileSync(`${result}.${rank}.json`, 'utf8')),
+        );
+      };
+      const [plain] = await play({ stage: 0 }, false);
+      const limits = { stage3_param_persistence_threshold: 100, stage3_max_reuse_distance: 1 };
+      const sharded = await play({ stage: 3, zero_hpz_partition_size: 2, ...limits }, true);
+      for (const played of sharded) expect(played).toEqual(plain);
     });
 
     it('TensorFlow.js, unchanged, over two machines', async () => {
