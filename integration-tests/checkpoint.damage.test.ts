@@ -110,6 +110,14 @@ const damages: Damage[] = [
     says: /not a valid manifest: shards/,
   },
   {
+    what: 'a digit of the manifest is wrong',
+    damage: rewrite(join(tag, 'manifest.json'), (bytes) =>
+      bytes.toString().replace(/("samplesSeen": )\d/, '$17'),
+    ),
+    code: 'CHECKPOINT_CORRUPT',
+    says: /manifest\.json: it has checksum [0-9a-f]{8} and says [0-9a-f]{8}/,
+  },
+  {
     what: 'a newer version wrote it',
     damage: manifest((content) => ({ ...content, version: 3 })),
     code: 'CHECKPOINT_VERSION',

@@ -49,7 +49,8 @@ function scenarioOf(run: Run): Scenario {
     apart,
     args: {
       outputDir: temporaryFolder(),
-      maxSteps: 8,
+      // An epoch has three.
+      maxSteps: 4,
       deepspeed: {
         train_micro_batch_size_per_gpu: globalBatch / worldSize / microBatches,
         gradient_accumulation_steps: microBatches,

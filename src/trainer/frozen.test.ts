@@ -36,6 +36,7 @@ function editManifest(change: (manifest: Record<string, unknown>) => void): void
   const path = join(outputDir, 'global_step2', 'manifest.json');
   const manifest = JSON.parse(readFileSync(path, 'utf8'));
   change(manifest);
+  delete manifest.crc32c;
   writeFileSync(path, JSON.stringify(manifest));
 }
 

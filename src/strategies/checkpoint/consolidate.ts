@@ -42,7 +42,7 @@ export async function storedParameters(
     });
   }
   const folder = tagFolder(found.directory, found.tag);
-  const manifest = await readManifest(folder);
+  const manifest = await readManifest(addon, folder);
   for (const shard of manifest.shards) await checkShard(addon, folder, shard, true);
   const trained = manifest.shards.map((shard) => ({ ...shard, tensor: 'parameters' }));
   const frozen = manifest.shards.flatMap(({ file, frozen: stretch }) =>

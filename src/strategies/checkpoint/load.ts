@@ -7,6 +7,7 @@ import { type FlatLayout, intersect, type Shard, type Slot, tensorOf } from '../
 import { placesOf, type HeldPart } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
+import { brokenSeal } from './seal.ts';
 
 const bytesPerElement = 4;
 /** What has been checked is copied from the system's memory mostly, as fast as several cores are. */
@@ -38,7 +39,7 @@ export async function openCheckpoint(
   const { rank, size: ranks } = peers.communicator;
   const [opened] = await agree(peers, async () => {
     const folder = tagFolder(directory, tag);
-    const manifest = await readManifest(folder);
+    const manifest = await readManifest(addon, folder);
     for (const [index, shard] of manifest.shards.entries()) {
       await checkShard(addon, folder, shard, index % ranks === rank);
     }
@@ -48,12 +49,15 @@ export async function openCheckpoint(
 }
 
 /** @throws CHECKPOINT_CORRUPT, CHECKPOINT_VERSION */
-export async function readManifest(folder: string): Promise<Manifest> {
+export async function readManifest(addon: NativeAddon, folder: string): Promise<Manifest> {
   const path = join(folder, 'manifest.json');
   const text = await readFile(path, 'utf8').catch((cause) => {
     throw corrupt(`${path} cannot be read: ${cause.message}`, path);
   });
-  return parseManifest(text, path);
+  const manifest = parseManifest(text, path);
+  const broken = manifest.crc32c === undefined ? null : brokenSeal(addon, text);
+  if (broken !== null) throw corrupt(`${path}: ${broken}`, path);
+  return manifest;
 }
 
 /** Throws CHECKPOINT_CORRUPT unless the file has the length, and where it is read the bytes, that were written. */
@@ -169,12 +173,8 @@ export async function readFlat(
       for (const shard of manifest.shards) {
         const piece = intersect(stretch, { offset: shard.offset - moved, count: shard.count });
         for (const { range, place } of placesOf(parts, piece)) {
-          const tensorStart = shard.tensors[tensor];
-          if (tensorStart === undefined) {
-            throw corrupt(`${shard.file} of ${folder} has no tensor ${tensor}`, shard.file);
-          }
           const element = range.offset + moved - shard.offset;
-          const fileOffset = tensorStart + element * bytesPerElement;
+          const fileOffset = shard.tensors[tensor]! + element * bytesPerElement;
           reads.push(() => addon.readInto(join(folder, shard.file), fileOffset, place));
         }
       }

@@ -27,7 +27,15 @@ const text = (layout: Slots, version = versionOf(layout)) =>
     layout,
     total: 512,
     shards: [
-      { file: 'f', rank: 0, offset: 0, count: 512, bytes: 1, crc32c: '00000000', tensors: {} },
+      {
+        file: 'f',
+        rank: 0,
+        offset: 0,
+        count: 512,
+        bytes: 2048,
+        crc32c: '00000000',
+        tensors: { parameters: 0 },
+      },
     ],
     state: {},
   });
@@ -58,9 +66,9 @@ it('refuses shards with a hole between them, and what ends behind the last', () 
       rank,
       offset,
       count,
-      bytes: 1,
+      bytes: 4096,
       crc32c: '00000000',
-      tensors: {},
+      tensors: { parameters: 0 },
     })),
   });
   const parse = (manifest: object) => () => parseManifest(JSON.stringify(manifest), 'm');
@@ -72,4 +80,16 @@ it('refuses shards with a hole between them, and what ends behind the last', () 
   expect(parse(shards([0, 401]))).toThrow(
     'm: bias ends behind element 401, the last of the shards',
   );
+});
+
+it('refuses stretches that overlap, and files without a tensor or too short for it', () => {
+  const whole = JSON.parse(text(tiles));
+  const parse = (manifest: object) => () => parseManifest(JSON.stringify(manifest), 'm');
+  const layout = [...tiles.filter(({ name }) => name !== 'bias'), { ...bias, offset: 130 }];
+  expect(parse({ ...whole, layout })).toThrow('m: bias begins before element 132');
+  const [shard] = whole.shards;
+  for (const other of [{ tensors: { parameterz: 0 } }, { bytes: 2047 }]) {
+    const shards = [{ ...shard, ...other }];
+    expect(parse({ ...whole, shards })).toThrow(/m: f of \d+ bytes has no tensor parameters/);
+  }
 });

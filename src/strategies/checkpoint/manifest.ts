@@ -13,6 +13,8 @@ export function versionOf(...layouts: readonly (Manifest['layout'] | undefined)[
 }
 
 const count = z.number().int().nonnegative();
+const checksum = z.string().regex(/^[0-9a-f]{8}$/);
+const bytesPerElement = 4;
 
 const shardSchema = z.strictObject({
   file: z.string(),
@@ -21,7 +23,7 @@ const shardSchema = z.strictObject({
   offset: count,
   count,
   bytes: count,
-  crc32c: z.string().regex(/^[0-9a-f]{8}$/),
+  crc32c: checksum,
   /** Byte offset of each flat tensor in the file, by its name. */
   tensors: z.record(z.string(), count),
   /** Elements of the flat buffer of frozen parameters: its tensor `frozen`. */
@@ -55,6 +57,8 @@ const manifestSchema = z.strictObject({
   frozen: slotsSchema.optional(),
   shards: z.array(shardSchema).min(1),
   state: z.record(z.string(), z.unknown()),
+  /** See seal.ts. Absent in older ones. */
+  crc32c: checksum.optional(),
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;
@@ -92,8 +96,10 @@ export function parseManifest(text: string, path: string): Manifest {
       { data: { path } },
     );
   }
-  const { layout, frozen, shards } = parsed.data;
+  const { layout, frozen, shards, optimizer } = parsed.data;
   const [problem] = [
+    ...tensorProblems(shards, ['parameters', ...optimizer.states]),
+    ...(frozen ? tensorProblems(shards, ['frozen']) : []),
     ...stretchProblems(layout),
     ...shardProblems(layout, shards),
     ...(frozen ? stretchProblems(frozen) : []),
@@ -108,6 +114,20 @@ export function parseManifest(text: string, path: string): Manifest {
     throw new DeepSpeedError('CHECKPOINT_CORRUPT', `${path}: ${problem}`, { data: { path } });
   }
   return parsed.data;
+}
+
+/** Tensors that a file lacks, or that end behind it. */
+function tensorProblems(shards: readonly ManifestShard[], names: readonly string[]): string[] {
+  return shards.flatMap(({ file, bytes, tensors, count, frozen }) =>
+    names
+      .filter((name) => {
+        const elements = name === 'frozen' ? frozen?.count : count;
+        const begin = tensors[name];
+        if (begin === undefined || elements === undefined) return true;
+        return begin + elements * bytesPerElement > bytes;
+      })
+      .map((name) => `${file} of ${bytes} bytes has no tensor ${name}`),
+  );
 }
 
 /** Shards that do not lie back to back, and stretches that end behind them: what nobody has would stay unread. */
@@ -142,6 +162,19 @@ function stretchProblems(slots: Manifest['layout']): string[] {
   for (const [name, { end, whole }] of ends) {
     if (end !== whole)
       problems.push(`${name}: ${end} elements are laid out, its shape has ${whole}`);
+  }
+  return [...problems, ...overlaps(slots)];
+}
+
+/** Stretches of which one begins before another ends. */
+function overlaps(slots: Manifest['layout']): string[] {
+  let end = 0;
+  const problems: string[] = [];
+  for (const { name, offset, count } of slots.toSorted(
+    (a, b) => a.offset - b.offset || a.count - b.count,
+  )) {
+    if (offset < end) problems.push(`${name} begins before element ${end}, where another one ends`);
+    end = offset + count;
   }
   return problems;
 }

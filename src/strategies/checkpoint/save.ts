@@ -13,6 +13,7 @@ import type { BeingSaved } from '../being-saved.ts';
 import { swapFailure } from '../offload/swap-failure.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
 import { type Manifest, versionOf } from './manifest.ts';
+import { seal } from './seal.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';
 
 export interface CheckpointContent {
@@ -84,7 +85,7 @@ export async function beginCheckpoint(
   const shard = written.catch(withFix).finally(() => content.beingSaved.end());
   /** Rank 0 adds the manifest and gives the folder its name. */
   const complete = async (written: Written[]) => {
-    const text = `${JSON.stringify(manifest(tag, { ...content, state }, written), null, 1)}\n`;
+    const text = seal(addon, manifest(tag, { ...content, state }, written));
     await addon.writeFile(join(temporary, 'manifest.json'), [
       { fileOffset: 0, source: Buffer.from(text) },
     ]);
