@@ -50,17 +50,14 @@ function pick<T>(...values: T[]): T {
   return values[Math.floor(random() * values.length)]!;
 }
 
-function randomPlacement({ tiled, layerDrop }: Arithmetic): Placement {
+function randomPlacement({ tiled }: Arithmetic): Placement {
   const worldSize = pick(1, 2, 3, 4);
   const stage = tiled ? 3 : pick(0, 1, 2, 3, 3, 3);
   const inMemory = stage < 3 || tiled;
   return {
     worldSize,
     stage,
-    checkpoint:
-      layerDrop && stage === 3
-        ? pick<boolean | number>(false, 1)
-        : pick<boolean | number>(false, 1, 2),
+    checkpoint: pick<boolean | number>(false, 1, 2),
     persistence: pick(0, 100, everything),
     prefetch: pick(0, 5000),
     offload: inMemory ? 'none' : pick('none', 'states', 'all'),
