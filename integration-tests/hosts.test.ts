@@ -65,6 +65,17 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       expect(status).toBe(1);
     });
 
+    it.each([
+      ['on another machine', [1, 1]],
+      ['on the same machine', [1, 2]],
+    ])('end when one ends as if all were well, in their midst, %s', async (_, slots) => {
+      const hostfile = machines.hostfile(...slots);
+      const last = slots.reduce((sum, count) => sum + count, 0) - 1;
+      const { status, stderr } = await launch(hostfile, script, 'exit', String(last)).finished;
+      expect(stderr).toContain(`rank ${last} has left (its process has ended)`);
+      expect(status).not.toBe(0);
+    });
+
     it('name a rank that was killed, and go on after a restart', async () => {
       const words = ['--max_restarts', '1', '--exclude', `${machines.addresses[0]}:1`];
       const { status, stdout, stderr } = await launch(

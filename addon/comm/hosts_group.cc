@@ -76,7 +76,7 @@ void HostsGroup::tell_others(bool failed, const std::string& reason) {
 // A rank of this host that gave up over one of another host is not the one to name.
 void HostsGroup::trace_back(const EngineError& error) const {
   if (error.code() != "COMM_PEER_LEFT") return;
-  const auto gone = who_is_gone();
+  const auto gone = who_is_gone(std::vector<bool>(hosts_.size(), true));
   if (gone && gone->by_itself) fail_for(*gone);
 }
 
@@ -146,9 +146,10 @@ void HostsGroup::wait(Exchange& exchange, const std::vector<Incoming>& incoming)
 void HostsGroup::look_around(Exchange& exchange, const std::vector<Incoming>& incoming,
                              uint64_t since_ns) {
   check_ended();
-  const auto gone = who_is_gone();
+  const auto gone = who_is_gone(yet_to_come(exchange, incoming));
   if (exchange.wait(0)) return;
-  if (gone) fail_for(*gone);
+  const auto still = who_is_gone(yet_to_come(exchange, incoming));
+  if (gone && still && gone->member == still->member) fail_for(*still);
   const uint64_t waited = monotonic_ns() - since_ns;
   // A rank that waits inside its host names the late one better: it is given the first word.
   if (static_cast<double>(waited) <= 1.25 * hang_timeout_ms_ * 1e6) return;
@@ -163,15 +164,25 @@ void HostsGroup::look_around(Exchange& exchange, const std::vector<Incoming>& in
   }
 }
 
+std::vector<bool> HostsGroup::yet_to_come(const Exchange& exchange,
+                                          const std::vector<Incoming>& incoming) const {
+  std::vector<bool> hosts(hosts_.size());
+  for (size_t index = 0; index < incoming.size(); ++index)
+    if (!exchange.arrived(index)) hosts[static_cast<size_t>(host_of_[incoming[index].peer])] = true;
+  return hosts;
+}
+
 // Before all others who have left the run, then who has closed its communicator before its part of
 // the call was done, last who did so over another one's end.
-std::optional<HostsGroup::Gone> HostsGroup::who_is_gone() const {
+std::optional<HostsGroup::Gone> HostsGroup::who_is_gone(
+    const std::vector<bool>& may_be_missed) const {
   const NoticeBoard& board = run_->transport->board();
   std::optional<Gone> closed, failed;
   for (int member = 0; member < size(); ++member) {
     if (host_of_[member] == host_ || (message_peer_ >= 0 && member != message_peer_)) continue;
-    if (const auto notice = board.find(Notice::kWholeRun, run_rank(member)))
-      return Gone{member, std::string("has left (") + notice->reason + ")", true};
+    const auto left = board.find(Notice::kWholeRun, run_rank(member));
+    if (left && may_be_missed[static_cast<size_t>(host_of_[member])])
+      return Gone{member, std::string("has left (") + left->reason + ")", true};
     const auto notice = board.find(channel_, run_rank(member));
     if (!notice || (message_peer_ < 0 && notice->completed >= sequence_)) continue;
     if (notice->failed == 0)

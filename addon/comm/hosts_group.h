@@ -216,7 +216,11 @@ class HostsGroup final : public Communicator {
     bool by_itself;  // not over another rank's end
   };
   // Who, of other hosts, will not come to this call any more.
-  std::optional<Gone> who_is_gone() const;
+  // `may_be_missed`, by host: whether anything is still to come from there; who has left the run
+  // after its part is not missed.
+  std::optional<Gone> who_is_gone(const std::vector<bool>& may_be_missed) const;
+  std::vector<bool> yet_to_come(const Exchange& exchange,
+                                const std::vector<Incoming>& incoming) const;
   [[noreturn]] void fail_for(const Gone& gone) const;
   void trace_back(const EngineError& error) const;
   void check_ended() const;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -167,14 +168,34 @@ std::shared_ptr<HostsRun> open_run(const MpiOptions& options) {
   return run;
 }
 
+// Outlives every thread.
+std::shared_ptr<HostsRun>& opened() {
+  static auto* run = new std::shared_ptr<HostsRun>;
+  return *run;
+}
+
+// The ordinary end, process.exit and an uncaught error all pass through exit(), before MPI's own
+// end, which waits for the other ranks: they are not to wait for this one.
+void leave_at_exit() {
+  const HostsRun& run = *opened();
+  const HostsRun::Place place = run.places[static_cast<size_t>(run.rank)];
+  if (run.world->control().rank(place.lane).left.load() != 0) return;
+  Notice notice{Notice::kWholeRun, run.rank, 0, false, "its process has ended"};
+  run.world->control().leave(place.lane, notice.reason);
+  for (size_t rank = 0; rank < run.places.size(); ++rank)
+    if (run.places[rank].host != place.host) run.transport->notify(static_cast<int>(rank), notice);
+}
+
 }  // namespace
 
 std::shared_ptr<HostsRun> open_mpi_run(const MpiOptions& options) {
   static std::mutex mutex;
-  static auto* opened = new std::shared_ptr<HostsRun>;  // outlives every thread
   std::lock_guard lock(mutex);
-  if (!*opened) *opened = open_run(options);
-  return *opened;
+  if (!opened()) {
+    opened() = open_run(options);
+    std::atexit(leave_at_exit);
+  }
+  return opened();
 }
 
 }  // namespace dsjs
