@@ -1,10 +1,14 @@
 import type { PendingCheckpoint } from '../hooks/index.ts';
 
+/** Steps beside which a checkpoint is written: a run that fails then loses no more than theirs. */
+const mostSteps = 3;
+
 /** A checkpoint that is on its way to `folder`. */
 export class SavingCheckpoint {
   readonly folder: string;
   readonly #pending: PendingCheckpoint;
   #isLoadable = false;
+  #steps = 0;
 
   constructor(folder: string, pending: PendingCheckpoint) {
     this.folder = folder;
@@ -25,14 +29,26 @@ export class SavingCheckpoint {
     return this.#isLoadable;
   }
 
-  /** Collective. Waits for nobody where all ranks are ready. */
-  async proceed(): Promise<void> {
+  /**
+   * Collective. Goes on where nobody has to be waited for; what is not ready after the first step is done faster, and waited
+   * for after the last.
+   *
+   * @param allReady what all ranks' `isReady` said
+   */
+  async afterStep(allReady: boolean): Promise<void> {
+    this.#steps += 1;
+    if (this.#steps >= mostSteps) await this.finish();
+    else if (allReady) await this.#proceed();
+    else void this.read();
+  }
+
+  async #proceed(): Promise<void> {
     if (!this.#isLoadable) this.#isLoadable = (await this.#pending.proceed()) !== null;
   }
 
   /** Collective. Waits until it is loadable. */
   async finish(): Promise<void> {
     if (!this.#isLoadable) await this.read();
-    while (!this.#isLoadable) await this.proceed();
+    while (!this.#isLoadable) await this.#proceed();
   }
 }

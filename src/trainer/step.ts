@@ -68,8 +68,7 @@ export async function trainStep(
     await saving?.finish();
     throw failure;
   }
-  // A checkpoint that is being written goes on where no rank has to wait for another.
-  if (saving && unready === 0) await saving.proceed();
+  await saving?.afterStep(unready === 0);
   const metrics: StepMetrics = {
     step: step + 1,
     loss,
