@@ -109,6 +109,11 @@ export interface PendingCheckpoint {
    * @returns null until the checkpoint is loadable
    */
   proceed(): Promise<WrittenCheckpoint | null>;
+  /**
+   * Where this rank has failed and agrees with nobody any more: waits for what it has begun by itself, and never rejects. The
+   * checkpoint is loadable afterwards where that was all that was missing.
+   */
+  abandon(): Promise<void>;
 }
 
 export interface FailureEvent {

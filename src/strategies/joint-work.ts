@@ -36,6 +36,11 @@ export class JointWork<T> {
     return this.#part.done ? { result: this.#part.value } : null;
   }
 
+  /** Ends, and never rejects, when this rank has ended its part. */
+  async ownPart(): Promise<void> {
+    if (!this.#part.done) await this.#part.value.catch(() => {});
+  }
+
   #next(results: unknown[] = []): IteratorResult<Promise<unknown>, T> {
     this.#isReady = false;
     const part = this.#parts.next(results);

@@ -42,6 +42,11 @@ export class SavingCheckpoint {
     else void this.read();
   }
 
+  /** See PendingCheckpoint. */
+  abandon(): Promise<void> {
+    return this.#pending.abandon();
+  }
+
   async #proceed(): Promise<void> {
     if (!this.#isLoadable) this.#isLoadable = (await this.#pending.proceed()) !== null;
   }

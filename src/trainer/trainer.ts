@@ -319,6 +319,7 @@ export class Trainer {
     } catch (thrown) {
       const error = swapFailure(thrown) ?? thrown;
       const failure = error instanceof Error ? error : new Error(String(error));
+      if (!training.saving?.isLoadable) await training.saving?.abandon();
       await training.session.lifecycle.run('failed', { error: failure }).catch(() => {});
       this.#closed = true;
       training.runtime.close(failure.message);

@@ -99,13 +99,24 @@ export async function beginCheckpoint(
     await content.onLoadable?.();
   };
   const joint = new JointWork(peers, parts());
+  const read = () => peers.engine.wait(taken.at(-1)!).catch(() => {}); // the engine has gone
+  const proceed = () =>
+    removeUnless(temporary, rank, async () => (await joint.proceed())?.result ?? null);
+  /** A rank without peers needs nobody to go on. */
+  const endAlone = async () => {
+    let loadable = null;
+    while (!loadable) loadable = await proceed();
+  };
   return {
-    read: () => peers.engine.wait(taken.at(-1)!).catch(() => {}), // the engine has gone
+    read,
     get isReady() {
       return joint.isReady;
     },
-    proceed: () =>
-      removeUnless(temporary, rank, async () => (await joint.proceed())?.result ?? null),
+    proceed,
+    async abandon() {
+      await read();
+      await (peers.communicator.size === 1 ? endAlone().catch(() => {}) : joint.ownPart());
+    },
   };
 
   function* parts(): Parts<WrittenCheckpoint> {
