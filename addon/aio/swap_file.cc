@@ -178,6 +178,7 @@ void SwapFile::copy_out(uint64_t offset, void* target, size_t bytes) {
 }
 
 void SwapFile::copy_in(uint64_t offset, const void* source, size_t bytes) {
+  std::lock_guard lock(copying_in_);
   by_chunks(offset, bytes, [&](const Stretch& whole, size_t begin, size_t count, size_t done) {
     if (count < whole.bytes) read({whole});  // neighbours share its first or last block
     std::memcpy(whole.data + begin, static_cast<const uint8_t*>(source) + done, count);

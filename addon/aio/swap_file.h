@@ -50,6 +50,8 @@ class SwapFile {
   int descriptor_ = -1;
   bool direct_ = false;
   std::mutex mutex_;
+  // One copy_in at a time: what two write may share a block, which each reads, changes and writes.
+  std::mutex copying_in_;
   Transfers transfers_;
 };
 

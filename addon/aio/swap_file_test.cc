@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "core/testing.h"
 
@@ -64,6 +65,20 @@ void reads_what_was_written(const fs::path& folder, Backend backend) {
     file.copy_out(offset, part.data(), count);
     CHECK(std::equal(part.begin(), part.end(), want.begin() + static_cast<ptrdiff_t>(offset)));
   }
+
+  // Several threads at once, whose bytes share blocks.
+  constexpr size_t kThreads = 4, kPart = 1000, kParts = 400;
+  const auto changed = bytes(kParts * kPart, ++seed);
+  std::vector<std::thread> threads;
+  for (size_t thread = 0; thread < kThreads; ++thread)
+    threads.emplace_back([&, thread] {
+      for (size_t part = thread; part < kParts; part += kThreads)
+        file.copy_in(part * kPart, changed.data() + part * kPart, kPart);
+    });
+  for (std::thread& thread : threads) thread.join();
+  std::copy(changed.begin(), changed.end(), want.begin());
+  file.copy_out(0, got.data(), kSize);
+  CHECK(got == want);
 
   auto* aligned = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, kSize));
   file.read({{4 * kAlignment, aligned, kSize - 4 * kAlignment},
