@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -23,6 +24,7 @@ namespace dsjs {
 namespace {
 
 constexpr int kBeatMs = 500;
+constexpr uint64_t kLongestTurnNs = 2 * kBeatMs * 1'000'000ull;
 constexpr int kConnectTries = 20;
 
 // Never freed: the thread runs to the last moment.
@@ -80,9 +82,16 @@ void obey(const std::string& line) {
 
 void keep(Link* link) {
   std::string received;
-  uint64_t heard = monotonic_ns(), told = 0;
-  while (true) {
+  // Silence is counted in turns: while this process or its machine stands still, nobody is silent.
+  uint64_t silent_ns = 0, told = 0;
+  for (uint64_t before = monotonic_ns();;) {
     const uint64_t now = monotonic_ns();
+    silent_ns += std::min(now - before, kLongestTurnNs);
+    before = now;
+    if (static_cast<double>(silent_ns) / 1e6 > link->patience_ms)
+      abort_run(-1, "this host is cut off: nothing was heard from the launcher at " +
+                        link->launcher + " for " + std::to_string(silent_ns / 1'000'000'000) +
+                        " s");
     if (now - told >= kBeatMs * 1'000'000ull) {
       // A full socket is one that the other side does not read: it must not stop this thread.
       std::unique_lock lock(link->writing, std::try_to_lock);
@@ -96,7 +105,7 @@ void keep(Link* link) {
       // The launcher is gone: what the run shared is freed with its last process.
       if (count == 0 || (count < 0 && errno == ECONNRESET)) kill(getpid(), SIGKILL);
       if (count > 0) {
-        heard = monotonic_ns();
+        silent_ns = 0;
         received.append(bytes, static_cast<size_t>(count));
         for (size_t end; (end = received.find('\n')) != std::string::npos;) {
           obey(received.substr(0, end));
@@ -104,11 +113,6 @@ void keep(Link* link) {
         }
       }
     }
-    const double silent_ms = static_cast<double>(monotonic_ns() - heard) / 1e6;
-    if (silent_ms > link->patience_ms)
-      abort_run(-1, "this host is cut off: nothing was heard from the launcher at " +
-                        link->launcher + " for " +
-                        std::to_string(static_cast<int>(silent_ms / 1000)) + " s");
   }
 }
 
