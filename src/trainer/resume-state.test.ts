@@ -1,5 +1,5 @@
 /** What a resumed run knows of the one before it, and how a Trainer ends. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
@@ -115,6 +115,17 @@ describe('a resumed run', () => {
       code: 'ARGUMENTS_INVALID',
     });
   });
+});
+
+it('a run that fails ends the save that is under way, so that it can be resumed from', async () => {
+  const fail: TrainerCallback = {
+    onStepBegin({ state }) {
+      if (state.step === 2) throw new Error('on purpose');
+    },
+  };
+  const trainer = make({ asyncSave: true, saveSteps: 2, maxSteps: 5 }, [fail]);
+  await expect(train(trainer, false)).rejects.toThrow('on purpose');
+  expect(readFileSync(`${outputDir}/latest`, 'utf8')).toBe('global_step2\n');
 });
 
 describe('close', () => {
