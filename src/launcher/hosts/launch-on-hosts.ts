@@ -57,8 +57,8 @@ const LEAST_START_MS = 60_000;
 /** After an abort, how long ranks may take to fail by themselves before they are ended. */
 const ABORT_PATIENCE_MS = 2000;
 /**
- * After the last rank's exit, how long its starter may take, and three grace periods more: some releases of Open MPI now and then wait for ever for
- * what has ended long ago (openpmix/prrte issue 1839).
+ * After the last rank's exit, how long its starter may take besides three grace periods: some releases of Open MPI now
+ * and then wait for ever for what has ended long ago (openpmix/prrte issue 1839).
  */
 const STARTER_PATIENCE_MS = 5000;
 /** After its starter's exit, how long the streams of the ranks may stay open. */
@@ -109,18 +109,18 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
 
   // Asked to end, the starter ends its ranks; by force it goes together with what it runs here, which
   // may wait for a machine that cannot be reached.
-  const kill = (signal: NodeJS.Signals) => {
-    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    process.kill(signal === 'SIGKILL' ? -child.pid : child.pid, signal);
+  const kill = (signal: NodeJS.Signals): boolean => {
+    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null)
+      return false;
+    return process.kill(signal === 'SIGKILL' ? -child.pid : child.pid, signal);
   };
   const killAfter = (milliseconds: number, signal: NodeJS.Signals) => {
     timers.push(setTimeout(kill, milliseconds, signal));
   };
   let hasHung = false;
   const endStarter = () => {
-    hasHung = true;
-    say(`all ranks have ended and ${child?.spawnfile} has not: it is killed`);
-    kill('SIGKILL');
+    hasHung = kill('SIGKILL');
+    if (hasHung) say(`all ranks have ended and ${child?.spawnfile} has not: it is killed`);
   };
   const abort = (reason: StopReason, rank: number, message: string) => {
     if (stopped !== null) return;
@@ -154,7 +154,7 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
     abort({ kind: 'failure' }, end.rank, `rank ${failure.rank} on ${hostOf[failure.rank]} ${how}`);
   };
   const onSignal = (signal: NodeJS.Signals) => {
-    if (stopped !== null) return kill('SIGKILL');
+    if (stopped !== null) return void kill('SIGKILL');
     stopped = { kind: 'signal', signal };
     say(`${signal}: the ranks have ${gracePeriodMs / 1000} s to end; once more ends them at once`);
     kill('SIGTERM');
