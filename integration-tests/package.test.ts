@@ -111,6 +111,10 @@ describe('the tarball', () => {
     const needed = [...dynamic.matchAll(/NEEDED.*\[(.*)\]/g)].map(([, name]) => name!);
     expect(needed.length).toBeGreaterThan(0);
     expect(needed.filter((name) => /stdc\+\+|libgcc/.test(name))).toEqual([]);
+    // Of that library only what is used: the rest would ask for a newer glibc.
+    const symbols = execFileSync('readelf', ['--dyn-syms', '--wide', addon], { encoding: 'utf8' });
+    expect(symbols).toContain('napi_register_module_v1');
+    expect(symbols).not.toMatch(/arc4random|random_device/);
   });
 });
 

@@ -161,7 +161,7 @@ export const errorCodes = {
   },
   ADDON_BROKEN: {
     title: 'The native engine does not load',
-    fix: 'Build it on this machine: npm run build:addon -- --force.',
+    fix: 'Build it on this machine (needs cmake and a C++20 compiler): npm run build:addon -- --force.',
   },
   ADDON_BUILD_MISMATCH: {
     title: 'TypeScript and native engine come from different builds',
@@ -201,7 +201,7 @@ export const errorCodes = {
   },
   MPI_NOT_BUILT: {
     title: 'Several machines need MPI, and the engine was built without it',
-    fix: 'Run: apt-get install libopenmpi-dev openmpi-bin   (Fedora: dnf install openmpi-devel), then npm explore deepspeed-js -- npm run build:addon -- --force; on every machine.',
+    fix: 'Run: apt-get install libopenmpi-dev openmpi-bin   (Fedora: dnf install openmpi-devel), then npm run build:addon -- --force; on every machine.',
   },
   COMM_BACKEND_CONFLICT: {
     title: 'The ranks were joined by something else than the config asks for',

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -49,6 +49,19 @@ describe('loading the native engine', () => {
     const error = errorOf(() => loadAddonFrom({ ...here, override: path }));
     expect(error.code).toBe('ADDON_BROKEN');
     expect(error.cause).toBeInstanceOf(Error);
+    expect(error.fix).toContain('DEEPSPEED_JS_ADDON');
+  });
+
+  // A system whose C library is older than that of the machine where the package was made.
+  it('says how to build it where an installed one does not load', () => {
+    const packageRoot = join(folder, 'node_modules', 'deepspeed-js');
+    const prebuild = join(packageRoot, 'prebuilds', `${process.platform}-${process.arch}`);
+    mkdirSync(prebuild, { recursive: true });
+    writeFileSync(join(prebuild, 'deepspeed.node'), 'not a library');
+    const error = errorOf(() => loadAddonFrom({ ...here, override: undefined, packageRoot }));
+    expect(error.code).toBe('ADDON_BROKEN');
+    expect(error.fix).toContain('npm install --no-save node-api-headers node-addon-api && ');
+    expect(error.fix).toContain('npm explore deepspeed-js -- npm run build:addon -- --force');
   });
 
   it('refuses an engine of another build', () => {

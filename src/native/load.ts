@@ -4,9 +4,10 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join, sep } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DeepSpeedError } from '../errors.ts';
+import { buildCommand } from './build-command.ts';
 import type { NativeAddon } from './contract.ts';
 
 /** `process.platform-process.arch` pairs that the engine is built for. */
@@ -35,13 +36,9 @@ function currentEnvironment(): LoadEnvironment {
   };
 }
 
-/** In a clone, and for a package that was installed without a prebuild for this machine. */
-function buildCommand(packageRoot: string): string {
-  const installed = packageRoot.split(sep).includes('node_modules');
-  const command = installed
-    ? 'npm install --no-save node-api-headers node-addon-api && npm explore deepspeed-js -- npm run build:addon'
-    : 'npm run build:addon';
-  return `${command}   (needs cmake and a C++20 compiler)`;
+function howToBuild({ override, packageRoot }: LoadEnvironment, force = false): string {
+  if (override) return 'Correct DEEPSPEED_JS_ADDON, or unset it.';
+  return `Run: ${buildCommand(packageRoot, force)}   (needs cmake and a C++20 compiler)`;
 }
 
 let loaded: NativeAddon | undefined;
@@ -64,9 +61,7 @@ export function loadAddonFrom(environment: LoadEnvironment): NativeAddon {
       'ADDON_MISSING',
       `the native engine is not built: ${path} is missing`,
       {
-        fix: environment.override
-          ? 'Correct DEEPSPEED_JS_ADDON, or unset it.'
-          : `Run: ${buildCommand(environment.packageRoot)}`,
+        fix: howToBuild(environment),
         data: { path },
       },
     );
@@ -78,6 +73,7 @@ export function loadAddonFrom(environment: LoadEnvironment): NativeAddon {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new DeepSpeedError('ADDON_BROKEN', `the native engine does not load: ${reason}`, {
       cause,
+      fix: howToBuild(environment, true),
       data: { path },
     });
   }

@@ -3,10 +3,12 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DeepSpeedError } from '../errors.ts';
+import { buildCommand } from './build-command.ts';
+
+const packageRoot = fileURLToPath(new URL('../..', import.meta.url)); // of src/native or dist/native
 
 function modulePath(): string {
-  const here = dirname(fileURLToPath(import.meta.url)); // src/native or dist/native
-  const prebuilds = join(here, '..', '..', 'prebuilds', `${process.platform}-${process.arch}`);
+  const prebuilds = join(packageRoot, 'prebuilds', `${process.platform}-${process.arch}`);
   const engine = process.env.DEEPSPEED_JS_ADDON;
   return join(engine ? dirname(engine) : prebuilds, 'deepspeed_mpi.so');
 }
@@ -22,6 +24,9 @@ export function requireMpiModule(): string {
   throw new DeepSpeedError(
     'MPI_NOT_BUILT',
     `several machines need MPI, and this engine was built without: ${path} is missing`,
-    { data: { path } },
+    {
+      fix: `Run: apt-get install libopenmpi-dev openmpi-bin   (Fedora: dnf install openmpi-devel), then ${buildCommand(packageRoot, true)}; on every machine.`,
+      data: { path },
+    },
   );
 }
