@@ -12,7 +12,7 @@ export function codeBlocks(markdown: string): CodeBlock[] {
   const blocks: CodeBlock[] = [];
   let open: CodeBlock | undefined;
   for (const [index, text] of markdown.split('\n').entries()) {
-    const fence = /^```(\S*)\s*(\S*)/.exec(text);
+    const fence = /^ *```(\S*)\s*(\S*)/.exec(text);
     if (!fence) {
       if (open) open.code += `${text}\n`;
     } else if (open) {
@@ -26,9 +26,44 @@ export function codeBlocks(markdown: string): CodeBlock[] {
   return blocks;
 }
 
-/** Targets of links that are files of the repository; fragments and web addresses left out. */
-export function fileLinks(markdown: string): string[] {
+/** The commands of a `sh` block, one each; comments left out, what `&&` joins taken apart. */
+export function commandsOf(block: CodeBlock): string[] {
+  return block.code
+    .split('\n')
+    .map((line) => line.replace(/\s#.*$/, '').trim())
+    .filter((line) => line !== '')
+    .flatMap((line) => line.split('&&').map((command) => command.trim()));
+}
+
+/** What stands between single backquotes, outside of code blocks. */
+export function inlineCode(markdown: string): string[] {
+  const prose = markdown.replace(/^ *```[\s\S]*?^ *```/gm, '');
+  return [...prose.matchAll(/`([^`\n]+)`/g)].map(([, code]) => code!);
+}
+
+export interface Link {
+  /** Empty for a place on the same page. */
+  path: string;
+  anchor: string | undefined;
+}
+
+/** Links within the repository; web addresses left out. */
+export function links(markdown: string): Link[] {
   return [...markdown.matchAll(/\]\(([^)\s]+)\)/g)]
-    .map(([, target]) => target!.replace(/#.*$/, ''))
-    .filter((target) => target !== '' && !/^[a-z]+:/.test(target));
+    .map(([, target]) => target!)
+    .filter((target) => !/^[a-z]+:/.test(target))
+    .map((target) => {
+      const [path, anchor] = target.split('#');
+      return { path: path!, anchor };
+    });
+}
+
+/** Names by which links reach the headings of a page, as GitHub makes them. */
+export function anchors(markdown: string): string[] {
+  return [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replace(/[^\w\- ]/g, '')
+      .replaceAll(' ', '-'),
+  );
 }

@@ -5,11 +5,11 @@
  */
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readConfig } from '../src/config/index.ts';
-import { type CodeBlock, codeBlocks, fileLinks } from './markdown.ts';
+import { codeBlocks, commandsOf } from './markdown.ts';
 import { mustRun } from './run-command.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -81,17 +81,9 @@ function checkInstall(words: string[]): string {
   return '';
 }
 
-function commands(block: CodeBlock): string[] {
-  return block.code
-    .split('\n')
-    .map((line) => line.replace(/\s#.*$/, '').trim())
-    .filter((line) => line !== '')
-    .flatMap((line) => line.split('&&').map((command) => command.trim()));
-}
-
 describe('README', () => {
   it('starts with the two commands', () => {
-    expect(commands(blocks[0]!)).toEqual(['npm ci', 'npm run demo', 'npm ci', 'npm test']);
+    expect(commandsOf(blocks[0]!)).toEqual(['npm ci', 'npm run demo', 'npm ci', 'npm test']);
   });
 
   it('is understood by this test, block by block', () => {
@@ -113,7 +105,7 @@ describe('README', () => {
   });
 
   for (const block of blocks.filter(({ language }) => language === 'sh')) {
-    for (const command of commands(block)) {
+    for (const command of commandsOf(block)) {
       it(`line ${block.line}: ${command}`, async () => {
         // A fresh start: the commands above have trained to the end.
         if (/--deepspeed .* train.ts$/.test(command)) await rm(join(project, 'out'), fresh);
@@ -170,14 +162,4 @@ describe('README', () => {
     const output = await runTypeScript('train-watched.ts');
     expect(output.match(/step \d+: gradient norm \d+\.\d{3}/g)).toHaveLength(3);
   });
-});
-
-it.each(
-  ['README.md', ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)].filter((path) =>
-    path.endsWith('.md'),
-  ),
-)('%s links to files that exist', (page) => {
-  for (const target of fileLinks(read(page))) {
-    expect(existsSync(join(root, dirname(page), target)), `${page} links to ${target}`).toBe(true);
-  }
 });

@@ -9,7 +9,7 @@ const rooms = {
   folders: [],
   nearest: [],
   philox: [],
-  'errors-page': [],
+  'errors-page': ['native'],
   config: [],
   graph: [],
   models: ['graph'],

@@ -1,5 +1,5 @@
 import { DeepSpeedError } from '../errors.ts';
-import { isNativeError } from '../native/index.ts';
+import { isNativeError, renderNativeError } from '../native/index.ts';
 
 /** Runs a command to its exit status; an error becomes what a user should read of it. */
 export async function runCommand(name: string, command: () => Promise<number>): Promise<void> {
@@ -13,7 +13,7 @@ export async function runCommand(name: string, command: () => Promise<number>): 
 
 function describe(error: unknown): string {
   if (error instanceof DeepSpeedError) return error.render();
-  if (isNativeError(error)) return `${error.message}\n  (${error.code})`;
+  if (isNativeError(error)) return renderNativeError(error);
   const stack = error instanceof Error ? error.stack : undefined;
   return `a fault of deepspeed-js itself; please report it\n${stack ?? String(error)}`;
 }

@@ -9,7 +9,7 @@ import { finished } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { DeepSpeedError } from '../errors.ts';
-import { isNativeError } from '../native/index.ts';
+import { isNativeError, renderNativeError } from '../native/index.ts';
 
 /** The uncaught error that ends a rank. */
 export interface RankError {
@@ -68,7 +68,7 @@ function describeError(error: unknown): RankError {
 /** Our own errors say what happened and what to do; of others Node's picture with the stack is all there is. */
 function picture(error: unknown): string {
   if (isOwnError(error)) return `${error.render()}${origin(error)}`;
-  if (isNativeError(error)) return `${error.message}\n  (${error.code})${origin(error)}`;
+  if (isNativeError(error)) return `${renderNativeError(error)}${origin(error)}`;
   return inspect(error);
 }
 
