@@ -10,6 +10,7 @@
 #include "io/crc32c.h"
 #include "io/fault.h"
 #include "io/files.h"
+#include "io/read_file.h"
 #include "register.h"
 #include "util.h"
 
@@ -84,18 +85,6 @@ SwapRange swap_range_of(const Napi::Value& value) {
           size_field(fields, "bytes")};
 }
 
-// Bytes of a swap file on their way from or to another file.
-constexpr size_t kSwapChunk = size_t{4} << 20;
-
-void read_into_swap(const std::string& path, uint64_t file_offset, const SwapRange& target) {
-  std::vector<uint8_t> chunk(std::min(kSwapChunk, target.bytes));
-  for (size_t done = 0; done < target.bytes; done += chunk.size()) {
-    chunk.resize(std::min(chunk.size(), target.bytes - done));
-    io::read_into(path, file_offset + done, chunk.data(), chunk.size());
-    target.file->copy_in(target.offset + done, chunk.data(), chunk.size());
-  }
-}
-
 // FilePiece[] of contract.ts, added to `pieces`.
 void add_pieces(const Napi::Value& value, size_t group, std::vector<io::Piece>& pieces,
                 std::vector<Bytes>& pinned) {
@@ -149,41 +138,62 @@ Napi::Value write_file(const Napi::CallbackInfo& call) {
   });
 }
 
-// readInto(path, fileOffset, target)
-Napi::Value read_into(const Napi::CallbackInfo& call) {
+// FileTarget[] of contract.ts; what they need is pinned.
+std::vector<io::Target> targets_arg(const Napi::Value& value, std::vector<Bytes>& pinned) {
+  if (!value.IsArray()) throw EngineError("INVALID_ARGUMENT", "targets must be an array");
+  const Napi::Array list = value.As<Napi::Array>();
+  std::vector<io::Target> targets;
+  for (uint32_t index = 0; index < list.Length(); ++index) {
+    const Napi::Value entry = list.Get(index);
+    if (!entry.IsObject()) throw EngineError("INVALID_ARGUMENT", "a target must be an object");
+    const Napi::Object fields = entry.As<Napi::Object>();
+    const size_t file_offset = size_field(fields, "fileOffset");
+    if (const SwapRange range = swap_range_of(fields.Get("target")); range.file) {
+      targets.push_back({file_offset, nullptr, range.bytes,
+                         [range](uint64_t offset, const void* source, size_t bytes) {
+                           range.file->copy_in(range.offset + offset, source, bytes);
+                         }});
+      continue;
+    }
+    Bytes target = pinned_bytes_arg(fields.Get("target"), "target");
+    targets.push_back({file_offset, target.data, target.size});
+    pinned.push_back(std::move(target));
+  }
+  return targets;
+}
+
+// readFile(path, targets)
+Napi::Value read_file(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     std::string path = path_arg(call[0]);
-    const size_t offset = size_arg(call[1], "fileOffset");
-    if (SwapRange range = swap_range_of(call[2]); range.file) {
-      return IoWork::start(
-          env, {}, [path = std::move(path), offset, range = std::move(range)]() -> IoWork::Result {
-            read_into_swap(path, offset, range);
-            return undefined;
-          });
-    }
     std::vector<Bytes> pinned;
-    pinned.push_back(pinned_bytes_arg(call[2], "target"));
-    uint8_t* const data = pinned[0].data;
-    const size_t bytes = pinned[0].size;
-    return IoWork::start(env, std::move(pinned),
-                         [path = std::move(path), offset, data, bytes]() -> IoWork::Result {
-                           io::read_into(path, offset, data, bytes);
-                           return undefined;
-                         });
+    std::vector<io::Target> targets = targets_arg(call[1], pinned);
+    return IoWork::start(
+        env, std::move(pinned),
+        [path = std::move(path), targets = std::move(targets)]() -> IoWork::Result {
+          io::read_file(path, targets);
+          return undefined;
+        });
   });
 }
 
-// crc32cFile(path)
-Napi::Value crc32c_file(const Napi::CallbackInfo& call) {
+// readWholeFile(path, targets = [])
+Napi::Value read_whole_file(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
-    return IoWork::start(env, {}, [path = path_arg(call[0])]() -> IoWork::Result {
-      const uint32_t crc = io::crc32c_file(path);
-      return [crc](Napi::Env env) -> Napi::Value {
-        return Napi::String::New(env, io::crc32c_hex(crc));
-      };
-    });
+    std::string path = path_arg(call[0]);
+    std::vector<Bytes> pinned;
+    std::vector<io::Target> targets;
+    if (!call[1].IsUndefined()) targets = targets_arg(call[1], pinned);
+    return IoWork::start(
+        env, std::move(pinned),
+        [path = std::move(path), targets = std::move(targets)]() -> IoWork::Result {
+          const uint32_t crc = io::read_whole_file(path, targets);
+          return [crc](Napi::Env env) -> Napi::Value {
+            return Napi::String::New(env, io::crc32c_hex(crc));
+          };
+        });
   });
 }
 
@@ -285,9 +295,9 @@ Napi::Value write_file_by_groups(const Napi::CallbackInfo& call, Queues& queues)
 void register_io(Napi::Env env, Napi::Object exports) {
   exports["createSwapFile"] = Napi::Function::New(env, create_swap_file, "createSwapFile");
   exports["writeFile"] = Napi::Function::New(env, write_file, "writeFile");
-  exports["readInto"] = Napi::Function::New(env, read_into, "readInto");
+  exports["readFile"] = Napi::Function::New(env, read_file, "readFile");
+  exports["readWholeFile"] = Napi::Function::New(env, read_whole_file, "readWholeFile");
   exports["crc32c"] = Napi::Function::New(env, crc32c, "crc32c");
-  exports["crc32cFile"] = Napi::Function::New(env, crc32c_file, "crc32cFile");
   exports["fsyncDirectory"] = Napi::Function::New(env, fsync_directory, "fsyncDirectory");
   exports["setFaultPoint"] = Napi::Function::New(env, set_fault_point, "setFaultPoint");
   exports["holdFaultPoint"] = Napi::Function::New(env, hold_fault_point, "holdFaultPoint");

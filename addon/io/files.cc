@@ -1,7 +1,6 @@
 #include "io/files.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,94 +8,22 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <thread>
 #include <tuple>
 #include <utility>
 
 #include "core/error.h"
 #include "io/crc32c.h"
 #include "io/fault.h"
+#include "io/file.h"
 #include "io/system_error.h"
 
 namespace dsjs::io {
 namespace {
 
 constexpr size_t kChunk = size_t{4} << 20;
-constexpr size_t kPage = 4096;
-// Threads that read a file for its checksum: enough for a disk to be busy.
-constexpr size_t kReaders = 4;
-// What direct I/O asks of addresses in memory: the disk's blocks, of at most a page.
-constexpr size_t kBlock = 512;
 // From here on a piece that starts within a page is worth cutting at the next one.
 constexpr size_t kWorthCutting = size_t{64} << 10;
-
-class File {
- public:
-  // Errors speak of `path`; `name` is what it is called now.
-  File(const std::string& path, const std::string& name, int flags, const char* verb)
-      : path_(path) {
-    descriptor_ = open(name.c_str(), flags | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) throw_system_error(verb, path_, errno);
-  }
-  File(const std::string& path, int flags, const char* verb) : File(path, path, flags, verb) {}
-  ~File() {
-    if (descriptor_ >= 0) close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  int descriptor() const { return descriptor_; }
-
-  uint64_t size() const {
-    struct stat status;
-    if (fstat(descriptor_, &status) != 0) throw_system_error("inspect", path_, errno);
-    return static_cast<uint64_t>(status.st_size);
-  }
-
-  void sync() const {
-#if defined(F_FULLFSYNC)
-    if (fcntl(descriptor_, F_FULLFSYNC) == 0) return;
-#endif
-    // Some file systems cannot sync a folder and say so with EINVAL; there is nothing to add then.
-    if (fsync(descriptor_) != 0 && errno != EINVAL) throw_system_error("sync", path_, errno);
-  }
-
-  // Bytes really read: fewer only at the end of the file.
-  size_t read_at(void* target, size_t bytes, uint64_t offset) const {
-    size_t done = 0;
-    while (done < bytes) {
-      const ssize_t n =
-          pread(descriptor_, static_cast<char*>(target) + done,
-                std::min(bytes - done, size_t{1} << 30), static_cast<off_t>(offset + done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw_system_error("read", path_, errno, at(bytes, offset));
-      if (n == 0) break;
-      done += static_cast<size_t>(n);
-    }
-    return done;
-  }
-
-  // Bytes that will be read next, so that the system may ask for all of them at once.
-  void announce(uint64_t offset, size_t bytes) const {
-#if defined(POSIX_FADV_WILLNEED)
-    posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(bytes),
-                  POSIX_FADV_WILLNEED);  // advice
-#else
-    static_cast<void>(offset);
-    static_cast<void>(bytes);
-#endif
-  }
-
-  static std::string at(uint64_t bytes, uint64_t offset) {
-    return " (" + std::to_string(bytes) + " bytes at " + std::to_string(offset) + ")";
-  }
-
- private:
-  std::string path_;
-  int descriptor_;
-};
 
 // A temporary file that disappears unless it is renamed to its final name.
 class Temporary {
@@ -130,45 +57,12 @@ class Temporary {
   bool created_ = false;
 };
 
-// The same file once more, past the page cache: whole pages cost no copy then, which would take
-// cores from training beside a save. Nothing where the file system has no such way.
-class DirectFile {
- public:
-  explicit DirectFile(const std::string& name) {
-#if defined(O_DIRECT)
-    descriptor_ = open(name.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
-#else
-    static_cast<void>(name);
-#endif
-  }
-  ~DirectFile() { drop(); }
-  DirectFile(const DirectFile&) = delete;
-  DirectFile& operator=(const DirectFile&) = delete;
-
-  int descriptor() const { return descriptor_; }
-  bool there() const { return descriptor_ >= 0; }
-  void drop() {
-    if (there()) close(descriptor_);
-    descriptor_ = -1;
-  }
-
-  static bool takes(const void* data) { return reinterpret_cast<uintptr_t>(data) % kBlock == 0; }
-
-  // How many of the bytes can go this way.
-  size_t whole_pages(const void* data, size_t bytes, uint64_t offset) const {
-    return there() && takes(data) && offset % kPage == 0 ? bytes - bytes % kPage : 0;
-  }
-
- private:
-  int descriptor_ = -1;
-};
-
 // Writes pieces where they belong, in any order, and puts their checksums together in the file's.
 class PieceWriter {
  public:
   PieceWriter(const File& file, const std::string& name, const std::string& path, uint64_t total,
               Checksums& checksums)
-      : file_(file), direct_(name), path_(path), total_(total), checksums_(checksums) {}
+      : file_(file), direct_(name, O_WRONLY), path_(path), total_(total), checksums_(checksums) {}
 
   void write(const Piece& piece) {
     for (size_t done = 0; done < piece.bytes;) {
@@ -332,48 +226,6 @@ Written write_file(const std::string& path, std::vector<Piece> pieces, Checksums
   fsync_directory(folder_of(path));
   fault_point();  // all done
   return written;
-}
-
-void read_into(const std::string& path, uint64_t file_offset, void* target, size_t bytes) {
-  const File file(path, O_RDONLY, "read");
-  const size_t done = file.read_at(target, bytes, file_offset);
-  if (done != bytes)
-    throw EngineError("IO_SHORT_FILE",
-                      "cannot read " + path + File::at(bytes, file_offset) +
-                          ": the file has only " + std::to_string(file.size()) + " bytes",
-                      "read");
-}
-
-uint32_t crc32c_file(const std::string& path) {
-  const uint64_t bytes = File(path, O_RDONLY, "read").size();
-  const size_t chunks = (bytes + kChunk - 1) / kChunk;
-  std::vector<Written> parts(chunks);
-  std::atomic<size_t> next{0};
-  // One reader asks the disk for too little at a time, and would alone copy and add up.
-  const size_t readers = std::min(chunks, kReaders);
-  std::vector<std::exception_ptr> errors(readers);
-  const auto read = [&](size_t reader) {
-    try {
-      const File file(path, O_RDONLY, "read");
-      const std::unique_ptr<uint8_t[]> chunk(new uint8_t[kChunk]);
-      for (size_t index = next++; index < chunks; index = next++) {
-        file.announce(index * kChunk, kChunk);
-        const size_t n = file.read_at(chunk.get(), kChunk, index * kChunk);
-        parts[index] = {n, crc32c(chunk.get(), n)};
-      }
-    } catch (...) {
-      errors[reader] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> threads;
-  for (size_t reader = 1; reader < readers; ++reader) threads.emplace_back(read, reader);
-  if (readers > 0) read(0);
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
-  uint32_t crc = 0;
-  for (const Written& part : parts) crc = crc32c_combine(crc, part.crc32c, part.bytes);
-  return crc;
 }
 
 void fsync_directory(const std::string& path) { File(path, O_RDONLY | O_DIRECTORY, "sync").sync(); }

@@ -37,11 +37,6 @@ struct Written {
 Written write_file(const std::string& path, std::vector<Piece> pieces, Checksums& checksums);
 Written write_file(const std::string& path, std::vector<Piece> pieces);
 
-// Fills target with bytes [file_offset, file_offset + bytes).
-void read_into(const std::string& path, uint64_t file_offset, void* target, size_t bytes);
-
-uint32_t crc32c_file(const std::string& path);
-
 // Makes renames and removals in the folder durable.
 void fsync_directory(const std::string& path);
 

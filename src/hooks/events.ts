@@ -77,6 +77,8 @@ export interface CheckpointEvent {
   readonly state: Record<string, unknown>;
   /** Saving: leave out parameters that training does not change (DeepSpeed's exclude_frozen_parameters). */
   readonly excludeFrozenParameters?: boolean;
+  /** Loading: read the files once before, so that a damaged one changes nothing. Without it the session is of no use then. */
+  readonly checkFirst?: boolean;
   /** Saving: come back when writing has begun. */
   readonly background?: boolean;
   /** Saving: called on rank 0 once it is loadable. A failure is one of the save. */

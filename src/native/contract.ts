@@ -528,10 +528,22 @@ export interface SwapRange {
 
 // ---------------------------------------------------------------- checkpoint files
 
+/** Bytes in memory or in a swap file. */
+export type BytePlace =
+  | Uint8Array
+  | { buffer: NativeBuffer; byteOffset: number; bytes: number }
+  | SwapRange;
+
 /** A piece of a checkpoint file, written at `fileOffset`. */
 export interface FilePiece {
   fileOffset: number;
-  source: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number } | SwapRange;
+  source: BytePlace;
+}
+
+/** Where bytes of a checkpoint file from `fileOffset` on go. */
+export interface FileTarget {
+  fileOffset: number;
+  target: BytePlace;
 }
 
 export interface WrittenFile {
@@ -606,14 +618,18 @@ export interface NativeAddon {
    * Fails whole: no file under the final name unless complete.
    */
   writeFile(path: string, pieces: FilePiece[]): Promise<WrittenFile>;
-  /** Reads bytes into memory, or into a swap file; checks the range. */
-  readInto(
-    path: string,
-    fileOffset: number,
-    target: Uint8Array | { buffer: NativeBuffer; byteOffset: number; bytes: number } | SwapRange,
-  ): Promise<void>;
+  /**
+   * Reads bytes of a file into memory or swap files. Fails before anything is read where a target ends behind the file;
+   * after another failure some targets have been filled.
+   */
+  readFile(path: string, targets: readonly FileTarget[]): Promise<void>;
+  /**
+   * The same, and reads what no target asks for as well, past the page cache where the file system can.
+   *
+   * @returns CRC-32C of the whole file, as 8 hex digits
+   */
+  readWholeFile(path: string, targets?: readonly FileTarget[]): Promise<string>;
   crc32c(data: Uint8Array, seed?: number): number;
-  crc32cFile(path: string): Promise<string>;
   fsyncDirectory(path: string): Promise<void>;
   /** Tests: the process kills itself (SIGKILL) at the n-th fault point it passes; 0 = off. Returns points passed. */
   setFaultPoint(n: number): number;

@@ -62,7 +62,7 @@ describe('writeFile', () => {
     expect(Buffer.compare(readFileSync(path), want)).toBe(0);
     const crc32c = addon.crc32c(want).toString(16).padStart(8, '0');
     expect(written).toEqual({ bytes: want.length, crc32c });
-    expect(await addon.crc32cFile(path)).toBe(crc32c);
+    expect(await addon.readWholeFile(path)).toBe(crc32c);
     expect(readdirSync(folder)).toEqual(['a.bin']);
   });
 
@@ -71,16 +71,26 @@ describe('writeFile', () => {
     const data = pattern(10_000);
     await addon.writeFile(path, [{ fileOffset: 0, source: data }]);
     const target = new Uint8Array(500);
-    await addon.readInto(path, 1234, target);
+    await addon.readFile(path, [{ fileOffset: 1234, target }]);
     expect(target).toEqual(data.slice(1234, 1734));
-    await expect(addon.readInto(path, 9_600, target)).rejects.toMatchObject({
-      name: 'NativeError',
-      code: 'IO_SHORT_FILE',
-      message: expect.stringMatching(/a\.bin \(500 bytes at 9600\).*only 10000 bytes/),
-    });
-    await expect(addon.readInto(join(folder, 'none'), 0, target)).rejects.toMatchObject({
-      code: 'IO_NOT_FOUND',
-    });
+    const tail = new Uint8Array(7);
+    const crc32c = await addon.readWholeFile(path, [
+      { fileOffset: 9993, target: tail },
+      { fileOffset: 0, target },
+    ]);
+    expect(crc32c).toBe(addon.crc32c(data).toString(16).padStart(8, '0'));
+    expect([tail, target]).toEqual([data.slice(9993), data.slice(0, 500)]);
+    for (const read of [addon.readFile, addon.readWholeFile]) {
+      const first = { fileOffset: 100, target: target.subarray(0, 10) };
+      await expect(read(path, [first, { fileOffset: 9_600, target }])).rejects.toMatchObject({
+        name: 'NativeError',
+        code: 'IO_SHORT_FILE',
+        message: expect.stringMatching(/a\.bin \(500 bytes at 9600\).*only 10000 bytes/),
+      });
+      expect(target).toEqual(data.slice(0, 500));
+      await expect(read(join(folder, 'none'), [])).rejects.toMatchObject({ code: 'IO_NOT_FOUND' });
+    }
+    expect(() => addon.readFile(path, 7 as never)).toThrow(/targets must be an array/);
   });
 
   it.each(['buffer', 'view'])(

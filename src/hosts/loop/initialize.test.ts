@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -77,7 +77,7 @@ describe('initialize', () => {
     expect((await run([], [2, 4])).w).toEqual(plain.w);
   });
 
-  it('loads what it saved', async () => {
+  it('loads what it saved; what is damaged changes nothing', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-loop-'));
     const w = Float32Array.of(1, -2, 3);
     const parameters = { w, b: Float32Array.of(4) };
@@ -88,6 +88,9 @@ describe('initialize', () => {
     engine.backward(gradients(2));
     engine.step();
     const expected = [...w];
+    engine.backward(gradients(3));
+    engine.step();
+    const afterwards = [...w];
     await engine.close();
     const again = await open({ parameters: { w: w.fill(0), b: Float32Array.of(0) } });
     expect(await again.loadCheckpoint(folder)).toEqual({ epoch: 3 });
@@ -98,6 +101,17 @@ describe('initialize', () => {
     await expect(again.loadCheckpoint(`${folder}/none`)).rejects.toMatchObject({
       code: 'CHECKPOINT_NOT_FOUND',
     });
+    const shard = join(folder, 'global_step1', 'rank_00000.safetensors');
+    writeFileSync(
+      shard,
+      readFileSync(shard).map((byte, at, { length }) => (at === length - 1 ? byte ^ 1 : byte)),
+    );
+    await expect(again.loadCheckpoint(folder)).rejects.toMatchObject({
+      code: 'CHECKPOINT_CORRUPT',
+    });
+    again.backward(gradients(3));
+    again.step();
+    expect([...w]).toEqual(afterwards);
     await again.close();
     rmSync(folder, { recursive: true });
   });

@@ -197,7 +197,8 @@ export class LoopEngine {
   }
 
   /**
-   * Loads the newest checkpoint of a directory, or one tag's folder. Every rank must call it.
+   * Loads the newest checkpoint of a directory, or one tag's folder. Every rank must call it. One that is refused changes
+   * nothing.
    *
    * @returns what was saved as `clientState`
    */
@@ -208,7 +209,7 @@ export class LoopEngine {
         data: { directory },
       });
     }
-    const event = { ...found, state: {} as Record<string, unknown> };
+    const event = { ...found, state: {} as Record<string, unknown>, checkFirst: true };
     await this.#session.session.lifecycle.run('loadCheckpoint', event);
     const loop = event.state.loop as {
       step: number;

@@ -43,7 +43,7 @@ export async function storedParameters(
   }
   const folder = tagFolder(found.directory, found.tag);
   const manifest = await readManifest(addon, folder);
-  for (const shard of manifest.shards) await checkShard(addon, folder, shard, true);
+  for (const shard of manifest.shards) await checkShard(addon, folder, shard);
   const trained = manifest.shards.map((shard) => ({ ...shard, tensor: 'parameters' }));
   const frozen = manifest.shards.flatMap(({ file, frozen: stretch }) =>
     stretch ? [{ ...stretch, file, tensor: 'frozen' }] : [],

@@ -5,8 +5,15 @@ import { placesOf, type HeldPart } from '../held.ts';
 import type { ZeroState } from '../zero/index.ts';
 import { stateCount } from '../zero/recipe.ts';
 import { locate } from './folder.ts';
-import { checkSameModel, type LoadTarget, openCheckpoint, readFlat, readFrozen } from './load.ts';
-import { readLocal } from './local.ts';
+import {
+  checkSameModel,
+  flatReads,
+  frozenReads,
+  type LoadTarget,
+  openCheckpoint,
+  readShards,
+} from './load.ts';
+import { localReads, startLocal } from './local.ts';
 import { beginCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
 import { subGroups } from '../offload/sub-groups.ts';
@@ -95,15 +102,19 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       { tensor: 'parameters', parts: zero.weights.stored },
       ...zero.optimizer.stored.map((parts, index) => ({ tensor: stateNames[index]!, parts })),
     ];
-    await readFlat(addon, checkpoint, layout, targets);
-    if (context.frozen) {
-      await readFrozen(addon, checkpoint, context.frozen.layout, zero.frozen);
-    }
-    await readLocal(context, checkpoint, zero.local);
-    zero.optimizer.restore(checkpoint.manifest.optimizer.step);
+    const { manifest } = checkpoint;
+    const reads = [
+      ...flatReads(manifest, layout, targets),
+      ...(context.frozen ? frozenReads(manifest, context.frozen.layout, zero.frozen) : []),
+      ...localReads(context, checkpoint, zero.local),
+    ];
+    if (event.checkFirst) await readShards(addon, context, checkpoint, []);
+    await readShards(addon, context, checkpoint, reads);
+    await startLocal(context, checkpoint, zero.local);
+    zero.optimizer.restore(manifest.optimizer.step);
     const restored = zero.weights.restore();
     if (restored !== null) await engine.wait(restored);
-    Object.assign(event.state, checkpoint.manifest.state);
+    Object.assign(event.state, manifest.state);
     await engine.wait(engine.barrier());
   }
 

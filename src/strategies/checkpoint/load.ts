@@ -1,17 +1,15 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import type { NativeAddon } from '../../native/contract.ts';
+import type { FileTarget, NativeAddon } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
 import { type FlatLayout, intersect, type Shard, type Slot, tensorOf } from '../../layout.ts';
-import { placesOf, type HeldPart } from '../held.ts';
+import { type HeldPart, type Place, placesOf } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
 import { brokenSeal } from './seal.ts';
 
 const bytesPerElement = 4;
-/** What has been checked is copied from the system's memory mostly, as fast as several cores are. */
-const readsAtOnce = 4;
 
 /** A flat tensor to fill: elements of the new flat layout. */
 export interface LoadTarget {
@@ -20,32 +18,54 @@ export interface LoadTarget {
   parts: readonly HeldPart[];
 }
 
-/** A checkpoint that has been opened and checked. */
+/** A checkpoint whose manifest is good and whose files have their lengths. */
 export interface OpenCheckpoint {
   folder: string;
   manifest: Manifest;
 }
 
-/**
- * Opens a checkpoint on every rank: the manifest, every file's length and checksum (the ranks share the
- * reading). The same error is thrown on all ranks.
- */
+/** Bytes of a shard file, and where they go. */
+export interface ShardRead {
+  /** Index into the manifest's shards. */
+  shard: number;
+  fileOffset: number;
+  target: Place;
+}
+
+/** Opens a checkpoint on every rank. The same error is thrown on all ranks. */
 export async function openCheckpoint(
   addon: NativeAddon,
   peers: Peers,
   directory: string,
   tag: string,
 ): Promise<OpenCheckpoint> {
-  const { rank, size: ranks } = peers.communicator;
   const [opened] = await agree(peers, async () => {
     const folder = tagFolder(directory, tag);
     const manifest = await readManifest(addon, folder);
-    for (const [index, shard] of manifest.shards.entries()) {
-      await checkShard(addon, folder, shard, index % ranks === rank);
-    }
+    for (const shard of manifest.shards) await checkLength(folder, shard);
     return { folder, manifest };
   });
   return opened!;
+}
+
+/**
+ * Reads shards and checks their checksums by the way, in one pass; the ranks share the checking. A file that only others
+ * check is read where it is needed. The same error is thrown on all ranks; some of the targets have been filled then.
+ */
+export async function readShards(
+  addon: NativeAddon,
+  peers: Peers,
+  { folder, manifest }: OpenCheckpoint,
+  reads: readonly ShardRead[],
+): Promise<void> {
+  const { rank, size: ranks } = peers.communicator;
+  await agree(peers, async () => {
+    for (const [index, shard] of manifest.shards.entries()) {
+      const targets = reads.filter((read) => read.shard === index);
+      if (index % ranks === rank) await readChecked(addon, folder, shard, targets);
+      else if (targets.length > 0) await addon.readFile(join(folder, shard.file), targets);
+    }
+  });
 }
 
 /** @throws CHECKPOINT_CORRUPT, CHECKPOINT_VERSION */
@@ -60,13 +80,17 @@ export async function readManifest(addon: NativeAddon, folder: string): Promise<
   return manifest;
 }
 
-/** Throws CHECKPOINT_CORRUPT unless the file has the length, and where it is read the bytes, that were written. */
+/** Throws CHECKPOINT_CORRUPT unless the file has the length and the bytes that were written. */
 export async function checkShard(
   addon: NativeAddon,
   folder: string,
   shard: ManifestShard,
-  read: boolean,
 ): Promise<void> {
+  await checkLength(folder, shard);
+  await readChecked(addon, folder, shard, []);
+}
+
+async function checkLength(folder: string, shard: ManifestShard): Promise<void> {
   const file = join(folder, shard.file);
   const size = await stat(file).then(
     (entry) => entry.size,
@@ -76,8 +100,16 @@ export async function checkShard(
   if (size !== shard.bytes) {
     throw corrupt(`${file} has ${size} bytes, the manifest says ${shard.bytes}`, file);
   }
-  if (!read) return;
-  const crc = await addon.crc32cFile(file);
+}
+
+async function readChecked(
+  addon: NativeAddon,
+  folder: string,
+  shard: ManifestShard,
+  targets: readonly FileTarget[],
+): Promise<void> {
+  const file = join(folder, shard.file);
+  const crc = await addon.readWholeFile(file, targets);
   if (crc !== shard.crc32c) {
     throw corrupt(`${file} has checksum ${crc}, the manifest says ${shard.crc32c}`, file);
   }
@@ -142,49 +174,41 @@ function slotDifferences(
 }
 
 /**
- * Fills the frozen parameters. A checkpoint without them (they were left out, or an older version wrote
+ * What fills the frozen parameters. A checkpoint without them (they were left out, or an older version wrote
  * it) leaves the model's own values, as DeepSpeed does.
  */
-export async function readFrozen(
-  addon: NativeAddon,
-  { folder, manifest }: OpenCheckpoint,
+export function frozenReads(
+  manifest: Manifest,
   layout: FlatLayout,
   parts: readonly HeldPart[],
-): Promise<void> {
-  if (!manifest.frozen) return;
+): ShardRead[] {
+  if (!manifest.frozen) return [];
   // The same files, seen as shards of the other flat buffer.
   const shards = manifest.shards.map((shard) => ({ ...shard, ...shard.frozen! }));
-  await readFlat(addon, { folder, manifest: { layout: manifest.frozen, shards } }, layout, [
-    { tensor: 'frozen', parts },
-  ]);
+  return flatReads({ layout: manifest.frozen, shards }, layout, [{ tensor: 'frozen', parts }]);
 }
 
-/** Fills the targets, whatever world size and stage wrote the files: parameters are matched by name. */
-export async function readFlat(
-  addon: NativeAddon,
-  { folder, manifest }: { folder: string; manifest: Pick<Manifest, 'layout' | 'shards'> },
+/** What fills the targets, whatever world size and stage wrote the files: parameters are matched by name. */
+export function flatReads(
+  stored: Pick<Manifest, 'layout' | 'shards'>,
   layout: FlatLayout,
   targets: readonly LoadTarget[],
-): Promise<void> {
-  const stretches = layout.slots.flatMap((slot) => commonStretches(slot, manifest.layout));
-  const reads: (() => Promise<void>)[] = [];
+): ShardRead[] {
+  const stretches = layout.slots.flatMap((slot) => commonStretches(slot, stored.layout));
+  const reads: ShardRead[] = [];
   for (const { tensor, parts } of targets) {
     for (const { stretch, moved } of stretches) {
-      for (const shard of manifest.shards) {
-        const piece = intersect(stretch, { offset: shard.offset - moved, count: shard.count });
+      for (const [shard, { offset, count, tensors }] of stored.shards.entries()) {
+        const piece = intersect(stretch, { offset: offset - moved, count });
         for (const { range, place } of placesOf(parts, piece)) {
-          const element = range.offset + moved - shard.offset;
-          const fileOffset = shard.tensors[tensor]! + element * bytesPerElement;
-          reads.push(() => addon.readInto(join(folder, shard.file), fileOffset, place));
+          const element = range.offset + moved - offset;
+          const fileOffset = tensors[tensor]! + element * bytesPerElement;
+          reads.push({ shard, fileOffset, target: place });
         }
       }
     }
   }
-  const queue = reads.values();
-  const readOn = async () => {
-    for (const read of queue) await read();
-  };
-  await Promise.all(Array.from({ length: readsAtOnce }, readOn));
+  return reads;
 }
 
 /**
