@@ -119,9 +119,9 @@ const damages: Damage[] = [
   },
   {
     what: 'a newer version wrote it',
-    damage: manifest((content) => ({ ...content, version: 3 })),
+    damage: manifest((content) => ({ ...content, version: 4 })),
     code: 'CHECKPOINT_VERSION',
-    says: /is of version 3; this deepspeed-js reads up to 2/,
+    says: /is of version 4; this deepspeed-js reads up to 3/,
   },
   {
     what: '`latest` names a tag that is gone',

@@ -5,12 +5,10 @@ import { DeepSpeedError } from '../../errors.ts';
  * What `manifest.json` in a tag folder says. The shards hold stretches of the flat buffer; `layout`
  * says which parameter lies where, so that a checkpoint can be read at another world size or stage.
  */
-export const manifestVersion = 2;
+export const manifestVersion = 3;
 
-/** The version that a layout needs to be read: tensors by tiles came with 2. */
-export function versionOf(...layouts: readonly (Manifest['layout'] | undefined)[]): number {
-  return layouts.some((slots) => slots?.some(({ start }) => start !== undefined)) ? 2 : 1;
-}
+/** From which version on a manifest has a checksum of its own; tensors by tiles came with 2. */
+const sealedSince = 3;
 
 const count = z.number().int().nonnegative();
 const checksum = z.string().regex(/^[0-9a-f]{8}$/);
@@ -57,7 +55,7 @@ const manifestSchema = z.strictObject({
   frozen: slotsSchema.optional(),
   shards: z.array(shardSchema).min(1),
   state: z.record(z.string(), z.unknown()),
-  /** See seal.ts. Absent in older ones. */
+  /** See seal.ts. Absent before version 3. */
   crc32c: checksum.optional(),
 });
 
@@ -96,8 +94,11 @@ export function parseManifest(text: string, path: string): Manifest {
       { data: { path } },
     );
   }
-  const { layout, frozen, shards, optimizer } = parsed.data;
+  const { layout, frozen, shards, optimizer, crc32c } = parsed.data;
   const [problem] = [
+    ...(crc32c === undefined && parsed.data.version >= sealedSince
+      ? ['it has no checksum of its own']
+      : []),
     ...tensorProblems(shards, ['parameters', ...optimizer.states]),
     ...(frozen ? tensorProblems(shards, ['frozen']) : []),
     ...stretchProblems(layout),

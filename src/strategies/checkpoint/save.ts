@@ -12,7 +12,7 @@ import { type FlatLayout, type Shard, tensorOf } from '../../layout.ts';
 import type { BeingSaved } from '../being-saved.ts';
 import { swapFailure } from '../offload/swap-failure.ts';
 import { checkTag, latestFile, publish, sweep, temporaryFolder } from './folder.ts';
-import { type Manifest, versionOf } from './manifest.ts';
+import { type Manifest, manifestVersion } from './manifest.ts';
 import { seal } from './seal.ts';
 import { type FlatTensor, shardFile } from './shard-file.ts';
 
@@ -151,7 +151,7 @@ function manifest(tag: string, content: CheckpointContent, written: readonly Wri
   const frozenSlots = frozen && slotsOf(frozen);
   return {
     format: 'deepspeed-js checkpoint',
-    version: versionOf(slots, frozenSlots),
+    version: manifestVersion,
     createdBy: content.createdBy,
     tag,
     step: content.step,

@@ -1,12 +1,12 @@
 import { expect, it } from 'vitest';
 import { loadAddon } from '../../native/index.ts';
-import { type Manifest, parseManifest } from './manifest.ts';
+import { type Manifest, manifestVersion, parseManifest } from './manifest.ts';
 import { brokenSeal, seal } from './seal.ts';
 
 const addon = loadAddon();
 const manifest: Manifest = {
   format: 'deepspeed-js checkpoint',
-  version: 1,
+  version: manifestVersion,
   createdBy: 'test',
   tag: 'a',
   step: 3,
@@ -37,6 +37,12 @@ function isAccepted(text: string): boolean {
     return false;
   }
 }
+
+it('is asked for since there is one', () => {
+  const unsealed = (version: number) => JSON.stringify({ ...manifest, version });
+  expect(parseManifest(unsealed(2), 'm').crc32c).toBeUndefined();
+  expect(() => parseManifest(unsealed(3), 'm')).toThrow('m: it has no checksum of its own');
+});
 
 it('a bit that is wrong anywhere in a manifest is found', () => {
   const text = seal(addon, manifest);
