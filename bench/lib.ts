@@ -63,6 +63,24 @@ export function median(values: readonly number[]): number {
 }
 
 /**
+ * Between which two of the values the median of what they were drawn from lies, in 95 of 100 cases at least, whatever their
+ * distribution: so many lie below it as heads fall in as many throws of a coin. Null for fewer than six values.
+ */
+export function medianInterval(values: readonly number[]): [number, number] | null {
+  const sorted = [...values].sort((a, b) => a - b);
+  const count = sorted.length;
+  let below = 0.5 ** count;
+  let tail = below;
+  let rank = -1;
+  for (let heads = 0; tail <= 0.025; heads += 1) {
+    rank = heads;
+    below *= (count - heads) / (heads + 1);
+    tail += below;
+  }
+  return rank < 0 ? null : [sorted[rank]!, sorted[count - 1 - rank]!];
+}
+
+/**
  * Seconds of each subject: `warmup` rounds unseen, then `rounds` in which every subject runs once, in
  * turn, so that a slow minute of the machine hits all of them.
  */

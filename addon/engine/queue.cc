@@ -1,5 +1,6 @@
 #include "engine/queue.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -66,6 +67,35 @@ struct Queues::State {
     return true;
   }
 
+  // The first of the external works that has not ended; null when all have.
+  const Item* first_external(const std::vector<WorkId>& works) const {
+    for (WorkId work : works)
+      if (const auto it = external.find(work); it != external.end()) return it->second.get();
+    return nullptr;
+  }
+
+  void record(WorkId work, size_t queue, std::string name, uint64_t enqueued_ns, uint64_t start) {
+    if (!tracing) return;
+    if (records.size() == kMaxRecords) records.pop_front();
+    records.push_back(
+        {work, static_cast<QueueId>(queue), std::move(name), enqueued_ns, start, now_ns()});
+  }
+
+  // Until all of `after` has ended. Waiting for external works alone is on record.
+  void wait_for(std::unique_lock<std::mutex>& lock, size_t queue, const Item& item) {
+    const Item* const asked = first_external(item.after);
+    const std::string name = asked ? "wait for " + asked->name : "";
+    ask_for(lock, item.after);
+    changed[queue].wait(lock, [&] {
+      return closing || std::ranges::all_of(item.after, [&](WorkId work) {
+               return !open.contains(work) || external.contains(work);
+             });
+    });
+    const uint64_t start = now_ns();
+    changed[queue].wait(lock, [&] { return closing || all_ended(item.after); });
+    if (asked) record(item.id, queue, name, item.enqueued_ns, start);
+  }
+
   std::exception_ptr first_error(const std::vector<WorkId>& works) const {
     for (WorkId work : works)
       if (auto it = failed.find(work); it != failed.end()) return it->second;
@@ -113,8 +143,7 @@ struct Queues::State {
       changed[queue].wait(lock, [&] { return closing || !pending[queue].empty(); });
       if (closing) break;
       auto item = pending[queue].front();
-      ask_for(lock, item->after);
-      changed[queue].wait(lock, [&] { return closing || all_ended(item->after); });
+      wait_for(lock, queue, *item);
       if (closing) break;
       std::exception_ptr error = first_error(item->after);
       const uint64_t start = now_ns();
@@ -132,11 +161,7 @@ struct Queues::State {
       item->fn = nullptr;
       item->skipped = nullptr;
       lock.lock();
-      if (tracing) {
-        if (records.size() == kMaxRecords) records.pop_front();
-        records.push_back({item->id, static_cast<QueueId>(queue), item->name, item->enqueued_ns,
-                           start, now_ns()});
-      }
+      record(item->id, queue, item->name, item->enqueued_ns, start);
       finish(lock, queue, error);
     }
     while (!pending[queue].empty()) finish(lock, queue, disposed());

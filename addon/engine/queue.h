@@ -13,6 +13,8 @@ enum class QueueId : int { kCompute = 0, kComm = 1, kIo = 2 };
 
 using WorkId = uint64_t;
 
+// What ran when, or, named "wait for NAME", how long a queue's next work waited for an external
+// work alone.
 struct WorkRecord {
   WorkId work;
   QueueId queue;

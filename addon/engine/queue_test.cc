@@ -159,6 +159,20 @@ void traces_while_asked() {
     CHECK(record.enqueued_ns <= record.start_ns && record.start_ns <= record.end_ns);
   CHECK(records[0].end_ns <= records[1].start_ns);
   CHECK(queues.take_records().empty());
+
+  // A wait for external works alone is on record, before the work.
+  std::promise<void> wanted;
+  const ExternalWork gate = queues.external("gate", [&] { wanted.set_value(); });
+  const WorkId behind = queues.enqueue(QueueId::kCompute, "behind", {b, gate.id}, [] {});
+  wanted.get_future().wait();
+  gate.end(nullptr);
+  queues.wait(behind);
+  queues.wait(queues.enqueue(QueueId::kCompute, "later", {gate.id}, [] {}));
+  const auto waited = queues.take_records();
+  CHECK(waited.size() == 3);
+  CHECK(waited[0].work == behind && waited[0].name == "wait for gate");
+  CHECK(waited[0].queue == QueueId::kCompute && waited[0].end_ns <= waited[1].start_ns);
+  CHECK(waited[1].name == "behind" && waited[2].name == "later");
 }
 
 void closing_fails_what_has_not_started() {

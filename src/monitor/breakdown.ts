@@ -16,6 +16,7 @@ const phaseNames = [
   'optimizer',
   'copies',
   'files',
+  'waiting for a checkpoint',
 ] as const;
 type Phase = (typeof phaseNames)[number];
 
@@ -27,8 +28,12 @@ const phaseOfWork: Readonly<Record<string, Phase>> = {
   axpby: 'copies',
 };
 
+/** Of an update that changes what a checkpoint in the background has yet to read. */
+const waiting = 'wait for checkpoint';
+
 /** The engine names its own works; every other work of the compute queue runs a segment, by the name of its graph. */
 function phaseOf({ queue, name }: WorkRecord): Phase {
+  if (name === waiting) return 'waiting for a checkpoint';
   if (queue === 'comm') return 'communication';
   if (queue === 'io') return 'files';
   return phaseOfWork[name] ?? (/\bbackward\b/.test(name) ? 'backward' : 'forward');
@@ -44,7 +49,7 @@ export function breakDown(records: readonly WorkRecord[]): Breakdown {
   }
   const spans = (queue: WorkRecord['queue']) =>
     records
-      .filter((record) => record.queue === queue)
+      .filter((record) => record.queue === queue && record.name !== waiting)
       .map(({ startNs, endNs }): Span => [startNs, endNs])
       .sort(([a], [b]) => a - b);
   return { phases, overlappedMs: intersection(spans('compute'), spans('comm')) / 1e6 };

@@ -46,6 +46,15 @@ it('breaks down the steps since the last report only', () => {
   expect(timed.afterStep(report(4))[1]).toContain('forward: 2.00');
 });
 
+it('tells what updates waited for a checkpoint, which is no compute', () => {
+  const timed = new Diagnostics({ ...off, steps_per_print: 1, wall_clock_breakdown: true }, 2);
+  const wait = { ...record, name: 'wait for checkpoint', endNs: 3e6 };
+  timed.collect([wait, { ...record, queue: 'comm', name: 'allReduce', endNs: 1e6 }]);
+  const line = timed.afterStep(report(1))[1];
+  expect(line).toContain('communication: 1.00 | waiting for a checkpoint: 3.00');
+  expect(line).toContain('overlapped communication: 0.00');
+});
+
 it('shows the operations that prof_ops names when prof_all is off', () => {
   const all = new Diagnostics({ ...off, comms_logger: { ...off.comms_logger, enabled: true } }, 2);
   expect(all.atEnd(stats, 1).lines.map((line) => line.split(' ')[0])).toEqual(

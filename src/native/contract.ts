@@ -281,7 +281,10 @@ export interface MemoryAccount {
   allocations: number;
 }
 
-/** One finished work, for timelines. Times in nanoseconds of the monotonic clock. */
+/**
+ * One finished work, for timelines; or, named "wait for checkpoint", how long a queue's next work waited for what a file
+ * under way had yet to read, and for nothing else. Times in nanoseconds of the monotonic clock.
+ */
 export interface WorkRecord {
   work: Work;
   queue: 'compute' | 'comm' | 'io';

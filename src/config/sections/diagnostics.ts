@@ -24,7 +24,7 @@ export const diagnosticKeys = {
   wall_clock_breakdown: available(
     flag,
     false,
-    'Print the time of forward, backward, communication and optimizer.',
+    'Print the time of forward, backward, communication and optimizer, and what updates waited for a checkpoint under way.',
   ),
   memory_breakdown: notYet(flag, false, 'Print memory at each phase of a step.'),
   dump_state: available(flag, false, 'Print the effective config and the shard tables at start.'),
