@@ -53,6 +53,11 @@ class Reduction {
     return accumulator_;
   }
 
+  // sum = sum combined with an array of the sources' type, which is not a 16-bit one.
+  void combine_into(void* sum, const void* array, size_t count) const {
+    combine_(sum, array, count);
+  }
+
   void store(const void* accumulated, void* target, size_t count) const {
     const float* sums = static_cast<const float*>(accumulated);
     if (type_ == DType::kBFloat16)
@@ -129,6 +134,17 @@ bool is_pair(const std::vector<const void*>& sources, const std::vector<void*>& 
          sources[1] == targets[1] && sources[0] != sources[1];
 }
 
+// What is left to be combined with the target where that holds a source with which the reduction
+// may begin: one pass and no accumulator. Empty elsewhere. Two arrays may change places in a sum,
+// though not in a maximum of zeros.
+std::vector<const void*> yet_to_be_added(const std::vector<const void*>& sources,
+                                         const void* target, DType type, ReduceOp op) {
+  if (is_half(type) || sources.size() < 2 || sources[0] == sources[1]) return {};
+  if (target == sources[0]) return {sources.begin() + 1, sources.end()};
+  if (target == sources[1] && sources.size() == 2 && op == ReduceOp::kSum) return {sources[0]};
+  return {};
+}
+
 }  // namespace
 
 void reduce_arrays(const std::vector<const void*>& sources, const std::vector<void*>& targets,
@@ -139,10 +155,14 @@ void reduce_arrays(const std::vector<const void*>& sources, const std::vector<vo
     return;
   }
   Reduction reduction(type, op, isa);
+  const std::vector<const void*> added = yet_to_be_added(sources, targets[0], type, op);
   for (size_t begin = 0; begin < count; begin += kBlock) {
     const size_t length = std::min(kBlock, count - begin);
-    const void* result = reduction.accumulate(sources, begin, length);
-    reduction.store(result, at(targets[0], begin, type), length);
+    for (const void* source : added)
+      reduction.combine_into(at(targets[0], begin, type), at(source, begin, type), length);
+    if (added.empty())
+      reduction.store(reduction.accumulate(sources, begin, length), at(targets[0], begin, type),
+                      length);
     for (size_t rank = 1; rank < targets.size(); ++rank)
       std::memcpy(at(targets[rank], begin, type), at(targets[0], begin, type),
                   length * size_of(type));
