@@ -369,6 +369,20 @@ void test_batches() {
 }
 
 // Which kernels a product gets: those of the set, or lesser ones where these are faster.
+// Threads end a stage nearly together: a task is a small part of what one of them does in it.
+void test_shares() {
+  for_each_isa([&](Isa isa, const std::string& name) {
+    for (const auto& [M, N, K] :
+         {std::tuple{1024, 1536, 384}, {384, 1536, 1024}, {1024, 384, 1536}, {600, 1000, 1000}})
+      for (size_t threads : {1, 2, 3}) {
+        const Product product = plain_product(M, N, K);
+        const Plan plan = plan_product(product, threads, own_gemm_kernels(product, isa));
+        const size_t tasks = plan.row_blocks * plan.column_groups;
+        CHECK_MESSAGE(threads == 1 ? plan.column_groups == 1 : tasks >= 12 * threads, name);
+      }
+  });
+}
+
 void test_choice() {
   for (const auto& [M, N, K, pays] : {std::tuple{64, 40, 32, true},
                                       {63, 40, 32, false},
@@ -595,6 +609,7 @@ int main(int argc, char** argv) {
                        {"skinny", test_skinny},
                        {"ways", test_ways},
                        {"batches", test_batches},
+                       {"shares", test_shares},
                        {"choice", test_choice},
                        {"chosen", test_chosen},
                        {"far_rows", test_far_rows},

@@ -1,7 +1,6 @@
 #include "gemm/plan.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace dsjs {
 namespace {
@@ -46,18 +45,26 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
   return small && b_rows ? Way::kInPlace : Way::kBlocks;
 }
 
-// Enough tasks for all workers, of rows alone where they suffice: a task packs its rows again.
-void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest,
+// At the end of a stage a worker waits for the others' last tasks: so many tasks for each worker at
+// most, and no task of fewer multiplications (a few microseconds), which hands over more than it
+// evens out.
+constexpr size_t kTasks = 16;
+constexpr size_t kTask = size_t{1} << 18;
+
+// Whole blocks of rows for each worker where there are enough, since a worker that begins in the
+// midst of one packs its rows again. `narrowest`: panels of the narrowest stage; `work`:
+// multiplications of one.
+void share_rows(const Product& product, const GemmKernels& kernels, size_t narrowest, size_t work,
                 size_t workers, Plan& plan) {
   // Beside few columns more rows fit a cache: longer pieces where A's columns are adjacent.
   const bool few_columns = kernels.few_rows > 0 && narrowest <= kFewPanels;
   plan.row_blocks = parts_of(product.M, kernels.blocking.rows * (few_columns ? 4 : 1));
-  plan.column_groups = 1;
-  if (product.M >= workers * 4 * kernels.tile_rows) {
+  if (product.M >= workers * 4 * kernels.tile_rows)
     plan.row_blocks = round_up(plan.row_blocks, workers);
-  } else if (product.M > 0) {
-    plan.column_groups = std::min(narrowest, workers / std::gcd(plan.row_blocks, workers));
-  }
+  plan.column_groups = 1;
+  if (workers == 1 || plan.row_blocks == 0) return;
+  const size_t tasks = std::clamp(work / kTask, workers, kTasks * workers);
+  plan.column_groups = std::min(narrowest, parts_of(tasks, plan.row_blocks));
 }
 
 }  // namespace
@@ -92,8 +99,10 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   // A thread alone packs B when it has multiplied what was packed before.
   const bool ahead = !plan.share_products && plan.workers > 1;
   if (ahead && plan.depth_parts * plan.column_parts > 1) plan.buffers = 2;
-  const size_t narrowest = panels / std::max<size_t>(1, plan.column_parts);
-  share_rows(product, kernels, narrowest, plan.share_products ? 1 : plan.workers, plan);
+  const size_t column_parts = std::max<size_t>(1, plan.column_parts);
+  const size_t narrowest = panels / column_parts, stages = plan.depth_parts * column_parts;
+  share_rows(product, kernels, narrowest, work / stages, plan.share_products ? 1 : plan.workers,
+             plan);
 
   const size_t depth = parts_of(product.K, plan.depth_parts);
   const bool rows_pay =
@@ -102,8 +111,7 @@ Plan plan_product(const Product& product, size_t threads, const GemmKernels& ker
   const size_t tiles = parts_of(product.M, kernels.tile_rows);
   const size_t rows = parts_of(tiles, std::max<size_t>(1, plan.row_blocks)) * kernels.tile_rows;
   plan.packed_a = plan.rows_in_place ? 0 : round_up(kernels.packed_a(product, rows, depth), kLine);
-  const size_t columns =
-      parts_of(panels, std::max<size_t>(1, plan.column_parts)) * kernels.tile_columns;
+  const size_t columns = parts_of(panels, column_parts) * kernels.tile_columns;
   plan.packed_b = round_up(kernels.packed_b(product, columns, depth), kLine);
   return plan;
 }
