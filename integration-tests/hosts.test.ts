@@ -72,7 +72,17 @@ describe.skipIf(noMpi !== null || noNamespaces !== null)(
       const hostfile = machines.hostfile(...slots);
       const last = slots.reduce((sum, count) => sum + count, 0) - 1;
       const { status, stderr } = await launch(hostfile, script, 'exit', String(last)).finished;
-      expect(stderr).toContain(`rank ${last} has left (its process has ended)`);
+      expect(stderr).toContain(`rank ${last} has left (rank ${last} called process.exit(0)\n`);
+      expect(stderr).toMatch(/^\[rank \d\] +at .*on-hosts\.ts/m);
+      expect(status).not.toBe(0);
+    });
+
+    it('end when one ends as if all were well before it has met the others', async () => {
+      const { status, stderr } = await launch(machines.hostfile(1, 1), script, 'absent', '1')
+        .finished;
+      expect(stderr).toMatch(
+        /rank 1 has left \(rank 1 called process\.exit\(0\) at .*on-hosts\.ts:\d+:\d+\)+ before all ranks had met/,
+      );
       expect(status).not.toBe(0);
     });
 

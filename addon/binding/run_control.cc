@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "comm/mpi_run.h"
 #include "comm/run_control.h"
 #include "comm/run_link.h"
 #include "util.h"
@@ -117,7 +118,10 @@ void join(const Napi::CallbackInfo& info) {
 
 // leaveRun(reason)
 void leave(const Napi::CallbackInfo& info) {
-  guarded(info.Env(), [&] { leave_run(info[0].ToString()); });
+  guarded(info.Env(), [&] {
+    leave_run(info[0].ToString());
+    leave_mpi_run(info[0].ToString());
+  });
 }
 
 // openLink(options)

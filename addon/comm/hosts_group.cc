@@ -172,18 +172,22 @@ std::vector<bool> HostsGroup::yet_to_come(const Exchange& exchange,
   return hosts;
 }
 
-// Before all others who have left the run, then who has closed its communicator before its part of
-// the call was done, last who did so over another one's end.
+// Before all others who has left the run, then who has closed its communicator before its part of
+// the call was done, then who did so over another one's end, last who has left after that.
 std::optional<HostsGroup::Gone> HostsGroup::who_is_gone(
     const std::vector<bool>& may_be_missed) const {
   const NoticeBoard& board = run_->transport->board();
-  std::optional<Gone> closed, failed;
+  std::optional<Gone> closed, failed, followed;
   for (int member = 0; member < size(); ++member) {
     if (host_of_[member] == host_ || (message_peer_ >= 0 && member != message_peer_)) continue;
     const auto left = board.find(Notice::kWholeRun, run_rank(member));
-    if (left && may_be_missed[static_cast<size_t>(host_of_[member])])
-      return Gone{member, std::string("has left (") + left->reason + ")", true};
     const auto notice = board.find(channel_, run_rank(member));
+    if (left && may_be_missed[static_cast<size_t>(host_of_[member])]) {
+      const bool follows = notice && notice->failed != 0;
+      const Gone gone{member, std::string("has left (") + left->reason + ")", !follows};
+      if (!follows) return gone;
+      if (!followed) followed = gone;
+    }
     if (!notice || (message_peer_ < 0 && notice->completed >= sequence_)) continue;
     if (notice->failed == 0)
       closed = Gone{member, "has closed its communicator", true};
@@ -191,7 +195,7 @@ std::optional<HostsGroup::Gone> HostsGroup::who_is_gone(
       failed =
           Gone{member, std::string("has closed its communicator (") + notice->reason + ")", false};
   }
-  return closed ? closed : failed;
+  return closed ? closed : failed ? failed : followed;
 }
 
 void HostsGroup::fail_for(const Gone& gone) const {

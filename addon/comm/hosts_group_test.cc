@@ -145,6 +145,25 @@ void test_numbers() {
       5'000);
 }
 
+// Who waits last finds two that have left, the first of them over the other's end.
+void test_cause() {
+  std::atomic<bool> has_left{false};
+  play(
+      {0, 1, 2},
+      [&](Communicator& world) {
+        if (world.rank() == 1) return world.leave("the data set ended early");
+        while (world.rank() == 2 && !has_left.load()) std::this_thread::yield();
+        const std::string error = thrown_by([&] { world.barrier(); });
+        CHECK_MESSAGE(
+            contains(error, "COMM_PEER_LEFT rank 1") && contains(error, "the data set ended early"),
+            error);
+        if (world.rank() == 2) return;
+        world.leave("its process has ended");
+        has_left.store(true);
+      },
+      5'000);
+}
+
 }  // namespace
 
 int main() {
@@ -164,5 +183,6 @@ int main() {
   test_lanes({0, 0, 1, 1, 1, 2, 2});
   test_lane_choice();
   test_numbers();
+  test_cause();
   return dsjs::testing::summary();
 }

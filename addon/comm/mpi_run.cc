@@ -176,17 +176,21 @@ std::shared_ptr<HostsRun>& opened() {
 
 // The ordinary end, process.exit and an uncaught error all pass through exit(), before MPI's own
 // end, which waits for the other ranks: they are not to wait for this one.
-void leave_at_exit() {
+void leave_at_exit() { leave_mpi_run("its process has ended"); }
+
+}  // namespace
+
+void leave_mpi_run(const std::string& reason) {
+  if (!opened()) return;
   const HostsRun& run = *opened();
   const HostsRun::Place place = run.places[static_cast<size_t>(run.rank)];
   if (run.world->control().rank(place.lane).left.load() != 0) return;
-  Notice notice{Notice::kWholeRun, run.rank, 0, false, "its process has ended"};
-  run.world->control().leave(place.lane, notice.reason);
+  Notice notice{Notice::kWholeRun, run.rank, 0, false, {}};
+  put(notice.reason, reason);
+  run.world->control().leave(place.lane, reason);
   for (size_t rank = 0; rank < run.places.size(); ++rank)
     if (run.places[rank].host != place.host) run.transport->notify(static_cast<int>(rank), notice);
 }
-
-}  // namespace
 
 std::shared_ptr<HostsRun> open_mpi_run(const MpiOptions& options) {
   static std::mutex mutex;

@@ -22,4 +22,7 @@ struct MpiOptions {
 // COMM_TRANSPORT, HOSTS_DIFFER, OUT_OF_MEMORY.
 std::shared_ptr<HostsRun> open_mpi_run(const MpiOptions& options);
 
+// Tells the others, once, why this process ends. Nothing without a run.
+void leave_mpi_run(const std::string& reason);
+
 }  // namespace dsjs

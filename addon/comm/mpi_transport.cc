@@ -195,6 +195,15 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
     changed_.wait(lock, [&] { return finished_ || !broken_.empty(); });
   }
 
+  // A rank that will not come: MPI_Init would wait for it for ever.
+  void miss(int rank, const std::string& reason) {
+    std::lock_guard lock(mutex_);
+    if (started_ || !broken_.empty()) return;
+    broken_peer_ = rank;
+    break_off("COMM_PEER_LEFT", "rank " + std::to_string(rank) + " has left (" + reason +
+                                    ") before all ranks had met");
+  }
+
   void stop(const char* code, const std::string& why) override {
     // While MPI blocks in a call of its own, the thread holds no lock.
     std::lock_guard lock(mutex_);
@@ -336,7 +345,7 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   }
 
   void check_broken() const {
-    if (!broken_.empty()) throw EngineError(broken_code_, broken_, "", place_.rank);
+    if (!broken_.empty()) throw EngineError(broken_code_, broken_, "", place_.rank, broken_peer_);
   }
 
   std::string explain(int error, const char* call) const {
@@ -363,6 +372,7 @@ class Mpi final : public MpiTransport, public std::enable_shared_from_this<Mpi> 
   std::atomic<bool> finishing_{false};
   std::string broken_;  // why MPI is not called any more
   const char* broken_code_ = "COMM_TRANSPORT";
+  int broken_peer_ = -1;
   std::atomic<int> waiting_{0};
   std::atomic<uint32_t> looks_{0};  // of those who waited
   uint64_t last_moved_ns_ = 0;
@@ -434,6 +444,7 @@ std::shared_ptr<MpiTransport> MpiTransport::open(const std::string& module) {
                       "createCommunicator");
   opened() = std::make_shared<Mpi>(entry());
   at_abort([](int, const std::string& message) { opened()->stop("COMM_ABORTED", message); });
+  at_left([](int rank, const std::string& reason) { opened()->miss(rank, reason); });
   opened()->begin_thread();
 #if defined(__GLIBC__)
   on_exit(finish_at_exit, nullptr);

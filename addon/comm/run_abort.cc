@@ -7,15 +7,17 @@
 namespace dsjs {
 namespace {
 
-struct Abort {
+struct News {
   int rank;
   std::string message;
 };
+using Action = std::function<void(int, const std::string&)>;
 
 struct State {
   std::mutex mutex;
-  std::optional<Abort> abort;
-  std::vector<std::function<void(int, const std::string&)>> actions;
+  std::optional<News> abort;
+  std::vector<News> left;
+  std::vector<Action> at_abort, at_left;
 };
 
 State& state() {
@@ -28,16 +30,28 @@ State& state() {
 void abort_run(int rank, const std::string& message) {
   std::lock_guard lock(state().mutex);
   if (state().abort) return;
-  state().abort = Abort{rank, message};
-  for (const auto& act : state().actions) act(rank, message);
+  state().abort = News{rank, message};
+  for (const Action& act : state().at_abort) act(rank, message);
 }
 
-void at_abort(std::function<void(int, const std::string&)> act) {
+void at_abort(Action act) {
   std::lock_guard lock(state().mutex);
   if (state().abort)
     act(state().abort->rank, state().abort->message);
   else
-    state().actions.push_back(std::move(act));
+    state().at_abort.push_back(std::move(act));
+}
+
+void note_left(int rank, const std::string& reason) {
+  std::lock_guard lock(state().mutex);
+  state().left.push_back({rank, reason});
+  for (const Action& act : state().at_left) act(rank, reason);
+}
+
+void at_left(Action act) {
+  std::lock_guard lock(state().mutex);
+  for (const News& news : state().left) act(news.rank, news.message);
+  state().at_left.push_back(std::move(act));
 }
 
 }  // namespace dsjs

@@ -12,4 +12,10 @@ void abort_run(int rank, const std::string& message);
 // `act` is called once, from the thread that aborts, or at once if that has happened.
 void at_abort(std::function<void(int rank, const std::string& message)> act);
 
+// A rank has ended by itself: who has not met it yet never will.
+void note_left(int rank, const std::string& reason);
+
+// `act` is called for each, from the thread that hears of it, and at once for those known by now.
+void at_left(std::function<void(int rank, const std::string& reason)> act);
+
 }  // namespace dsjs

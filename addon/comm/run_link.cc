@@ -72,12 +72,16 @@ bool write_line(Link& link, const std::string& line) {
   return true;
 }
 
-// `abort RANK MESSAGE`; empty lines are the launcher's own signs of life.
+// `abort RANK MESSAGE` or `left RANK REASON`; empty lines are the launcher's own signs of life.
 void obey(const std::string& line) {
-  if (line.rfind("abort ", 0) != 0) return;
-  char* rest = nullptr;
-  const long rank = std::strtol(line.c_str() + 6, &rest, 10);
-  abort_run(static_cast<int>(rank), rest + (*rest == ' '));
+  const auto follow = [&](const std::string& word, const auto& act) {
+    if (line.rfind(word, 0) != 0) return;
+    char* rest = nullptr;
+    const long rank = std::strtol(line.c_str() + word.size(), &rest, 10);
+    act(static_cast<int>(rank), rest + (*rest == ' '));
+  };
+  follow("abort ", abort_run);
+  follow("left ", note_left);
 }
 
 void keep(Link* link) {

@@ -1,6 +1,6 @@
 // A rank's connection to the launcher of a run over several machines: a sign of life from a thread
-// of its own, the first error, the end; and from the launcher the order to give up. Small lines of
-// text over TCP; the data of training never go this way.
+// of its own, the first error, the end; and from the launcher the order to give up, and who has
+// left. Small lines of text over TCP; the data of training never go this way.
 #pragma once
 #include <string>
 

@@ -13,6 +13,7 @@
 #include <functional>
 #include <thread>
 
+#include "comm/run_abort.h"
 #include "core/error.h"
 #include "core/testing.h"
 
@@ -21,20 +22,21 @@ using namespace std::chrono_literals;
 
 namespace {
 
-enum State { kWorks, kFailsToSend, kFailsToTest };
+enum State { kWorks, kFailsToSend, kFailsToTest, kNeverStarts };
 
 struct Fake {
   std::shared_ptr<MpiTransport> transport;
   volatile int* state;
   volatile int* looks;
 
-  Fake() {
+  explicit Fake(State begins = kWorks) {
     const auto module =
         std::filesystem::read_symlink("/proc/self/exe").parent_path() / "mpi_fake.so";
-    transport = MpiTransport::open(module);
-    void* const library = dlopen(module.c_str(), RTLD_NOW | RTLD_NOLOAD);
+    void* const library = dlopen(module.c_str(), RTLD_NOW);
     state = static_cast<int*>(dlsym(library, "fake_mpi_state"));
     looks = static_cast<int*>(dlsym(library, "fake_mpi_looks"));
+    *state = begins;
+    transport = MpiTransport::open(module);
   }
   std::unique_ptr<Exchange> receive() { return transport->start(5, {}, {{1, &room, 1}}); }
   char room = 0;
@@ -79,6 +81,35 @@ int an_error_while_telling_is_heard_later() {
   return testing::summary();
 }
 
+int who_has_left_is_not_waited_for(const std::function<void()>& tell) {
+  std::thread telling(tell);
+  CHECK(thrown_by([] { Fake fake(kNeverStarts); }) ==
+        "COMM_PEER_LEFT rank 1 has left (its script was over) before all ranks had met");
+  telling.join();
+  // MPI_Init never returns.
+  _exit(testing::summary());
+}
+
+int who_has_left_before_is_not_waited_for() {
+  note_left(1, "its script was over");
+  return who_has_left_is_not_waited_for([] {});
+}
+
+int who_leaves_meanwhile_is_not_waited_for() {
+  return who_has_left_is_not_waited_for([] {
+    std::this_thread::sleep_for(20ms);
+    note_left(1, "its script was over");
+  });
+}
+
+// Once all have met there are better ways to say so.
+int who_leaves_later_is_no_error_of_the_transport() {
+  Fake fake;
+  note_left(1, "its script was over");
+  fake.receive();
+  return testing::summary();
+}
+
 // A process that ends well waits for what another of its threads still waits for. Nothing here is
 // ever destroyed, as in a process that ends in the midst of its work.
 int the_end_waits_for_what_is_under_way() {
@@ -113,8 +144,9 @@ int the_end_looks_for_what_nobody_waits_for() {
 int main() {
   for (const auto& body :
        {an_error_meets_who_waits, an_error_while_giving_up_is_heard_later,
-        an_error_while_telling_is_heard_later, the_end_waits_for_what_is_under_way,
-        the_end_looks_for_what_nobody_waits_for}) {
+        an_error_while_telling_is_heard_later, who_has_left_before_is_not_waited_for,
+        who_leaves_meanwhile_is_not_waited_for, who_leaves_later_is_no_error_of_the_transport,
+        the_end_waits_for_what_is_under_way, the_end_looks_for_what_nobody_waits_for}) {
     const pid_t child = fork();
     if (child == 0) {
       alarm(20);          // one that hangs has failed

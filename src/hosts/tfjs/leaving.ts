@@ -7,9 +7,12 @@ import type { HostContext } from './context.ts';
  */
 export function leaveWithReason(context: HostContext): void {
   const leave = (reason: string) => {
-    // Before a rank trains it has no communicator, and others may wait for it to begin.
-    if (context.joined) context.runtime.communicator.leave(reason);
-    else loadAddon().leaveRun(reason);
+    if (context.joined) return context.runtime.communicator.leave(reason);
+    // Before a rank trains it has no communicator, and others may wait for it to begin; those whom it has not met over
+    // MPI hear of it from the launcher.
+    const addon = loadAddon();
+    addon.leaveRun(reason);
+    addon.tellLauncher(JSON.stringify({ left: reason }));
   };
   const { exit } = process;
   process.exit = ((code) => {

@@ -186,6 +186,32 @@ describe('the hub', () => {
     }
   });
 
+  it('tells the others who has left and why, also those that come later', async () => {
+    const port = await open();
+    const early = await join(port, 0);
+    const leaves = await join(port, 3);
+    await until(() => hub.joined.length === 2);
+    leaves.socket.write(`${JSON.stringify({ left: 'it called exit\n    at main' })}\n`);
+    leaves.socket.end('{"bye":0}\n');
+    await until(() => ends.length === 1);
+    const late = await join(port, 1);
+    for (const { heard } of [early, late]) {
+      await until(() => heard.text.includes('left'));
+      expect(heard.text.trim()).toBe('left 3 it called exit at main');
+    }
+  });
+
+  it('says of a rank that ends well without a word that its process has ended, of one that fails nothing', async () => {
+    const port = await open();
+    const [well, badly, hears] = [await join(port, 0), await join(port, 1), await join(port, 2)];
+    await until(() => hub.joined.length === 3);
+    badly.socket.end('{"bye":1}\n');
+    await until(() => ends.length === 1);
+    well.socket.end('{"bye":0}\n');
+    await until(() => hears.heard.text.includes('left'));
+    expect(hears.heard.text.trim()).toBe('left 0 its process has ended');
+  });
+
   it('names another version, and both processes of a rank that was started twice', async () => {
     const port = await open();
     await join(port, 0);

@@ -1,7 +1,7 @@
 /**
  * The launcher's side of the control channel of a run over several machines: one TCP connection to each rank.
- * A rank says who it is, gives a sign of life twice a second from a thread of its own, tells the error that
- * ends it and its exit status; the launcher answers with signs of life and, once, with an abort.
+ * A rank says who it is, gives a sign of life twice a second from a thread of its own, tells why it leaves or the error
+ * that ends it, and its exit status; the launcher answers with signs of life, with who has left and, once, with an abort.
  *
  * It finds who has died (the connection ended without a word), who is cut off (nothing is heard although nothing
  * ended), who has not come, who is of another version and who was started twice. MPI tells none of these.
@@ -75,6 +75,8 @@ export class Hub {
   #since: number | null = null;
   #closed = false;
   #aborted: string | null = null;
+  /** Of each rank that has ended by itself, what the others are told. */
+  readonly #left = new Map<number, string>();
 
   constructor(options: HubOptions) {
     this.#options = options;
@@ -97,7 +99,7 @@ export class Hub {
   /** Ends every wait of every rank with this message; the first one counts, also for ranks that come later. */
   abort(rank: number, message: string): void {
     if (this.#aborted !== null) return;
-    this.#aborted = `abort ${rank} ${message.replace(/\s*\n\s*/g, ' ')}\n`;
+    this.#aborted = `abort ${rank} ${onOneLine(message)}\n`;
     for (const { socket } of this.#members.values()) socket.write(this.#aborted);
   }
 
@@ -157,6 +159,7 @@ export class Hub {
     if (this.#members.size === 0) this.#since = Date.now();
     this.#members.set(rank, member);
     if (this.#members.size === hostOf.length) this.#since = null;
+    for (const line of this.#left.values()) socket.write(line);
     if (this.#aborted !== null) socket.write(this.#aborted);
     else if (hello.version !== version)
       this.#options.onFault({
@@ -171,9 +174,22 @@ export class Hub {
   #read(member: Member, line: string): void {
     member.silentTurns = 0;
     if (line === '') return;
-    const said = parse<{ bye?: number; error?: RankError }>(line);
+    const said = parse<{ bye?: number; error?: RankError; left?: string }>(line);
     if (said?.error) member.error ??= said.error;
-    if (typeof said?.bye === 'number') member.exitCode = said.bye;
+    if (typeof said?.left === 'string' && member.error === null)
+      this.#tellLeft(member.hello.rank, said.left);
+    if (typeof said?.bye !== 'number') return;
+    member.exitCode = said.bye;
+    if (said.bye === 0) this.#tellLeft(member.hello.rank, 'its process has ended');
+  }
+
+  /** The first reason counts. Those who have met the rank hear of its end through MPI; others would wait for ever. */
+  #tellLeft(rank: number, reason: string): void {
+    if (this.#left.has(rank)) return;
+    const line = `left ${rank} ${onOneLine(reason)}\n`;
+    this.#left.set(rank, line);
+    for (const { hello, socket } of this.#members.values())
+      if (hello.rank !== rank) socket.write(line);
   }
 
   #leave(member: Member): void {
@@ -280,6 +296,10 @@ export class Hub {
     const pid = this.#members.get(rank)?.hello.pid;
     return `rank ${rank} on ${this.#options.hostOf[rank]}${pid === undefined ? '' : ` (process ${pid})`}`;
   }
+}
+
+function onOneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, ' ');
 }
 
 function parse<T>(line: string): T | null {
