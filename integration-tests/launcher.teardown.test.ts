@@ -1,8 +1,10 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { fixture, type Launch, launcher, startLauncher, until } from './launcher.run.ts';
+import { fixture, type Launch, lastWords, launcher, startLauncher, until } from './launcher.run.ts';
 
 // What a run could leave in memory besides processes: nothing of ours may appear there.
 const sharedMemoryFiles = () => readdirSync('/dev/shm').filter((name) => /deepspeed/i.test(name));
@@ -55,6 +57,20 @@ describe('a rank that fails', () => {
     expect(status).toBe(1);
     expect(stderr).toMatch(/^Error: the cause of it all\n +at /);
     expect(stderr.split('the cause of it all')).toHaveLength(2);
+  });
+
+  it('that does not parse is told with file and line', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'launcher-'));
+    try {
+      const script = join(folder, 'broken.mjs');
+      writeFileSync(script, 'const a = 1;\nthis is no JavaScript\n');
+      const { status, stderr } = await start('--num_procs', '2', script).finished;
+      expect(status).toBe(1);
+      expect(lastWords(stderr)).toMatch(/^\[ranks 0-1\] file:.*broken\.mjs:2$/m);
+      expect(lastWords(stderr)).toMatch(/^\[ranks 0-1\] SyntaxError: /m);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('may mind its own errors', async () => {

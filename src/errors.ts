@@ -263,6 +263,10 @@ export const errorCodes = {
     title: 'An output file or folder cannot be written',
     fix: 'Check that the folder exists, may be written to, and that the disk is not full.',
   },
+  OUTPUT_IN_USE: {
+    title: 'Another training writes to the same output folder',
+    fix: 'Wait until it has ended, or give another outputDir.',
+  },
   TRAINER_CLOSED: {
     title: 'A Trainer was used after it had been closed or had failed',
     fix: 'Make a new Trainer.',

@@ -37,6 +37,7 @@ export function openRankChannel(fd: number): void {
 /** Rank: hands the error that nobody caught to `send`, which must be done with it when it returns. */
 export function reportUncaught(send: (error: RankError) => void): void {
   process.on('uncaughtExceptionMonitor', (error: unknown) => {
+    if (onlyNodeKnowsWhere(error)) return;
     send(describeError(error));
     // The launcher tells it, once for all ranks that it ends: leave before Node prints it here, too,
     // but after everybody who listens to the end.
@@ -50,6 +51,11 @@ function isFatal(): boolean {
     process.listenerCount('uncaughtException') === 0 &&
     !process.hasUncaughtExceptionCaptureCallback()
   );
+}
+
+/** A module that does not parse: its file and line are in Node's picture of the error and nowhere else. */
+function onlyNodeKnowsWhere(error: unknown): boolean {
+  return error instanceof SyntaxError && origin(error) === '';
 }
 
 function describeError(error: unknown): RankError {

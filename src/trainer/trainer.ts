@@ -18,8 +18,10 @@ import { fullParameter, gatherParameters, setFullParameter } from './full-parame
 import { generateGreedy } from './generate.ts';
 import type { ParameterInfo, TrainableModel } from '../hosts/onnx/model.ts';
 import { saveTrainedModel, saveWeights } from './save-model.ts';
+import { claimOutput } from './output-claim.ts';
 import { setUpTraining, type Training } from './setup.ts';
 import { TrainLoop, type TrainOutput } from './train-loop.ts';
+import { Turns } from './turns.ts';
 
 /** What a Trainer is made of. */
 export interface TrainerOptions {
@@ -46,7 +48,8 @@ const trainerOptions: readonly (keyof TrainerOptions)[] = [
 
 /**
  * Trains a model, in the shape people know from Hugging Face. Under the launcher it is one rank of many
- * and every method must be called on all ranks; alone it is plain training.
+ * and every method must be called on all ranks; alone it is plain training. Calls run in the order in which
+ * they were made, one after the other, awaited or not; those from callbacks and datasets of a call, within it.
  *
  * @example
  * const trainer = new Trainer({
@@ -73,6 +76,7 @@ export class Trainer {
   };
   readonly #options: TrainerOptions;
   #training: Promise<Training> | undefined;
+  readonly #turns = new Turns();
   #closed = false;
 
   constructor(options: TrainerOptions) {
@@ -97,22 +101,27 @@ export class Trainer {
     if (this.args.evalStrategy !== 'no' && !evalDataset) {
       throw missing(`evalStrategy "${this.args.evalStrategy}"`, 'evalDataset');
     }
-    const training = await this.#open();
-    return this.#guard(training, async () => {
+    return this.#turn(async (training) => {
       const { runtime } = training;
+      let giveUp = () => {};
       await agree(runtime, async () => {
-        if (runtime.rank === 0) await checkWritable(this.args.outputDir);
+        if (runtime.rank !== 0) return;
+        await checkWritable(this.args.outputDir);
+        giveUp = await claimOutput(this.args.outputDir);
       });
-      const loop = new TrainLoop(training, this.state, callbacks, evalDataset);
-      return loop.run(options.resumeFromCheckpoint);
+      try {
+        const loop = new TrainLoop(training, this.state, callbacks, evalDataset);
+        return await loop.run(options.resumeFromCheckpoint);
+      } finally {
+        giveUp();
+      }
     });
   }
 
   /** Mean loss per target over a dataset, and for language models the perplexity. */
   async evaluate(dataset = this.#options.evalDataset): Promise<EvaluationMetrics> {
     if (!dataset) throw missing('evaluate()', 'evalDataset');
-    const training = await this.#open();
-    return this.#guard(training, () => evaluate(training, dataset, this.state.step));
+    return this.#turn((training) => evaluate(training, dataset, this.state.step));
   }
 
   /** The model's outputs for this rank's share of the dataset, sample by sample. */
@@ -127,7 +136,6 @@ export class Trainer {
     options: { maxNewTokens?: number; eosTokenId?: number } = {},
   ): Promise<number[]> {
     refuseUnknownKeys(options, ['maxNewTokens', 'eosTokenId'], 'generate()');
-    const training = await this.#open();
     const { maxNewTokens = 20, eosTokenId } = options;
     const { maxLength } = this.#options.model;
     if (maxLength === undefined) {
@@ -137,7 +145,7 @@ export class Trainer {
         { fix: 'For a graph of your own, read the outputs with predict().' },
       );
     }
-    return this.#guard(training, () =>
+    return this.#turn((training) =>
       generateGreedy(training, prompt, { maxNewTokens, eosTokenId }, this.state.step, maxLength),
     );
   }
@@ -148,16 +156,14 @@ export class Trainer {
    * with the trained values. Rank 0 writes; all ranks must call it.
    */
   async saveModel(folder: string): Promise<void> {
-    const training = await this.#open();
-    await this.#guard(training, () =>
+    await this.#turn((training) =>
       saveTrainedModel(training, this.#options.model, folder, this.#options.tokenizer),
     );
   }
 
   /** Loads weights and optimizer states without training. */
   async loadCheckpoint(from: true | string): Promise<void> {
-    const training = await this.#open();
-    await this.#guard(training, async () => {
+    await this.#turn(async (training) => {
       const loaded = await loadTrainerCheckpoint(training, from);
       if (loaded) Object.assign(this.state, loaded.state);
     });
@@ -171,7 +177,7 @@ export class Trainer {
    */
   async parameter(name: string): Promise<Float32Array> {
     this.#requireParameter(name);
-    return (await this.#open()).host.parameter(name);
+    return this.#turn(async ({ host }) => host.parameter(name));
   }
 
   /**
@@ -182,8 +188,7 @@ export class Trainer {
    */
   async getFullFp32Param(name: string): Promise<Float32Array> {
     this.#requireParameter(name);
-    const training = await this.#open();
-    return this.#guard(training, () => fullParameter(training, name));
+    return this.#turn((training) => fullParameter(training, name));
   }
 
   /**
@@ -202,8 +207,7 @@ export class Trainer {
         `setFullFp32Param("${name}") needs a Float32Array of ${count} elements, got ${got}`,
       );
     }
-    const training = await this.#open();
-    await this.#guard(training, () => setFullParameter(training, name, values, 0));
+    await this.#turn((training) => setFullParameter(training, name, values, 0));
   }
 
   /**
@@ -223,9 +227,8 @@ export class Trainer {
   ): Promise<T> {
     refuseUnknownKeys(options, ['modifierRank'], 'gatheredParameters()');
     for (const name of names) this.#requireParameter(name);
-    const training = await this.#open();
     const { modifierRank = null } = options;
-    return this.#guard(training, () => gatherParameters(training, names, use, modifierRank));
+    return this.#turn((training) => gatherParameters(training, names, use, modifierRank));
   }
 
   /**
@@ -242,8 +245,7 @@ export class Trainer {
         { fix: 'Use saveModel(), which writes the graph with its values.' },
       );
     }
-    const training = await this.#open();
-    await this.#guard(training, () => saveWeights(training, model, folder));
+    await this.#turn((training) => saveWeights(training, model, folder));
   }
 
   /** Bytes that the engine holds on this rank, by category. */
@@ -312,10 +314,15 @@ export class Trainer {
     return this.#training;
   }
 
+  /** Runs a call when those before it have ended. */
+  #turn<T>(action: (training: Training) => Promise<T>): Promise<T> {
+    return this.#turns.take(async () => this.#guard(await this.#open(), action));
+  }
+
   /** An error on this rank reaches the plugins, and the peers that would wait for it. */
-  async #guard<T>(training: Training, action: () => Promise<T>): Promise<T> {
+  async #guard<T>(training: Training, action: (training: Training) => Promise<T>): Promise<T> {
     try {
-      return await action();
+      return await action(training);
     } catch (thrown) {
       const error = swapFailure(thrown) ?? thrown;
       const failure = error instanceof Error ? error : new Error(String(error));
