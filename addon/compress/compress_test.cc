@@ -237,17 +237,27 @@ void test_bytes() {
   });
 }
 
-}  // namespace
-
-int main() {
-  for_each_isa(test_loops);
+void test_all_reduces() {
   for (const int ranks : {1, 2, 3, 4, 5, 6, 7, 8})
     for (const std::vector<size_t>& tensors : std::vector<std::vector<size_t>>{
              {}, {0}, {1}, {63}, {5, 1, 1030}, {2048, 7}, {3000}, {1, 1, 1, 1, 1, 1, 1, 1}})
       for (const size_t chunk_elements : {CompressedAllReduce::kChunkElements, size_t{700}})
         test_all_reduce(ranks, tensors, chunk_elements);
-  test_feedback_identity();
-  for (const size_t chunk_elements : {200, 100}) test_non_finite(chunk_elements);
-  test_bytes();
-  return summary();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_tests(argc, argv,
+                   {
+                       {"loops", [] { for_each_isa(test_loops); }},
+                       {"all_reduces", test_all_reduces},
+                       {"feedback_identity", test_feedback_identity},
+                       {"non_finite",
+                        [] {
+                          for (const size_t chunk_elements : {200, 100})
+                            test_non_finite(chunk_elements);
+                        }},
+                       {"bytes", test_bytes},
+                   });
 }

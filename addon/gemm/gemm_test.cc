@@ -325,6 +325,10 @@ void test_ways() {
         check_way(product_of(2 * kernels.few_rows, 2000, 500, trans_a, trans_b), Way::kInPlace);
         check_way(product_of(40, 50, 60, trans_a, trans_b), trans_b ? Way::kBlocks : Way::kInPlace);
         check_way(product_of(400, 500, 600, trans_a, trans_b), Way::kBlocks);
+        const size_t least = 5 * kernels.few_columns;  // terms of a dot product, of eight rows
+        for (size_t terms : {least, least - 1})
+          check_way(product_of(8, 3000, terms, trans_a, trans_b),
+                    !trans_b || terms == least ? Way::kInPlace : Way::kBlocks);
       }
     Product product = product_of(1, 3000, 500, false, false);
     float sums[3000];
