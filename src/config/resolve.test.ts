@@ -102,14 +102,18 @@ describe('problems', () => {
       'two numbers',
     ],
     ['zero_optimization', { zero_optimization: true }, 'a section'],
-    ['zero_optimization.stage', { zero_optimization: { stage: 4 } }, '0, 1, 2 or 3'],
-    ...['param_persistence_threshold', 'prefetch_bucket_size', 'max_live_parameters'].map(
-      (name): [string, Record<string, unknown>, string] => [
-        `zero_optimization.stage3_${name}`,
-        { zero_optimization: { stage: 3, [`stage3_${name}`]: -1 } },
-        '0 or more',
-      ],
-    ),
+    ['zero_optimization.stage', { zero_optimization: { stage: -1 } }, '0, 1, 2 or 3'],
+    ...[
+      'param_persistence_threshold',
+      'model_persistence_threshold',
+      'prefetch_bucket_size',
+      'max_live_parameters',
+      'max_reuse_distance',
+    ].map((name): [string, Record<string, unknown>, string] => [
+      `zero_optimization.stage3_${name}`,
+      { zero_optimization: { stage: 3, [`stage3_${name}`]: -1 } },
+      '0 or more',
+    ]),
     ['optimizer', { optimizer: 'Adam' }, '{ type, params }'],
     ['steps_per_print', { steps_per_print: 0.5 }, 'above 0'],
     ['gradient_clipping', { gradient_clipping: -1 }, '0 or more'],

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -46,6 +46,7 @@ it('leaves a parameter alone that the loss does not depend on', async () => {
 
 it.each([
   ['differentArguments', /outputDir: ".*0" on rank 0, ".*1" on rank 1/],
+  ['differentModels', /parameter 0 is \S+ \[.*8\] on rank 0 and \S+ \[.*16\] on rank 1/],
   ['differentDatasets', /trainDataset.length: 32 on rank 0, 24 on rank 1/],
 ] as const)('names what the ranks do not share: %s', async (scenario, message) => {
   const ranks = await attemptRanks<ScenarioTask, ScenarioResult>(fixture, 2, {
@@ -61,3 +62,15 @@ it('loads and keeps the best checkpoint of those that exist', async () => {
   await play('bestIsNotSaved');
   expect(checkpoints().toSorted()).toEqual(['global_step3', 'global_step6']);
 });
+
+it.each(['keepsTwo', 'keepsTwoInBackground'] as const)(
+  'keeps the last two checkpoints by age, those of an older run included: %s',
+  async (scenario) => {
+    mkdirSync(join(outputDir, 'global_step99'));
+    mkdirSync(join(outputDir, 'something else'));
+    await play(scenario);
+    expect(readdirSync(outputDir)).toContain('something else');
+    expect(checkpoints().toSorted()).toEqual(['global_step5', 'global_step6']);
+    expect(readFileSync(join(outputDir, 'latest'), 'utf8')).toBe('global_step6\n');
+  },
+);

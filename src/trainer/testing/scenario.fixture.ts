@@ -31,12 +31,12 @@ const samples = Array.from({ length: 32 }, (_, row) => ({
 }));
 const data = { length: samples.length, get: (index: number) => samples[index]! };
 
-const languageModel = () =>
+const languageModel = (width = 8) =>
   AutoModelForCausalLM.fromConfig({
     model_type: 'gpt2',
     vocab_size: 31,
     n_positions: 8,
-    n_embd: 8,
+    n_embd: width,
     n_layer: 1,
     n_head: 1,
   });
@@ -77,6 +77,13 @@ const plain = (): TrainingArguments => ({
   saveStrategy: 'no',
   reportTo: [],
   disableTqdm: true,
+});
+
+const keepTwo = (): TrainingArguments => ({
+  ...plain(),
+  saveStrategy: 'steps',
+  saveSteps: 1,
+  saveTotalLimit: 2,
 });
 
 const scenarios = {
@@ -121,10 +128,16 @@ const scenarios = {
     },
     evalDataset: data,
   }),
+  keepsTwo: async () => ({ model: languageModel(), args: keepTwo() }),
+  keepsTwoInBackground: async () => ({
+    model: languageModel(),
+    args: { ...keepTwo(), asyncSave: true },
+  }),
   differentArguments: async () => ({
     model: languageModel(),
     args: { ...plain(), outputDir: join(outputDir, String(rank)), learningRate: 0.1 },
   }),
+  differentModels: async () => ({ model: languageModel(8 + 8 * rank), args: plain() }),
   differentDatasets: async () => ({
     model: languageModel(),
     args: plain(),
