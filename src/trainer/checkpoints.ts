@@ -36,7 +36,7 @@ export function checkpointTag(step: number): string {
   return `global_step${step}`;
 }
 
-const tagPattern = /^global_step\d+$/;
+const tagPattern = /^global_step(\d+)$/;
 
 /**
  * Writes `outputDir/global_step<N>`; every rank must call it.
@@ -115,11 +115,14 @@ async function rotate(
 ): Promise<void> {
   if (limit === undefined) return;
   const names = (await readdir(directory)).filter((name) => tagPattern.test(name));
-  // By age and not by step: an earlier run may have left higher numbers here.
+  // By age and not by step: an earlier run may have left higher numbers here. Clocks of file systems tick by milliseconds.
   const aged = await Promise.all(
     names.map(async (name) => ({ name, time: (await stat(join(directory, name))).mtimeMs })),
   );
-  const tags = aged.sort((a, b) => a.time - b.time).map(({ name }) => name);
+  const stepOf = ({ name }: { name: string }) => Number(tagPattern.exec(name)![1]);
+  const tags = aged
+    .sort((a, b) => a.time - b.time || stepOf(a) - stepOf(b))
+    .map(({ name }) => name);
   const removable = tags.filter((tag) => tag !== newest && tag !== best);
   const excess = tags.length - Math.max(limit, tags.length - removable.length);
   for (const tag of removable.slice(0, excess)) {
