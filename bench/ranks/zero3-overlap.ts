@@ -28,7 +28,7 @@ const training = await setUpModel(
       },
     },
   },
-  { apart: process.argv[5] === 'apart' },
+  { apart: process.argv[5] === 'apart', threads: 1 },
 );
 const { host, session, gradients, runtime } = training;
 const { engine, communicator } = runtime;
