@@ -15,10 +15,12 @@
 //   allReduce      windows; in each, lane l of every host sums the l-th slice of its host's arrays
 //                  (B/L), and exchanges it with lane l of the other hosts: the h-th part goes to
 //                  host h, which adds and returns it. A host sends and receives 2·B·(H − 1)/H, the
-//                  least there is for any algorithm (Patarasuk and Yuan, JPDC 69, 2009). Of two
-//                  hosts each adds everything itself: as many bytes, and one message less to wait
-//                  for. A window is on its way while the one before is added. One lane or all,
-//                  whichever has been faster (lane_choice.h): the sums are the same.
+//                  least there is for any algorithm (Patarasuk and Yuan, JPDC 69, 2009). In one
+//                  window, and in more than are on their way at once, each of two hosts adds
+//                  everything itself: as many bytes, and one message less to wait for; in between
+//                  half the adding counts for more. A window is on its way while the one before is
+//                  added. One lane or all, whichever has been faster (lane_choice.h). The sums are
+//                  the same.
 //   reduceScatter  a shard's sums of each host go to its owner, from the lane that the owner has.
 //   allGather      an owner's shard goes once to each other host, to the lane that the owner has.
 //   broadcast      the root sends to the first of each other host.

@@ -102,6 +102,29 @@ void test_lanes(const std::vector<int>& host_of) {
       60'000);
 }
 
+// One window, a few, and more than are on their way at once: what an element is summed to does not
+// depend on how many are summed with it.
+void test_sizes(const std::vector<int>& host_of) {
+  play(
+      host_of,
+      [&](Communicator& world) {
+        std::vector<float> least;
+        for (const size_t count : {size_t{60'000}, size_t{400'003}, size_t{700'001}}) {
+          std::vector<float> data(count);
+          for (size_t index = 0; index < count; ++index)
+            data[index] = 1.0f / static_cast<float>(
+                                     1 + (index + static_cast<size_t>(world.rank()) * 37) % 997);
+          world.all_reduce(data.data(), count, DType::kFloat32, ReduceOp::kSum);
+          if (least.empty()) least = data;
+          // The values repeat.
+          size_t wrong = 0;
+          for (size_t index = 0; index < count; ++index) wrong += data[index] != least[index % 997];
+          CHECK_MESSAGE(wrong == 0, std::to_string(wrong) + " sums differ");
+        }
+      },
+      60'000);
+}
+
 void test_lane_choice() {
   LaneChoice choice({4, 1});
   // How long a call takes: small ones are faster through one lane.
@@ -181,6 +204,9 @@ int main() {
   test_large({0, 1, 1, 2});
   test_lanes({0, 0, 1, 1});
   test_lanes({0, 0, 1, 1, 1, 2, 2});
+  test_sizes({0, 1});
+  test_sizes({0, 0, 1, 1});
+  test_sizes({0, 1, 2});
   test_lane_choice();
   test_numbers();
   test_cause();

@@ -13,6 +13,7 @@ namespace dsjs {
 struct HostsGroup::Window {
   char* data;  // of all lanes
   size_t count;
+  bool adds_all;              // every host; else each adds its part, and returns it
   std::vector<Shard> slices;  // of the lanes of this host
   char* own;
   std::vector<const void*> sources;  // by host
@@ -23,8 +24,8 @@ struct HostsGroup::Window {
 namespace {
 
 // What `host` adds up of a slice.
-Slice part_of(size_t count, int hosts, int host) {
-  return hosts == 2 ? Slice{0, count} : slice(count, hosts, host);
+Slice part_of(size_t count, int hosts, int host, bool adds_all) {
+  return adds_all ? Slice{0, count} : slice(count, hosts, host);
 }
 
 // Appends the messages that carry so many bytes.
@@ -62,6 +63,7 @@ void HostsGroup::all_reduce(void* data, size_t count, DType type, ReduceOp op) {
 // whatever another one calls, there is room for its messages.
 void HostsGroup::reduce_ahead(char* data, size_t count, DType type, ReduceOp op) {
   Window window = make_window(data, count, 1);
+  window.adds_all = hosts() == 2;
   char* const room = scratch(window_room());
   meet(Operation::kAllReduce, type, count, static_cast<uint64_t>(op), {},
        [&] { begin_window(window, type, op, room); });
@@ -102,6 +104,7 @@ void HostsGroup::reduce_large(char* data, size_t count, DType type, ReduceOp op,
     if (turn < windows) {
       window(turn) =
           make_window(data + turn * step * element, std::min(step, count - turn * step), used);
+      window(turn).adds_all = hosts() == 2 && windows > kAhead;
       begin_window(window(turn), type, op, memory + turn % rooms * room);
     }
     if (turn >= kAhead && turn - kAhead < windows) add_window(window(turn - kAhead), type, op);
@@ -120,7 +123,7 @@ void HostsGroup::begin_window(Window& window, DType type, ReduceOp op, char* roo
     local_->all_reduce(window.data, window.count, type, op);
   if (own.count == 0) return;
 
-  const Slice added = part_of(own.count, hosts(), host_);
+  const Slice added = part_of(own.count, hosts(), host_, window.adds_all);
   std::vector<Outgoing> outgoing;
   for (int host = 0; host < hosts(); ++host) {
     if (host == host_) {
@@ -128,7 +131,7 @@ void HostsGroup::begin_window(Window& window, DType type, ReduceOp op, char* roo
       continue;
     }
     const int peer = member_at(host, lane_);
-    const Slice theirs = part_of(own.count, hosts(), host);
+    const Slice theirs = part_of(own.count, hosts(), host, window.adds_all);
     cut_into(kMessageBytes, outgoing, peer, window.own + theirs.begin * element,
              theirs.count() * element);
     window.sources.push_back(room);
@@ -144,15 +147,15 @@ void HostsGroup::add_window(Window& window, DType type, ReduceOp op) {
   const size_t element = size_of(type), count = window.slices[static_cast<size_t>(lane_)].count;
   if (count == 0) return;
   wait(*window.parts, window.parts_in);
-  const Slice added = part_of(count, hosts(), host_);
+  const Slice added = part_of(count, hosts(), host_, window.adds_all);
   char* sum = window.own + added.begin * element;
   reduce_arrays(window.sources, {sum}, added.count(), type, op);
-  if (hosts() == 2) return;
+  if (window.adds_all) return;
   std::vector<Outgoing> outgoing;
   for (int host = 0; host < hosts(); ++host) {
     if (host == host_) continue;
     const int peer = member_at(host, lane_);
-    const Slice theirs = part_of(count, hosts(), host);
+    const Slice theirs = part_of(count, hosts(), host, window.adds_all);
     cut_into(kMessageBytes, outgoing, peer, sum, added.count() * element);
     cut_into(kMessageBytes, window.sums_in, peer, window.own + theirs.begin * element,
              theirs.count() * element);
