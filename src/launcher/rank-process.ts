@@ -2,9 +2,9 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type RankError, readRankError } from './channel.ts';
 import { relay, Tail, type Terminal } from './output.ts';
+import { atMost } from './patience.ts';
 import type { RankLogs } from './rank-log.ts';
 import {
   PRIVATE_VARIABLE,
@@ -83,7 +83,7 @@ export class RankProcess {
 
     const exit = await exitOf(this.#child);
     this.running = false;
-    await Promise.race([Promise.all([report, ...streams]), sleep(STREAM_PATIENCE_MS)]);
+    await atMost(STREAM_PATIENCE_MS, Promise.all([report, ...streams]));
     for (const stream of [stdout, stderr, channel]) stream?.destroy();
     const error = exit.spawnError ?? (await report);
     if (error !== null) logs?.stderr.write(`${error.text}\n`);

@@ -9,6 +9,7 @@ import { requireMpiModule } from '../../native/index.ts';
 import { firstCause, hasFailed } from '../failure.ts';
 import { LineSplitter, type Terminal } from '../output.ts';
 import { packageVersion } from '../package-version.ts';
+import { atMost } from '../patience.ts';
 import type { RankLogs } from '../rank-log.ts';
 import type { RankEnd } from '../rank-process.ts';
 import type { RunOutcome, StopReason } from '../supervise.ts';
@@ -192,7 +193,7 @@ export async function runOnHosts(start: HostsStart): Promise<HostsOutcome> {
     const streams = [show(start, child, 'stdout', said), show(start, child, 'stderr', said)];
     const [status] = (await once(child, 'exit')) as [number | null];
     // What it left on a machine that cannot be reached holds its streams open.
-    await Promise.race([Promise.all(streams), sleep(STREAM_PATIENCE_MS)]);
+    await atMost(STREAM_PATIENCE_MS, Promise.all(streams));
     for (const stream of [child.stdout, child.stderr]) stream?.destroy();
     // What ranks said last may still be on its way.
     for (let turn = 0; turn < 20 && ended.size < hub.joined.length; turn++) await sleep(50);
