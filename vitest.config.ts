@@ -21,6 +21,9 @@ const long = [
   'readme',
   'zero.equality',
   'zero.gathers',
+  'zero.pairwise',
+  'zero.tiling',
+  'zero.offload',
 ];
 
 /**
