@@ -98,7 +98,7 @@ async function run(options: BenchOptions): Promise<Report> {
       const { seconds: unshaped } = await microBatches('waited for, link not shaped', 3, 0);
       const wanted = communicationShare * base;
       const rate = Math.round((8 * gatheredBytes(between)) / wanted / 1e6);
-      for (const index of [0, 1]) machines.shape(index, `${rate}mbit`);
+      for (const index of [0, 1]) machines.shape(index, `${rate}mbit`, '1mb');
       const { seconds: serial, bytes } = await microBatches('waited for', 3, 0);
       const { seconds: beside } = await microBatches('gathered ahead', 3, layer);
       figures[`${name}: link, Mbit/s`] = rate;

@@ -154,10 +154,13 @@ exec ip netns exec "$name" unshare --uts sh -c 'hostname "$0" && if [ -f "$1" ];
     ip('link', 'set', this.#names[index]!, 'down');
   }
 
-  /** Lets so much through, as tc writes it: 100mbit. In both directions. */
-  shape(index: number, rate: string): void {
-    tc(null, this.#names[index]!, rate);
-    tc(this.#names[index]!, 'eth0', rate);
+  /**
+   * Lets so much through, as tc writes it: 100mbit. In both directions. Of a burst less than the 64 KiB and headers that TCP
+   * sends at once each packet is shaped for itself, which takes processor time from ranks where the link is fast.
+   */
+  shape(index: number, rate: string, burst = '64kb'): void {
+    tc(null, this.#names[index]!, rate, burst);
+    tc(this.#names[index]!, 'eth0', rate, burst);
   }
 
   /** Joins two machines by a cable of their own, which lets so much through; what goes to others is not touched. */
@@ -262,8 +265,8 @@ function ip(...words: string[]): void {
 }
 
 /** Shapes what a device of a namespace (null: our own) sends. */
-function tc(namespace: string | null, device: string, rate: string): void {
+function tc(namespace: string | null, device: string, rate: string, burst = '64kb'): void {
   const where = namespace === null ? [] : ['-n', namespace];
-  const shaped = ['root', 'tbf', 'rate', rate, 'burst', '64kb', 'latency', '100ms'];
+  const shaped = ['root', 'tbf', 'rate', rate, 'burst', burst, 'latency', '100ms'];
   execFileSync('tc', [...where, 'qdisc', 'replace', 'dev', device, ...shaped]);
 }
