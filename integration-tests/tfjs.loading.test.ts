@@ -19,13 +19,20 @@ it.each([
   ['version', 'TensorFlow.js core is of version 3.21.0; supported are >=4.22.0 <4.23.0'],
   ['copies', 'two copies of TensorFlow.js (core) are loaded:'],
   ['bundle', 'TensorFlow.js was loaded from a bundle'],
-  ['stdin', 'reads standard input, which only rank 0 has'],
-  ['stdinFile', 'reads standard input, which only rank 0 has'],
-  ['stdinName', 'reads standard input, which only rank 0 has'],
-  ['stdinPromise', 'reads standard input, which only rank 0 has'],
 ])('refuses %s', async (name, text) => {
   const { status, stderr } = await launch(name);
   expect(stderr).toContain(text);
+  expect(status).toBe(1);
+});
+
+it('refuses to read standard input on any rank but 0, in whatever way', async () => {
+  const { status, stderr } = await launch('stdin');
+  const said = (way: number, what: string) => stderr.includes(`[rank 1] way ${way} ${what}`);
+  for (const way of [0, 1, 2, 3]) {
+    expect(said(way, 'is refused: STDIN_ON_RANK'), `way ${way}`).toBe(true);
+    expect(said(way, 'reads')).toBe(false);
+  }
+  expect(stderr).toContain('reads standard input, which only rank 0 has');
   expect(status).toBe(1);
 });
 
