@@ -134,7 +134,8 @@ export class Lifecycle {
   }
 }
 
-function isThenable(value: unknown): boolean {
+/** A promise, or what `await` takes for one. */
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as { then?: unknown } | null)?.then === 'function';
 }
 

@@ -27,6 +27,21 @@ it('a checkpoint that one rank alone asks for names both operations, and leaves 
   expect(readdirSync(folder)).toEqual([]);
 });
 
+it("a checkpoint in the middle of one rank's step is refused on all, with the ranks", async () => {
+  for (const { code, message } of await errorsOf('save in accumulation')) {
+    expect(code).toBe('ARGUMENTS_INVALID');
+    expect(message).toMatch(/in the middle of step 1: .* 0 on rank 0, 1 on rank 1$/);
+  }
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+it('a gradient of an earlier micro batch that is not finite is named on all ranks', async () => {
+  for (const { code, message } of await errorsOf('earlier micro batch')) {
+    expect(code).toBe('LOSS_NOT_FINITE');
+    expect(message).toMatch(/not finite: w, in an earlier micro batch/);
+  }
+});
+
 it('models that differ are told before anything is shared, with both ranks', async () => {
   for (const { code, message } of await errorsOf('models')) {
     expect(code).toBe('RANKS_DIFFER');

@@ -6,6 +6,7 @@ import type {
   OptimizerStepOwner,
   StepPlan,
 } from '../../hooks/index.ts';
+import { intersect } from '../../layout.ts';
 import type { NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import { composeSession, requireOwner, type Session } from '../../session.ts';
@@ -136,6 +137,31 @@ export class ArraySession {
     const { engine } = this.#runtime;
     engine.waitSync(this.optimizer.enqueue(context));
     return this.optimizer.outcome();
+  }
+
+  /** Ends when nothing of the micro batches so far is on its way, so that the step may be dropped. */
+  async gradientsAtRest(): Promise<void> {
+    for (const work of this.gradients.reduced().after) await this.#runtime.engine.wait(work);
+  }
+
+  /**
+   * After a step that failed: a parameter of this rank's shard whose summed gradient is not finite. Null where
+   * there is none, or the sum is on disk.
+   */
+  nonFiniteSum(): string | null {
+    const { engine, rank } = this.#runtime;
+    const { shard, after } = this.gradients.reduced();
+    for (const work of after) engine.waitSync(work);
+    if (shard === null) return null;
+    const { layout } = this.session;
+    const own = layout.shards[rank]!;
+    const sum = new Float32Array(shard.buffer.view(), shard.byteOffset, shard.count);
+    const found = layout.slots.find((slot) => {
+      const { offset, count } = intersect(slot, own);
+      const start = offset - own.offset;
+      return !sum.subarray(start, start + count).every(Number.isFinite);
+    });
+    return found?.name ?? null;
   }
 
   #write(name: string, values: Float32Array | null, factor: number, adds: boolean): void {

@@ -1,7 +1,7 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { initialize, type InitializeOptions } from './initialize.ts';
 
 const adam = { type: 'AdamW', params: { lr: 0.1, weight_decay: 0.1 } };
@@ -114,6 +114,133 @@ describe('initialize', () => {
     expect([...w]).toEqual(afterwards);
     await again.close();
     rmSync(folder, { recursive: true });
+  });
+
+  describe('in the middle of accumulation', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-loop-'));
+    afterAll(() => rmSync(folder, { recursive: true }));
+    const middle = async (stage: number) => {
+      const w = Float32Array.of(1, -2, 3);
+      const engine = await open({
+        parameters: { w, b: Float32Array.of(4) },
+        deepspeed: {
+          gradient_accumulation_steps: 2,
+          zero_optimization: { stage },
+          optimizer: adam,
+        },
+      });
+      const step = (scales: readonly number[]) =>
+        scales.map((scale) => {
+          engine.backward(gradients(scale));
+          return engine.step();
+        });
+      return { engine, w, step };
+    };
+
+    it.each([0, 1, 2])('stage %d: a checkpoint is loaded into a step of its own', async (stage) => {
+      const tag = `stage${stage}`;
+      const plain = await middle(stage);
+      plain.step([1, 2]);
+      await plain.engine.saveCheckpoint(folder, tag);
+      expect(plain.step([3, 4])).toEqual([false, true]);
+      const norm = plain.engine.getGlobalGradNorm();
+      await plain.engine.close();
+
+      const rewound = await middle(stage);
+      // One micro batch, then a whole step that only step() is missing from.
+      for (const bad of [[Number.POSITIVE_INFINITY], [100, Number.NaN]]) {
+        for (const scale of bad) rewound.engine.backward(gradients(scale));
+        await rewound.engine.loadCheckpoint(folder, tag);
+        expect(rewound.engine.isGradientAccumulationBoundary()).toBe(false);
+        expect(rewound.engine.getGlobalGradNorm()).toBeNull();
+      }
+      expect(rewound.step([3, 4])).toEqual([false, true]);
+      expect(rewound.engine.getGlobalGradNorm()).toBe(norm);
+      expect(rewound.w).toEqual(plain.w);
+      await rewound.engine.close();
+    });
+
+    it('a checkpoint that is refused drops nothing', async () => {
+      const [plain, { engine, w, step }] = [await middle(1), await middle(1)];
+      plain.step([1, 2]);
+      engine.backward(gradients(1));
+      await expect(engine.loadCheckpoint(folder, 'none')).rejects.toMatchObject({
+        code: 'CHECKPOINT_NOT_FOUND',
+      });
+      expect(step([2])).toEqual([true]);
+      expect(w).toEqual(plain.w);
+      for (const one of [plain.engine, engine]) await one.close();
+    });
+
+    it('none is saved, and the step goes on', async () => {
+      const [plain, { engine, w, step }] = [await middle(1), await middle(1)];
+      plain.step([1, 2]);
+      engine.backward(gradients(1));
+      await expect(engine.saveCheckpoint(folder, 'middle')).rejects.toMatchObject({
+        code: 'ARGUMENTS_INVALID',
+        message: expect.stringMatching(/in the middle of step 1: .* 1 on rank 0$/),
+        fix: expect.stringContaining('after step() has returned true'),
+      });
+      expect(readdirSync(folder)).not.toContain('middle');
+      expect(step([2])).toEqual([true]);
+      expect(w).toEqual(plain.w);
+      await engine.saveCheckpoint(folder, 'middle');
+      for (const one of [plain.engine, engine]) await one.close();
+      await expect(engine.saveCheckpoint(folder, 'closed')).rejects.toMatchObject({
+        code: 'TRAINER_CLOSED',
+      });
+      await expect(engine.loadCheckpoint(folder, 'middle')).rejects.toMatchObject({
+        code: 'TRAINER_CLOSED',
+      });
+    });
+
+    it('gradients that are not finite are named whichever micro batch they came with', async () => {
+      const early = await middle(1);
+      early.engine.backward({ ...gradients(), b: Float32Array.of(Number.POSITIVE_INFINITY) });
+      early.engine.backward(gradients());
+      expect(() => early.engine.step()).toThrow(
+        'step 1: gradients are not finite: b, in an earlier micro batch than the last, or their sum overflows',
+      );
+      await early.engine.close();
+    });
+  });
+
+  it('noSync of an asynchronous action lasts until that has ended', async () => {
+    const run = async (asynchronous: boolean, fails = false) => {
+      const w = Float32Array.of(1, -2, 3);
+      const engine = await open({ parameters: { w, b: Float32Array.of(4) } });
+      const part = (scale: number) => {
+        engine.backward(gradients(scale));
+        expect(engine.step()).toBe(false);
+        expect(engine.isGradientAccumulationBoundary()).toBe(false);
+        return scale;
+      };
+      if (asynchronous) {
+        const result = engine.noSync(async () => {
+          await null;
+          part(1);
+          // Another one within it does not end it.
+          expect(engine.noSync(() => part(0.5))).toBe(0.5);
+          await null;
+          part(2);
+          if (fails) throw new Error('no more parts');
+          return 'parts';
+        });
+        expect(engine.isGradientAccumulationBoundary()).toBe(false);
+        if (fails) await expect(result).rejects.toThrow('no more parts');
+        else expect(await result).toBe('parts');
+      } else {
+        engine.noSync(() => [1, 0.5, 2].map(part));
+      }
+      expect(engine.isGradientAccumulationBoundary()).toBe(true);
+      engine.backward(gradients(4));
+      expect(engine.step()).toBe(true);
+      await engine.close();
+      return w;
+    };
+    const expected = await run(false);
+    expect(await run(true)).toEqual(expected);
+    expect(await run(true, true)).toEqual(expected);
   });
 
   it('schedules the rate; setLr overrules', async () => {

@@ -1,9 +1,9 @@
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
-import type { OptimizerOutcome, StepPlan } from '../../hooks/index.ts';
+import { isThenable, type OptimizerOutcome, type StepPlan } from '../../hooks/index.ts';
 import { nearest } from '../../nearest.ts';
 import type { Runtime } from '../../runtime.ts';
-import { gatherJsonSync } from '../../strategies/agree.ts';
+import { gatherJson, gatherJsonSync } from '../../strategies/agree.ts';
 import { locate } from '../../strategies/checkpoint/index.ts';
 import type { ArraySession } from './array-session.ts';
 import type { LoopSettings } from './settings.ts';
@@ -25,7 +25,8 @@ export class LoopEngine {
   /** Micro batches of this step so far, and those among them that `noSync` added. */
   #microBatch = 0;
   #extra = 0;
-  #syncs = true;
+  /** Actions of `noSync` that have not ended. */
+  #unsynced = 0;
   #losses: number[] = [];
   #plan: StepPlan | null = null;
   #last: Gradients = {};
@@ -71,7 +72,7 @@ export class LoopEngine {
           `backward() got ${typeof loss === 'string' ? `"${loss}"` : typeof loss} as the loss; it is a number`,
         );
       }
-      if (!this.#syncs) this.#extra += 1;
+      if (this.#unsynced > 0) this.#extra += 1;
       const microBatches = this.gradientAccumulationSteps + this.#extra;
       if (this.#microBatch >= microBatches) {
         throw new DeepSpeedError(
@@ -100,7 +101,9 @@ export class LoopEngine {
 
   /** True while the micro batch under way is the last before the optimizer steps. */
   isGradientAccumulationBoundary(): boolean {
-    return this.#syncs && this.#microBatch >= this.gradientAccumulationSteps + this.#extra - 1;
+    return (
+      this.#unsynced === 0 && this.#microBatch >= this.gradientAccumulationSteps + this.#extra - 1
+    );
   }
 
   /**
@@ -141,6 +144,9 @@ export class LoopEngine {
   /**
    * Runs `action`; each `backward` in it adds its gradients on this rank and nothing leaves it, until the
    * next `backward` outside. Stage 2 keeps no whole gradient to add to, and refuses.
+   *
+   * @param action may be asynchronous: every `backward` until its promise has settled then counts as one in it
+   * @returns what `action` does: await a promise before the next `backward`
    */
   noSync<T>(action: () => T): T {
     if (!this.#session.gradients.accumulatesLocally) {
@@ -150,15 +156,23 @@ export class LoopEngine {
         { fix: 'Use stage 0 or 1, or gradient_accumulation_steps.' },
       );
     }
-    this.#syncs = false;
+    this.#unsynced += 1;
+    const ended = () => {
+      this.#unsynced -= 1;
+    };
+    let result: T;
     try {
-      return action();
-    } finally {
-      this.#syncs = true;
+      result = action();
+    } catch (error) {
+      ended();
+      throw error;
     }
+    if (isThenable(result)) return Promise.resolve(result).finally(ended) as T;
+    ended();
+    return result;
   }
 
-  /** Norm of the last step's gradient over all parameters and ranks, before clipping; null before a step. */
+  /** Norm of the last step's gradient over all parameters and ranks, before clipping; null before a step and after a load. */
   getGlobalGradNorm(): number | null {
     return this.#outcome?.gradientNorm ?? null;
   }
@@ -181,7 +195,8 @@ export class LoopEngine {
   }
 
   /**
-   * Writes `directory/tag`: parameters, optimizer states and `clientState`. Every rank must call it.
+   * Writes `directory/tag`: parameters, optimizer states and `clientState`. Every rank must call it, between two
+   * steps: gradients that wait for more micro batches are in no checkpoint. One that is refused changes nothing.
    *
    * @returns the folder
    */
@@ -190,6 +205,8 @@ export class LoopEngine {
     tag = `global_step${this.#step}`,
     clientState: Record<string, unknown> = {},
   ): Promise<string> {
+    this.#requireOpen();
+    await this.#requireBetweenSteps();
     const loop = { step: this.#step, skipped: this.#skipped, rate: this.#rate, clientState };
     const event = { directory, tag, state: { step: this.#step, loop } as Record<string, unknown> };
     await this.#session.session.lifecycle.run('saveCheckpoint', event);
@@ -197,18 +214,20 @@ export class LoopEngine {
   }
 
   /**
-   * Loads the newest checkpoint of a directory, or one tag's folder. Every rank must call it. One that is refused changes
-   * nothing.
+   * Loads the newest checkpoint of a directory, or one tag's folder. Every rank must call it. A step begins: micro
+   * batches that waited for more are dropped. A checkpoint that is refused changes nothing.
    *
    * @returns what was saved as `clientState`
    */
   async loadCheckpoint(directory: string, tag?: string): Promise<Record<string, unknown>> {
+    this.#requireOpen();
     const found = await locate(tag === undefined ? directory : join(directory, tag));
     if (!found) {
       throw new DeepSpeedError('CHECKPOINT_NOT_FOUND', `there is no checkpoint in ${directory}`, {
         data: { directory },
       });
     }
+    if (this.#microBatch > 0) await this.#session.gradientsAtRest();
     const event = { ...found, state: {} as Record<string, unknown>, checkFirst: true };
     await this.#session.session.lifecycle.run('loadCheckpoint', event);
     const loop = event.state.loop as {
@@ -220,6 +239,8 @@ export class LoopEngine {
     this.#step = loop.step;
     this.#skipped = loop.skipped;
     this.#rate = loop.rate;
+    this.#outcome = null;
+    this.#beginStep();
     this.#writeBack();
     return loop.clientState;
   }
@@ -250,9 +271,31 @@ export class LoopEngine {
       skipped: outcome.skipped,
       lossScale: outcome.lossScale,
     });
-    this.#losses = [];
+    this.#beginStep();
+  }
+
+  /** Its first micro batch overwrites what earlier ones have added up. */
+  #beginStep(): void {
     this.#microBatch = 0;
     this.#extra = 0;
+    this.#losses = [];
+    this.#plan = null;
+    this.#last = {};
+  }
+
+  /** Ranks tell each other: one that refused alone would leave those waiting that do not. */
+  async #requireBetweenSteps(): Promise<void> {
+    const taken = await gatherJson(this.#runtime, this.#microBatch);
+    if (taken.every((count) => count === 0)) return;
+    const counts = taken.map((count, rank) => `${count} on rank ${rank}`).join(', ');
+    throw new DeepSpeedError(
+      'ARGUMENTS_INVALID',
+      `saveCheckpoint() was called in the middle of step ${this.#step + 1}: micro batches that wait for its end: ${counts}`,
+      {
+        fix: 'Save after step() has returned true, on every rank.',
+        data: { step: this.#step + 1, microBatches: taken },
+      },
+    );
   }
 
   /** @internal */
@@ -272,13 +315,16 @@ export class LoopEngine {
     }
   }
 
+  #requireOpen(): void {
+    if (this.#state === 'open') return;
+    throw new DeepSpeedError(
+      'TRAINER_CLOSED',
+      `this engine has ${this.#state === 'failed' ? 'failed' : 'been closed'}`,
+    );
+  }
+
   #check(gradients: Gradients): void {
-    if (this.#state !== 'open') {
-      throw new DeepSpeedError(
-        'TRAINER_CLOSED',
-        `this engine has ${this.#state === 'failed' ? 'failed' : 'been closed'}`,
-      );
-    }
+    this.#requireOpen();
     for (const name of Object.keys(gradients)) {
       if (this.#parameters.has(name)) continue;
       const near = nearest(name, this.#parameters.keys());
@@ -300,15 +346,27 @@ export class LoopEngine {
     }
   }
 
+  /** Of earlier micro batches only the sum is left, which knows its parameters and not its ranks. */
   #nameNonFinite(): never {
-    const own = [...this.#parameters.keys()].find(
+    const last = [...this.#parameters.keys()].find(
       (name) => !(this.#last[name]?.every(Number.isFinite) ?? true),
     );
-    const all = gatherJsonSync(this.#runtime, own ?? null);
-    const named = all.flatMap((name, rank) => (name ? [`${name} on rank ${rank}`] : []));
+    const all = gatherJsonSync(this.#runtime, {
+      last: last ?? null,
+      sum: this.#session.nonFiniteSum(),
+    });
+    const onRanks = all.flatMap(({ last: name }, rank) =>
+      name ? [`${name} on rank ${rank}`] : [],
+    );
+    const inSum = [...new Set(all.flatMap(({ sum }) => sum ?? []))];
+    const origin =
+      this.#microBatch > 1
+        ? 'in an earlier micro batch than the last, or their sum overflows'
+        : 'their sum overflows';
+    const named = onRanks.length > 0 ? onRanks.join(', ') : [...inSum, origin].join(', ');
     throw new DeepSpeedError(
       'LOSS_NOT_FINITE',
-      `step ${this.#step + 1}: gradients are not finite: ${named.join(', ') || 'their sum overflows'}`,
+      `step ${this.#step + 1}: gradients are not finite: ${named}`,
       { data: { step: this.#step + 1 } },
     );
   }
