@@ -1,4 +1,7 @@
 /** Hand-written loops over ranks, with compressed gradients and 16 bits on the way. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { runRanks } from '../../trainer/testing/run-ranks.ts';
 import { type LoopTask, targetOf } from './testing/loop.fixture.ts';
@@ -9,8 +12,12 @@ const optimizer = { type: 'SGD', params: { lr: rate } };
 const worldSize = 2;
 
 /** Where two ranks end, and that they end at the same place. */
-async function end(deepspeed: object, steps: number): Promise<Float32Array> {
-  const task = { deepspeed: { optimizer, ...deepspeed }, steps };
+async function end(
+  deepspeed: object,
+  steps: number,
+  more: Pick<LoopTask, 'folder'> = {},
+): Promise<Float32Array> {
+  const task = { deepspeed: { optimizer, ...deepspeed }, steps, ...more };
   const [first, second] = await runRanks<LoopTask, Float32Array>(fixture, worldSize, task);
   expect(second).toEqual(first);
   return first!;
@@ -49,4 +56,24 @@ it.each([
   // Lossy: not where whole gradients lead.
   expect(distance(short, after(4))).toBeGreaterThan(rounding(4));
   expect(distance(long, mean)).toBeLessThan(0.1 * Math.hypot(...mean));
+});
+
+it.each([
+  ['whole', {}],
+  ['stage 1', { zero_optimization: { stage: 1 } }],
+  ['stage 2', { zero_optimization: { stage: 2 } }],
+  ['stage 2, all-reduced', { zero_optimization: { stage: 2, reduce_scatter: false } }],
+  ['int8', { compression: { type: 'int8' } }],
+  ['powersgd', { compression: { type: 'powersgd', rank: 1 } }],
+  ['16 bits', { communication_data_type: 'bf16' }],
+  ['weights of 16 bits', { bf16: { enabled: true } }],
+  ['OneBitAdam', { optimizer: { type: 'OneBitAdam', params: { lr: rate, freeze_step: 1 } } }],
+])('%s: gradients on their way are given up for a checkpoint that is good', async (_, keys) => {
+  const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-loop-'));
+  const broken = join(folder, 'broken', 'global_step0');
+  mkdirSync(broken, { recursive: true });
+  writeFileSync(join(broken, 'manifest.json'), '{}');
+  writeFileSync(join(folder, 'broken', 'latest'), 'global_step0\n');
+  expect(await end(keys, 3, { folder })).toEqual(await end(keys, 3));
+  rmSync(folder, { recursive: true });
 });
