@@ -39,6 +39,26 @@ it('gives training all samples of a generator whose first batch set-up has looke
   await expect(tokens(source, 1)).rejects.toMatchObject({ code: 'DATASET_INVALID' });
 });
 
+it('a stream goes on after the samples seen before, whatever the size of their batches', async () => {
+  const stream = { [Symbol.asyncIterator]: generate };
+  const samplesFrom = async (skip: number, more: Partial<typeof options> = {}) => {
+    const batches: number[][] = [];
+    for await (const parts of createBatchSource(stream, { ...options, ...more }).epoch(0, skip)) {
+      batches.push(parts.flatMap(({ indices }) => indices));
+    }
+    return batches;
+  };
+  expect(await samplesFrom(1)).toEqual([
+    [1, 2],
+    [3, 4],
+  ]);
+  expect(await samplesFrom(2)).toEqual([[2, 3], [4]]);
+  expect(await samplesFrom(2, { dropLast: true })).toEqual([[2, 3]]);
+  expect(await samplesFrom(3, { microBatchSize: 1, microBatches: 2 })).toEqual([[3, 4]]);
+  expect(await samplesFrom(1, { microBatchSize: 1, worldSize: 2, rank: 1 })).toEqual([[2], [4]]);
+  for (const skip of [5, 6]) expect(await samplesFrom(skip)).toEqual([]);
+});
+
 it('reads an iterable anew for every epoch', async () => {
   const source = createBatchSource({ [Symbol.asyncIterator]: generate }, options);
   for (const epoch of [0, 0, 1]) {

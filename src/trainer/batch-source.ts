@@ -12,8 +12,12 @@ export interface MicroBatch {
 export interface BatchSource {
   /** Undefined for a stream, whose end nobody knows. */
   readonly stepsPerEpoch: number | undefined;
-  /** @param skip steps of this epoch that were taken before */
+  /** Samples of a step, over all ranks. */
+  readonly globalBatchSize: number;
+  /** @param skip samples of this epoch that were taken before, in global batches of whatever size */
   epoch(epoch: number, skip: number): AsyncGenerator<MicroBatch[]>;
+  /** Whether after `samples` of an epoch no batch is left; of a stream nobody knows. */
+  isOver(samples: number): boolean;
 }
 
 export type BatchSourceOptions = Omit<SamplerOptions, 'length'>;
@@ -35,15 +39,17 @@ function mapSource(map: MapDataset, options: BatchSourceOptions): BatchSource {
   const sampler = new DistributedSampler({ ...options, length: map.length });
   return {
     stepsPerEpoch: sampler.stepsPerEpoch,
+    globalBatchSize: sampler.globalBatchSize,
     async *epoch(epoch, skip) {
-      for (let step = skip; step < sampler.stepsPerEpoch; step += 1) {
+      for (let start = skip; !sampler.isOver(start); start += sampler.globalBatchSize) {
         const parts: MicroBatch[] = [];
-        for (const indices of sampler.step(epoch, step)) {
+        for (const indices of sampler.batch(epoch, start)) {
           parts.push({ samples: await fetchSamples(map, indices), indices });
         }
         yield parts;
       }
     },
+    isOver: (samples) => sampler.isOver(samples),
   };
 }
 
@@ -61,32 +67,34 @@ function streamSource(
     Array.from({ length: microBatches }, (): MicroBatch => ({ samples: [], indices: [] }));
   return {
     stepsPerEpoch: undefined,
+    globalBatchSize,
     async *epoch(_epoch, skip) {
       let parts = empty();
       let index = 0;
       for await (const sample of stream) {
-        const step = Math.floor(index / globalBatchSize);
-        const slot = Math.floor((index % globalBatchSize) / microBatchSize);
-        if (step >= skip && slot % worldSize === rank) {
+        const place = (index - skip) % globalBatchSize;
+        const slot = Math.floor(place / microBatchSize);
+        if (index >= skip && slot % worldSize === rank) {
           const part = parts[Math.floor(slot / worldSize)]!;
           part.samples.push(sample);
           part.indices.push(index);
         }
         index += 1;
-        if (index % globalBatchSize !== 0) continue;
-        if (step >= skip) yield parts;
+        if (index <= skip || place + 1 < globalBatchSize) continue;
+        yield parts;
         parts = empty();
       }
       if (index === 0) throw new DeepSpeedError('DATASET_EMPTY', 'the dataset has no samples');
-      const rest = index % globalBatchSize;
       if (index < globalBatchSize) {
         throw new DeepSpeedError(
           'DATASET_TOO_SMALL',
           `the training dataset has ${index} samples, one global batch takes ${globalBatchSize}`,
         );
       }
-      if (rest > 0 && !dropLast && Math.floor(index / globalBatchSize) >= skip) yield parts;
+      const rest = Math.max(0, index - skip) % globalBatchSize;
+      if (rest > 0 && !dropLast) yield parts;
     },
+    isOver: () => false,
   };
 }
 

@@ -32,7 +32,7 @@ export interface TrainerState {
   logHistory: LogEntry[];
   /** The best `metricForBestModel` of all evaluations. */
   bestMetric: number | null;
-  /** Tag of the checkpoint with the best evaluation at its step. */
+  /** The checkpoint with the best evaluation at its step: a tag below outputDir, or the folder in another run's. */
   bestCheckpoint: string | null;
 }
 

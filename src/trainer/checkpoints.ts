@@ -1,5 +1,5 @@
 import { readdir, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import type { CheckpointEvent } from '../hooks/index.ts';
 import { locate } from '../strategies/checkpoint/index.ts';
@@ -104,6 +104,30 @@ export async function loadTrainerCheckpoint(
   }
   const { callbacks = {}, unlogged = { sum: 0, steps: 0 } } = host;
   return { state: host.trainer, run: { callbacks, unlogged }, folder };
+}
+
+/**
+ * What a run resumed from `folder` calls that one's best checkpoint, and finds there at its end; null, with a warning
+ * where it would be loaded, if it is gone. Every rank must call it.
+ */
+export async function bestOfResumed(
+  { args, scalars, runtime }: Training,
+  best: string | null,
+  folder: string,
+): Promise<string | null> {
+  if (best === null) return null;
+  const path = resolve(dirname(folder), best);
+  const [found] = await scalars.sum([(await locate(path)) ? 1 : 0]);
+  if (found === runtime.worldSize) {
+    return dirname(path) === resolve(args.outputDir) ? basename(path) : path;
+  }
+  if (args.loadBestModelAtEnd) {
+    process.emitWarning(
+      `the best checkpoint so far, ${path}, is gone: loadBestModelAtEnd takes the best from here on`,
+      { code: 'DEEPSPEED_JS_BEST_GONE' },
+    );
+  }
+  return null;
 }
 
 /** Deletes the oldest checkpoints beyond the limit; never the newest nor the best. */

@@ -22,7 +22,11 @@ const samples = Array.from({ length: 16 }, (_, row) => ({
   input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
 }));
 
-function make(args: Partial<TrainerOptions['args']>, callbacks: TrainerCallback[] = []): Trainer {
+function make(
+  args: Partial<TrainerOptions['args']>,
+  callbacks: TrainerCallback[] = [],
+  trainDataset: TrainerOptions['trainDataset'] = samples,
+): Trainer {
   return new Trainer({
     model: AutoModelForCausalLM.fromConfig({
       model_type: 'gpt2',
@@ -32,7 +36,7 @@ function make(args: Partial<TrainerOptions['args']>, callbacks: TrainerCallback[
       n_layer: 1,
       n_head: 1,
     }),
-    trainDataset: samples,
+    trainDataset,
     evalDataset: samples,
     callbacks,
     args: {
@@ -107,6 +111,80 @@ describe('a resumed run', () => {
     await train(make({ maxSteps: 1 }, [remembers('a'), remembers('b')]), false);
     await train(make({ maxSteps: 2 }, [remembers('c'), remembers('b'), worse]), true);
     expect(loaded).toEqual([{ of: 'b' }]);
+  });
+
+  describe('in another folder', () => {
+    // Losses fall, so that the first is the greatest.
+    const best = { ...evaluating, loadBestModelAtEnd: true, greaterIsBetter: true };
+    const from = () => `${outputDir}/from`;
+    const lossAtEnd = async (args: Partial<TrainerOptions['args']>) => {
+      const trainer = make(args);
+      try {
+        await trainer.train({ resumeFromCheckpoint: from() });
+        return { ...(await trainer.evaluate()), best: trainer.state.bestCheckpoint };
+      } finally {
+        await trainer.close();
+      }
+    };
+    beforeEach(async () => {
+      await train(make({ ...best, outputDir: from(), maxSteps: 2 }), false);
+    });
+
+    it('loads the best checkpoint from where it is, not one of its name', async () => {
+      // Another run's first step, with other weights.
+      await train(make({ maxSteps: 1, learningRate: 0.5 }), false);
+      const { eval_loss, best: found } = await lossAtEnd({ ...best, maxSteps: 3 });
+      expect(found).toBe(`${from()}/global_step1`);
+      const alone = make({});
+      await alone.loadCheckpoint(`${from()}/global_step1`);
+      expect(eval_loss).toBe((await alone.evaluate()).eval_loss);
+      await alone.close();
+    });
+
+    it('does without the best checkpoint once that is gone', async () => {
+      rmSync(`${from()}/global_step1`, { recursive: true });
+      const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+      const { best: found } = await lossAtEnd({ ...best, maxSteps: 3 });
+      expect(found).toBe('global_step3');
+      expect(warn).toHaveBeenCalledWith(
+        expect.stringContaining(`${from()}/global_step1, is gone`),
+        { code: 'DEEPSPEED_JS_BEST_GONE' },
+      );
+    });
+  });
+
+  it('at another batch size goes on with the very next sample', async () => {
+    const fetched: number[] = [];
+    const trainDataset = {
+      length: samples.length,
+      get(index: number) {
+        fetched.push(index);
+        return samples[index]!;
+      },
+    };
+    const whole = { perDeviceTrainBatchSize: 6, numTrainEpochs: 1 };
+    await train(make({ ...whole, maxSteps: 1 }, [], trainDataset), false);
+    const seen = new Set(fetched);
+    expect(seen.size).toBe(6);
+    fetched.length = 0;
+    const rest = await train(
+      make({ ...whole, perDeviceTrainBatchSize: 4, numTrainEpochs: 1 }, [], trainDataset),
+      true,
+    );
+    // 6 and then 4, 4, 2 of 16 samples.
+    expect(rest.globalStep).toBe(4);
+    expect(new Set([...seen, ...fetched]).size).toBe(16);
+  });
+
+  it('says so where there is nothing left to do', async () => {
+    const trainer = make({ maxSteps: 1, disableTqdm: false });
+    await trainer.train();
+    const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    expect((await trainer.train()).globalStep).toBe(1);
+    await trainer.close();
+    expect(write.mock.calls.join('\n')).toContain(
+      'which has taken 1 of 1 steps: raise maxSteps or numTrainEpochs',
+    );
   });
 
   it('refuses a callback that keeps a state without a name', async () => {

@@ -29,7 +29,7 @@ function samplers(length: number, of: Sizes, more: Partial<SamplerOptions> = {})
 
 /** Samples of one global batch over all ranks, micro batch by micro batch. */
 function globalBatch(ranks: DistributedSampler[], epoch: number, step: number): number[] {
-  const parts = ranks.map((sampler) => sampler.step(epoch, step));
+  const parts = ranks.map((sampler) => sampler.batch(epoch, step * sampler.globalBatchSize));
   return parts[0]!.flatMap((_, microBatch) => parts.flatMap((own) => own[microBatch]!));
 }
 
@@ -64,13 +64,45 @@ it('global batches are the same however they are dealt out', () => {
   );
 });
 
+it('every sample comes once an epoch in which the size of global batches changes', () => {
+  const steps = fc.nat(10);
+  fc.assert(
+    fc.property(
+      sizes,
+      sizes,
+      steps,
+      fc.nat(60),
+      fc.boolean(),
+      (before, after, taken, extra, dropLast) => {
+        const sizeOf = (of: Sizes) => of.microBatchSize * of.microBatches * of.worldSize;
+        const length = sizeOf(before) + sizeOf(after) + extra;
+        const seen: number[] = [];
+        let start = 0;
+        const take = (of: Sizes, most: number) => {
+          const ranks = samplers(length, of, { dropLast });
+          for (let step = 0; step < most && !ranks[0]!.isOver(start); step += 1) {
+            const parts = ranks.map((sampler) => sampler.batch(2, start));
+            seen.push(...parts.flat(2));
+            start += sizeOf(of);
+          }
+        };
+        take(before, taken);
+        take(after, Number.POSITIVE_INFINITY);
+        expect(new Set(seen).size).toBe(seen.length);
+        const left = length - seen.length;
+        expect(left).toBeLessThan(dropLast ? Math.max(sizeOf(before), sizeOf(after)) : 1);
+      },
+    ),
+  );
+});
+
 it('no rank gets more than its rows, and only the last global batch has fewer', () => {
   fc.assert(
     fc.property(sizes, fc.nat(30), fc.boolean(), (of, extra, dropLast) => {
       const size = of.microBatchSize * of.microBatches * of.worldSize;
       for (const sampler of samplers(size + extra, of, { dropLast })) {
         for (const step of all(sampler.stepsPerEpoch)) {
-          const parts = sampler.step(0, step);
+          const parts = sampler.batch(0, step * size);
           expect(parts).toHaveLength(of.microBatches);
           const isLast = !dropLast && step === sampler.stepsPerEpoch - 1;
           for (const part of parts) {
@@ -86,7 +118,7 @@ it('no rank gets more than its rows, and only the last global batch has fewer', 
 it('epochs and seeds have orders of their own, which never change', () => {
   const order = (seed: number, epoch: number) => {
     const of = { microBatchSize: 100, microBatches: 1, worldSize: 1 };
-    return samplers(100, of, { seed })[0]!.step(epoch, 0)[0]!;
+    return samplers(100, of, { seed })[0]!.batch(epoch, 0)[0]!;
   };
   expect(order(1, 0)).toEqual(order(1, 0));
   expect(order(1, 0)).not.toEqual(order(1, 1));

@@ -48,16 +48,25 @@ export class DistributedSampler {
     this.stepsPerEpoch = dropLast ? Math.floor(batches) : Math.ceil(batches);
   }
 
-  /** Indices of this rank for one step of one epoch: a list for every micro batch, possibly empty. */
-  step(epoch: number, step: number): number[][] {
+  /**
+   * Indices of this rank for one global batch: a list for every micro batch, possibly empty.
+   *
+   * @param start samples of the epoch that come before it
+   */
+  batch(epoch: number, start: number): number[][] {
     const { microBatchSize, microBatches, worldSize, rank, length } = this.#options;
     const order = this.#order(epoch);
-    const start = step * this.globalBatchSize;
     return Array.from({ length: microBatches }, (_, microBatch) => {
       const first = start + (microBatch * worldSize + rank) * microBatchSize;
       const last = Math.min(first + microBatchSize, length, start + this.globalBatchSize);
       return first < last ? Array.from(order.subarray(first, last)) : [];
     });
+  }
+
+  /** Whether after `samples` of an epoch no global batch is left. */
+  isOver(samples: number): boolean {
+    const { length, dropLast } = this.#options;
+    return samples + (dropLast ? this.globalBatchSize : 1) > length;
   }
 
   #cached: { epoch: number; order: Uint32Array } | undefined;

@@ -1,3 +1,4 @@
+import { basename, resolve } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import type { StepMetrics } from '../hooks/index.ts';
 import {
@@ -10,7 +11,12 @@ import {
   type TrainerState,
 } from './callbacks.ts';
 import { collectStates, restoreStates, statefulCallbacks } from './callback-state.ts';
-import { checkpointTag, loadTrainerCheckpoint, saveTrainerCheckpoint } from './checkpoints.ts';
+import {
+  bestOfResumed,
+  checkpointTag,
+  loadTrainerCheckpoint,
+  saveTrainerCheckpoint,
+} from './checkpoints.ts';
 import type { Dataset } from './dataset.ts';
 import { evaluate } from './evaluation.ts';
 import { describeTiles, tilingThreshold } from '../strategies/offload/tiling.ts';
@@ -67,7 +73,12 @@ export class TrainLoop {
     this.state.maxSteps = recipe.totalSteps;
     const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
     if (resumed) {
-      Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps });
+      const bestCheckpoint = await bestOfResumed(
+        this.#training,
+        resumed.state.bestCheckpoint,
+        resumed.folder,
+      );
+      Object.assign(this.state, resumed.state, { maxSteps: recipe.totalSteps, bestCheckpoint });
       restoreStates(this.#stateful, resumed.run.callbacks);
       this.#lossSinceLog = resumed.run.unlogged;
     }
@@ -78,6 +89,9 @@ export class TrainLoop {
     const { tokensSeen: startTokens, samplesSeen: startSamples } = this.state;
     try {
       if (resumed) this.#reporter.log(`resumed from ${resumed.folder}${this.#nothingLeft()}`);
+      else if (this.state.step > 0) {
+        this.#reporter.log(`training goes on after step ${this.state.step}${this.#nothingLeft()}`);
+      }
       const tiles = describeTiles(session.layout, tilingThreshold(recipe.config));
       if (tiles) this.#reporter.log(tiles);
       await this.#agreeOnEvents();
@@ -113,15 +127,12 @@ export class TrainLoop {
   }
 
   async #epochs(): Promise<void> {
-    const { recipe, source, runtime } = this.#training;
-    const globalBatch = recipe.microBatchSize * recipe.microBatches * runtime.worldSize;
+    const { recipe, source } = this.#training;
     while (this.state.step < recipe.totalSteps && !this.#control.shouldTrainingStop) {
       await this.#call('onEpochBegin');
       const { epoch, samplesInEpoch } = this.state.position;
-      // Another global batch size than the checkpoint's: go on with the first batch not seen at all.
-      let step = Math.ceil(samplesInEpoch / globalBatch);
       let whole = true;
-      for await (const parts of source!.epoch(epoch, step)) {
+      for await (const parts of source!.epoch(epoch, samplesInEpoch)) {
         await this.#call('onStepBegin');
         const metrics = await trainStep(
           this.#training,
@@ -130,15 +141,13 @@ export class TrainLoop {
           this.state.skippedSteps,
         );
         if (this.#training.saving?.isLoadable) await this.#publish();
-        step += 1;
-        this.state.position = { epoch, samplesInEpoch: step * globalBatch };
-        this.#advance(metrics, epoch, step);
+        this.#advance(metrics);
         for (const file of await this.#trace.afterStep()) this.#reporter.wrote(file);
         await this.#call('onStepEnd', { metrics });
         await this.#afterStep();
         if (this.state.step < recipe.totalSteps && !this.#control.shouldTrainingStop) continue;
         // Of a stream nobody knows whether this was its end: a resumed run finds out.
-        whole = step === source!.stepsPerEpoch;
+        whole = source!.isOver(this.state.position.samplesInEpoch);
         break;
       }
       if (!whole) break;
@@ -147,11 +156,15 @@ export class TrainLoop {
     }
   }
 
-  #advance(metrics: StepMetrics, epoch: number, step: number): void {
-    const { stepsPerEpoch } = this.#training.source!;
+  #advance(metrics: StepMetrics): void {
+    const { stepsPerEpoch, globalBatchSize } = this.#training.source!;
+    const { epoch } = this.state.position;
+    const samplesInEpoch = this.state.position.samplesInEpoch + globalBatchSize;
+    this.state.position = { epoch, samplesInEpoch };
     this.state.step = metrics.step;
     if (metrics.skipped) this.state.skippedSteps += 1;
-    this.state.epoch = epoch + (stepsPerEpoch ? step / stepsPerEpoch : 0);
+    const steps = samplesInEpoch / globalBatchSize;
+    this.state.epoch = epoch + (stepsPerEpoch ? Math.min(1, steps / stepsPerEpoch) : 0);
     this.state.samplesSeen += metrics.samples;
     this.state.tokensSeen += metrics.tokens;
     for (const total of [this.#lossSinceLog, this.#lossOfRun]) {
@@ -250,7 +263,7 @@ export class TrainLoop {
     const { state } = this;
     const scoreOf = (tag: string) => {
       const entry = state.logHistory.findLast(
-        ({ step, eval_loss: loss }) => loss !== undefined && checkpointTag(step) === tag,
+        ({ step, eval_loss: loss }) => loss !== undefined && checkpointTag(step) === basename(tag),
       );
       return entry ? metricForBest(this.#training.args, entry) : null;
     };
@@ -308,7 +321,7 @@ export class TrainLoop {
     await this.#publish();
     const { bestCheckpoint, step } = this.state;
     if (args.loadBestModelAtEnd && bestCheckpoint && bestCheckpoint !== checkpointTag(step)) {
-      await loadTrainerCheckpoint(this.#training, `${args.outputDir}/${bestCheckpoint}`);
+      await loadTrainerCheckpoint(this.#training, resolve(args.outputDir, bestCheckpoint));
       this.#reporter.log(`loaded the best checkpoint, ${bestCheckpoint}`);
     }
     await this.#call('onTrainEnd');
