@@ -98,10 +98,11 @@ std::string difference(int rank, const Descriptor& call, int other_rank, const D
          (is_alike(call, other) ? ", with another reduction, root or shards" : "");
 }
 
-Channel::Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
-                 double hang_timeout_ms)
+Channel::Channel(std::shared_ptr<World> world, int index, int base, std::vector<int> ranks,
+                 int member, double hang_timeout_ms)
     : world_(std::move(world)),
       index_(index),
+      base_(base),
       ranks_(std::move(ranks)),
       member_(member),
       hang_timeout_ms_(hang_timeout_ms) {
@@ -149,7 +150,7 @@ bool Channel::is_read() const {
   for (int other = 0; other < members(); ++other) {
     const Slot& peer = slot(other);
     if (other != member_ && peer.completed.load() < sequence_ && peer.closed.load() == 0 &&
-        world_->presence(ranks_[other]) != World::Presence::kDied)
+        world_->presence(ranks_[other], base_) != World::Presence::kDied)
       return true;
   }
   return false;
@@ -303,7 +304,7 @@ void Channel::look_around(const Want& want, uint64_t since_ns) {
     if (want.alone >= 0 && other != want.alone) continue;
     const Slot& peer = slot(other);
     const std::string name = "rank " + std::to_string(number(other));
-    const World::Presence presence = world_->presence(ranks_[other]);
+    const World::Presence presence = world_->presence(ranks_[other], base_);
     const bool closed = peer.closed.load() != 0;
     const uint64_t begun = peer.begun.load();
     const uint64_t receiving = peer.receiving.load();

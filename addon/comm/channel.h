@@ -52,15 +52,17 @@ struct alignas(64) Outbox {
 
 class Channel {
  public:
-  // `ranks` are the members' world ranks; `member` this rank's place among them. Where it throws
-  // (OUT_OF_MEMORY), the slot is closed, so that no peer waits for this rank.
-  Channel(std::shared_ptr<World> world, int index, std::vector<int> ranks, int member,
+  // `base` is the channel of the communicator of the whole run that this one was split off, or its
+  // own index; `ranks` are the members' world ranks, `member` this rank's place among them. Where
+  // it throws (OUT_OF_MEMORY), the slot is closed, so that no peer waits for this rank.
+  Channel(std::shared_ptr<World> world, int index, int base, std::vector<int> ranks, int member,
           double hang_timeout_ms);
   // Closes the slot. Staging that a slower peer may still read goes to the world to keep.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
+  int base() const { return base_; }
   int member() const { return member_; }
   int members() const { return static_cast<int>(ranks_.size()); }
   int world_rank(int member) const { return ranks_[member]; }
@@ -135,7 +137,7 @@ class Channel {
   bool is_read() const;
 
   std::shared_ptr<World> world_;
-  int index_;
+  int index_, base_;
   std::vector<int> ranks_;
   int member_;
   double hang_timeout_ms_;

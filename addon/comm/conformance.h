@@ -463,6 +463,36 @@ inline void test_leave(const Stage& stage) {
   });
 }
 
+// One training has ended and another begins: who is slow there has not left it. `join` makes a
+// rank's next communicator of a run of two.
+inline void test_leaving_the_first(
+    const std::function<std::unique_ptr<Communicator>(int rank)>& join) {
+  const auto play = [&](int rank) {
+    auto first = join(rank);
+    first->leave("training ended");
+    first.reset();
+    auto second = join(rank);
+    auto part = second->split(0, rank);
+    // Longer than the other waits before it looks around.
+    if (rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    part->barrier();
+    second->barrier();
+    if (rank == 1) return second->leave("the second ended");
+    for (Communicator* other : {part.get(), second.get()}) {
+      const std::string error = thrown_by([&] { other->barrier(); });
+      CHECK_MESSAGE(contains(error, "COMM_PEER_LEFT rank 1") && contains(error, "the second ended"),
+                    error);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 2; ++rank)
+    threads.emplace_back([&play, rank] {
+      const std::string error = thrown_by([&] { play(rank); });
+      CHECK_MESSAGE(error == "nothing", error);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
 // Everything but `leave`, which ends more than the communicator that it is called on.
 inline void run_suite(const Stage& stage, std::initializer_list<int> sizes) {
   for (int ranks : sizes) {

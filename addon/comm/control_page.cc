@@ -12,7 +12,7 @@
 namespace dsjs {
 namespace {
 
-constexpr uint64_t kMagic = 0x3130'736a'7364'6b63;
+constexpr uint64_t kMagic = 0x3131'736a'7364'6b63;
 constexpr size_t kMessageBytes = 2000;
 
 struct alignas(4096) Header {
@@ -110,10 +110,17 @@ std::optional<ControlPage::Abort> ControlPage::aborted() const {
 }
 
 void ControlPage::leave(int rank, const std::string& reason) {
+  leave(rank, this->rank(rank).joined.load(), reason);
+}
+
+void ControlPage::leave(int rank, uint32_t communicators, const std::string& reason) {
   RankEntry& entry = this->rank(rank);
-  if (entry.left.load() != 0) return;
-  copy_text(entry.reason, sizeof entry.reason, reason);
-  entry.left.store(1);
+  const uint32_t left = entry.left.load();
+  if (left >= communicators) return;
+  // None is open that this reason would be of: who asks wants to know why the last one ended.
+  const bool none_open = left > 0 && left == entry.joined.load();
+  if (!none_open) copy_text(entry.reason, sizeof entry.reason, reason);
+  entry.left.store(communicators);
 }
 
 int ControlPage::take_channel(int members) {

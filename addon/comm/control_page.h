@@ -13,6 +13,9 @@ namespace dsjs {
 // What a rank says about itself.
 struct alignas(512) RankEntry {
   std::atomic<int32_t> pid;  // 0 until it has joined
+  // Communicators of the whole run that it has made, and how many of them it has left, the oldest
+  // first: a training may end and another begin in the same process.
+  std::atomic<uint32_t> joined;
   std::atomic<uint32_t> left;
   std::atomic<uint64_t> heartbeat_ns;
   char reason[400];  // why it left; written before `left` is set
@@ -78,8 +81,15 @@ class ControlPage {
   };
   std::optional<Abort> aborted() const;
 
-  // Says that `rank` leaves on purpose; the first reason stays.
+  // Says that `rank` leaves on purpose what it has joined so far, or with its process whatever it
+  // may join. Of each communicator the first reason stays.
+  static constexpr uint32_t kWholeRun = kBaseChannels;
   void leave(int rank, const std::string& reason);
+  void leave_for_good(int rank, const std::string& reason) { leave(rank, kWholeRun, reason); }
+  // Whether it has left its communicator `base` of the whole run, and the groups split off it.
+  bool has_left(int rank, int base) const {
+    return this->rank(rank).left.load() > static_cast<uint32_t>(base);
+  }
 
   // A free channel beyond the base ones with its slots cleared, -1 if none is left.
   int take_channel(int members);
@@ -87,6 +97,8 @@ class ControlPage {
   void give_back_channel(int channel);
 
  private:
+  void leave(int rank, uint32_t communicators, const std::string& reason);
+
   int world_size_;
   size_t bytes_;
   char* base_;

@@ -413,8 +413,9 @@ std::unique_ptr<Channel> Group::open_group(const std::vector<int>& group, int ch
   std::vector<int> world_ranks;
   for (int member : group) world_ranks.push_back(channel_->world_rank(member));
   const auto place = std::find(group.begin(), group.end(), rank()) - group.begin();
-  return std::make_unique<Channel>(channel_->shared_world(), channel, std::move(world_ranks),
-                                   static_cast<int>(place), channel_->hang_timeout_ms());
+  return std::make_unique<Channel>(channel_->shared_world(), channel, channel_->base(),
+                                   std::move(world_ranks), static_cast<int>(place),
+                                   channel_->hang_timeout_ms());
 }
 
 void Group::leave(const std::string& reason) {
@@ -430,7 +431,7 @@ std::unique_ptr<Communicator> join(std::shared_ptr<World> world, int rank, doubl
   for (int other = 0; other < world->size(); ++other) ranks.push_back(other);
   const int channel = world->join(rank);
   return std::make_unique<Group>(std::make_unique<Channel>(
-      std::move(world), channel, std::move(ranks), rank, hang_timeout_ms));
+      std::move(world), channel, channel, std::move(ranks), rank, hang_timeout_ms));
 }
 
 void check_rank(int rank, size_t size) {

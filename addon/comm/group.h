@@ -45,6 +45,7 @@ class Group final : public Communicator {
   void withdraw(std::exception_ptr why) override { channel_->withdraw(std::move(why)); }
   void interrupt() override { channel_->interrupt(); }
   // How long a call waits for a rank that is alive.
+  int base() const { return channel_->base(); }
   void set_hang_timeout_ms(double milliseconds) { channel_->set_hang_timeout_ms(milliseconds); }
 
   // For a communicator of several machines, where member 0 speaks for this one: a call begins with

@@ -187,13 +187,42 @@ void test_leaving_at_once() {
     });
 }
 
+void test_second_training() {
+  const std::string key = fresh_key();
+  const auto world = World::inprocess(key, 2);  // one run, also while no rank has joined it
+  test_leaving_the_first([&](int rank) { return make_inprocess(key, rank, 2, 5'000); });
+}
+
+// Why the last communicator was left is what counts of a process that ends after it; of one that
+// ends with another open, why it ends.
+void test_leaving_for_good() {
+  const int fd = ControlPage::create(2);
+  ControlPage page(fd, 2);
+  close(fd);
+  const auto reason = [&] { return std::string(page.rank(0).reason); };
+  page.rank(0).joined.store(1);
+  page.leave(0, "training ended");
+  CHECK(page.has_left(0, 0) && !page.has_left(0, 1) && reason() == "training ended");
+  page.rank(0).joined.store(2);
+  page.leave(0, "the second ended");
+  page.leave(0, "again");
+  CHECK(page.has_left(0, 1) && !page.has_left(0, 2) && reason() == "the second ended");
+  page.leave_for_good(0, "its process has ended");
+  CHECK(page.has_left(0, ControlPage::kBaseChannels - 1) && reason() == "the second ended");
+  page.rank(1).joined.store(1);
+  page.leave_for_good(1, "process.exit()");
+  page.leave_for_good(1, "its process has ended");
+  CHECK(page.has_left(1, 0) && std::string(page.rank(1).reason) == "process.exit()");
+}
+
 // ... and where the slow rank takes longer than closing waits, its memory stays: rank 0 is gone,
 // and another communicator has taken memory in its place, when rank 1 looks.
 void test_leaving_before_a_slow_reader() {
   constexpr size_t kLarge = 4096;
   const auto world = World::inprocess(fresh_key(), 2);
   const auto join = [&](int rank) {
-    return std::make_unique<Channel>(world, world->join(rank), std::vector<int>{0, 1}, rank, 5'000);
+    const int index = world->join(rank);
+    return std::make_unique<Channel>(world, index, index, std::vector<int>{0, 1}, rank, 5'000);
   };
   auto owner = join(0), reader = join(1);
   const auto call = [&](Channel& channel) {
@@ -313,6 +342,8 @@ int main() {
 #endif
   test_leaving_at_once();
   test_leaving_before_a_slow_reader();
+  test_second_training();
+  test_leaving_for_good();
 #if defined(__linux__)
   test_split_without_memory();
 #endif

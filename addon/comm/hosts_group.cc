@@ -92,12 +92,8 @@ void HostsGroup::interrupt() {
 }
 
 void HostsGroup::leave(const std::string& reason) {
-  Notice notice{Notice::kWholeRun, run_->rank, completed_, false, {}};
-  reason.copy(notice.reason, sizeof notice.reason - 1);
-  for (size_t rank = 0; rank < run_->places.size(); ++rank)
-    if (run_->places[rank].host != run_->places[run_->rank].host)
-      run_->transport->notify(static_cast<int>(rank), notice);
   local_->leave(reason);
+  tell_left(*run_);
   if (!failure_)
     failure_ = std::make_exception_ptr(EngineError(
         "COMM_PEER_LEFT", "this rank has left the run: " + reason, "leave", run_->rank));
@@ -182,7 +178,8 @@ std::optional<HostsGroup::Gone> HostsGroup::who_is_gone(
     if (host_of_[member] == host_ || (message_peer_ >= 0 && member != message_peer_)) continue;
     const auto left = board.find(Notice::kWholeRun, run_rank(member));
     const auto notice = board.find(channel_, run_rank(member));
-    if (left && may_be_missed[static_cast<size_t>(host_of_[member])]) {
+    const bool of_us = left && left->completed > static_cast<uint64_t>(local_->base());
+    if (of_us && may_be_missed[static_cast<size_t>(host_of_[member])]) {
       const bool follows = notice && notice->failed != 0;
       const Gone gone{member, std::string("has left (") + left->reason + ")", !follows};
       if (!follows) return gone;

@@ -72,6 +72,14 @@ struct HostsRun {
 std::unique_ptr<Communicator> make_hosts_group(std::shared_ptr<HostsRun> run,
                                                double hang_timeout_ms);
 
+// The run of make_inprocess_hosts.
+std::shared_ptr<HostsRun> open_inprocess_hosts(const std::string& key, int rank,
+                                               const std::vector<int>& host_of);
+
+// Tells the other hosts how much of the run this rank has left, and why, as its control page has
+// it.
+void tell_left(const HostsRun& run);
+
 class HostsGroup final : public Communicator {
  public:
   // `ranks` are the members' ranks in the run; `local` joins those on this host, in that order.

@@ -1,5 +1,7 @@
 // The communicator of several machines, made up of threads: the suite of group_test.cc over several
 // ways to spread ranks over machines.
+#include "comm/hosts_group.h"
+
 #include <atomic>
 #include <thread>
 
@@ -168,6 +170,13 @@ void test_numbers() {
       5'000);
 }
 
+void test_second_training() {
+  std::shared_ptr<HostsRun> runs[2];
+  for (int rank = 0; rank < 2; ++rank)
+    runs[rank] = open_inprocess_hosts("two trainings", rank, {0, 1});
+  test_leaving_the_first([&](int rank) { return make_hosts_group(runs[rank], 5'000); });
+}
+
 // Who waits last finds two that have left, the first of them over the other's end.
 void test_cause() {
   std::atomic<bool> has_left{false};
@@ -210,5 +219,6 @@ int main() {
   test_lane_choice();
   test_numbers();
   test_cause();
+  test_second_training();
   return dsjs::testing::summary();
 }

@@ -13,8 +13,8 @@ std::unique_ptr<Communicator> make_hosts_group(std::shared_ptr<HostsRun> run,
   std::vector<int> lanes(static_cast<size_t>(run->world->size()));
   std::iota(lanes.begin(), lanes.end(), 0);
   const int index = run->world->join(place.lane);
-  auto local = std::make_unique<Group>(
-      std::make_unique<Channel>(run->world, index, std::move(lanes), place.lane, hang_timeout_ms));
+  auto local = std::make_unique<Group>(std::make_unique<Channel>(
+      run->world, index, index, std::move(lanes), place.lane, hang_timeout_ms));
   // All on one machine: nothing is between hosts.
   if (run->host_names.size() == 1) return local;
   const int ranks = static_cast<int>(run->places.size());
@@ -25,9 +25,17 @@ std::unique_ptr<Communicator> make_hosts_group(std::shared_ptr<HostsRun> run,
                                       hang_timeout_ms);
 }
 
-std::unique_ptr<Communicator> make_inprocess_hosts(const std::string& key, int rank,
-                                                   const std::vector<int>& host_of,
-                                                   double hang_timeout_ms) {
+void tell_left(const HostsRun& run) {
+  const HostsRun::Place place = run.places[static_cast<size_t>(run.rank)];
+  const RankEntry& entry = run.world->control().rank(place.lane);
+  Notice notice{Notice::kWholeRun, run.rank, entry.left.load(), false, {}};
+  std::string(entry.reason).copy(notice.reason, sizeof notice.reason - 1);
+  for (size_t rank = 0; rank < run.places.size(); ++rank)
+    if (run.places[rank].host != place.host) run.transport->notify(static_cast<int>(rank), notice);
+}
+
+std::shared_ptr<HostsRun> open_inprocess_hosts(const std::string& key, int rank,
+                                               const std::vector<int>& host_of) {
   auto run = std::make_shared<HostsRun>();
   run->rank = rank;
   std::vector<std::vector<int>> ranks_of;
@@ -44,7 +52,13 @@ std::unique_ptr<Communicator> make_inprocess_hosts(const std::string& key, int r
   run->world = World::inprocess(key + ", host " + std::to_string(own),
                                 static_cast<int>(ranks_of[own].size()));
   run->world->set_numbers(ranks_of[own]);
-  return make_hosts_group(std::move(run), hang_timeout_ms);
+  return run;
+}
+
+std::unique_ptr<Communicator> make_inprocess_hosts(const std::string& key, int rank,
+                                                   const std::vector<int>& host_of,
+                                                   double hang_timeout_ms) {
+  return make_hosts_group(open_inprocess_hosts(key, rank, host_of), hang_timeout_ms);
 }
 
 }  // namespace dsjs

@@ -184,12 +184,12 @@ void leave_mpi_run(const std::string& reason) {
   if (!opened()) return;
   const HostsRun& run = *opened();
   const HostsRun::Place place = run.places[static_cast<size_t>(run.rank)];
-  if (run.world->control().rank(place.lane).left.load() != 0) return;
-  Notice notice{Notice::kWholeRun, run.rank, 0, false, {}};
-  put(notice.reason, reason);
-  run.world->control().leave(place.lane, reason);
-  for (size_t rank = 0; rank < run.places.size(); ++rank)
-    if (run.places[rank].host != place.host) run.transport->notify(static_cast<int>(rank), notice);
+  ControlPage& control = run.world->control();
+  const RankEntry& entry = control.rank(place.lane);
+  const uint32_t left = entry.left.load();
+  control.leave_for_good(place.lane, reason);
+  // Where nothing is open the others know, and may have ended MPI.
+  if (left < entry.joined.load()) tell_left(run);
 }
 
 std::shared_ptr<HostsRun> open_mpi_run(const MpiOptions& options) {

@@ -54,7 +54,7 @@ void beat(Joined* run, int parent_pid) {
 // (Node runs no environment cleanup hooks on process.exit.)
 void leave_at_exit() {
   Joined* run = joined.load();
-  run->page.leave(run->rank, "its process has ended");
+  run->page.leave_for_good(run->rank, "its process has ended");
 }
 
 }  // namespace
@@ -115,7 +115,7 @@ void join_run(int rank, int control_fd, const std::vector<int>& arena_fds, int p
 }
 
 void leave_run(const std::string& reason) {
-  if (Joined* run = joined.load()) run->page.leave(run->rank, reason);
+  if (Joined* run = joined.load()) run->page.leave_for_good(run->rank, reason);
 }
 
 }  // namespace dsjs

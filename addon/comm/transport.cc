@@ -4,7 +4,9 @@ namespace dsjs {
 
 void NoticeBoard::post(const Notice& notice) {
   std::lock_guard lock(mutex_);
-  notices_.try_emplace({notice.channel, notice.rank}, notice);
+  const auto [place, is_first] = notices_.try_emplace({notice.channel, notice.rank}, notice);
+  if (is_first || notice.channel != Notice::kWholeRun) return;
+  if (notice.completed > place->second.completed) place->second = notice;
 }
 
 std::optional<Notice> NoticeBoard::find(int channel, int rank) const {

@@ -45,17 +45,21 @@ class Exchange {
   Exchange() = default;
 };
 
-// What a rank tells another out of turn: it will call nothing more on a channel, or in the run.
+// What a rank tells another out of turn: it will call nothing more on a channel, or on
+// communicators of the run.
 struct Notice {
   static constexpr int kWholeRun = -1;
   int32_t channel;
   int32_t rank;
-  uint64_t completed;  // the newest call of that channel that it has returned from
-  int32_t failed;      // it closed because of an error
+  // The newest call of that channel that it has returned from; for kWholeRun how many communicators
+  // of the run it has left, the oldest first.
+  uint64_t completed;
+  int32_t failed;  // it closed because of an error
   char reason[300];
 };
 
-// The notices that have come to this rank. Thread-safe.
+// The notices that have come to this rank: the first of each channel, and of the run the one that
+// says most. Thread-safe.
 class NoticeBoard {
  public:
   void post(const Notice& notice);

@@ -43,10 +43,7 @@ Registry& registry() {
 }  // namespace
 
 World::World(int control_fd, int size, bool processes)
-    : control_(control_fd, size),
-      processes_(processes),
-      next_channel_(static_cast<size_t>(size), 0),
-      pidfds_(static_cast<size_t>(size), -1) {}
+    : control_(control_fd, size), processes_(processes), pidfds_(static_cast<size_t>(size), -1) {}
 
 World::~World() {
   for (int fd : pidfds_)
@@ -100,13 +97,16 @@ std::shared_ptr<World> World::inprocess(const std::string& key, int size) {
 
 int World::join(int rank) {
   std::lock_guard lock(mutex_);
-  if (next_channel_[rank] == ControlPage::kBaseChannels)
+  RankEntry& entry = control_.rank(rank);
+  const uint32_t joined = entry.joined.load();
+  if (joined == ControlPage::kBaseChannels)
     throw EngineError("LIMIT",
                       "a rank can make " + std::to_string(ControlPage::kBaseChannels) +
                           " communicators of one run; split one instead",
                       "createCommunicator", rank);
-  control_.rank(rank).pid.store(getpid());
-  return next_channel_[rank]++;
+  entry.pid.store(getpid());
+  entry.joined.store(joined + 1);
+  return static_cast<int>(joined);
 }
 
 void World::keep_while(std::shared_ptr<Buffer> buffer, std::function<bool()> read) {
@@ -115,14 +115,13 @@ void World::keep_while(std::shared_ptr<Buffer> buffer, std::function<bool()> rea
   std::erase_if(kept_, [](const Kept& kept) { return !kept.read(); });
 }
 
-World::Presence World::presence(int rank) {
-  RankEntry& entry = control_.rank(rank);
-  if (entry.left.load() != 0) return Presence::kLeft;
-  const int pid = entry.pid.load();
+World::Presence World::presence(int rank, int base) {
+  if (control_.has_left(rank, base)) return Presence::kLeft;
+  const int pid = control_.rank(rank).pid.load();
   if (!processes_ || pid == 0) return Presence::kHere;
   std::lock_guard lock(mutex_);
   if (process_alive(pid, pidfds_[rank])) return Presence::kHere;
-  return entry.left.load() != 0 ? Presence::kLeft : Presence::kDied;
+  return control_.has_left(rank, base) ? Presence::kLeft : Presence::kDied;
 }
 
 bool process_alive(int pid, int& pidfd) {

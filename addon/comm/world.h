@@ -49,9 +49,9 @@ class World {
   // The same while `read` says so, which is asked whenever this is called.
   void keep_while(std::shared_ptr<Buffer> buffer, std::function<bool()> read);
 
-  // Whether the rank can still take part: a word for errors when not, else empty.
+  // Whether the rank can still take part in its communicator `base` of the whole run.
   enum class Presence { kHere, kLeft, kDied };
-  Presence presence(int rank);
+  Presence presence(int rank, int base);
 
  private:
   World(int control_fd, int size, bool processes);
@@ -61,7 +61,6 @@ class World {
   bool processes_;
   std::vector<std::shared_ptr<Arena>> arenas_;
   std::mutex mutex_;
-  std::vector<int> next_channel_;
   std::vector<int> pidfds_;
   struct Kept {
     std::shared_ptr<Buffer> buffer;
