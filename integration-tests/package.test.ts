@@ -3,13 +3,14 @@
  * used there. The two peers are linked from this repository's node_modules, since they are large.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import manifest from '../package.json' with { type: 'json' };
+import { links } from './markdown.ts';
 import { installNode, otherNodeVersions } from './other-nodes.ts';
 import { mustRun, runCommand } from './run-command.ts';
 
@@ -92,11 +93,23 @@ describe('the tarball', () => {
 
   it('holds nothing else', () => {
     const known =
-      /^(dist|prebuilds|addon|scripts)\/|^docs\/[\w-]+\.md$|^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/;
+      /^(dist|prebuilds|addon|scripts|examples)\/|^docs\/[\w-]+\.md$|^bench\/RESULTS\.md$|^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/;
     expect(packed.filter((path) => !known.test(path))).toEqual([]);
     // Headers of the C++ tests belong to the sources that the build id is made from.
     const tests = packed.filter((path) => /test|fixture|golden/.test(path));
     expect(tests.filter((path) => !/^addon\/.*testing\.h$/.test(path))).toEqual([]);
+  });
+
+  it('holds what its documents link to', () => {
+    const pages = packed.filter((path) => path.endsWith('.md') && !path.startsWith('dist/'));
+    for (const page of pages) {
+      const text = readFileSync(join(root, page), 'utf8');
+      for (const { path } of links(text).filter(({ path }) => path !== '')) {
+        const target = join(dirname(page), path);
+        const found = packed.some((file) => file === target || file.startsWith(`${target}/`));
+        expect(found, `${page} links to ${target}`).toBe(true);
+      }
+    }
   });
 
   it('needs no install script and no dependency that has one', () => {
