@@ -1,7 +1,9 @@
 import type { CheckpointEvent } from '../../hooks/index.ts';
 import type { Shard } from '../../layout.ts';
+import { type HeldPart, placesOf } from '../held.ts';
+import type { LocalState } from '../local-state.ts';
+import { subGroups } from '../offload/sub-groups.ts';
 import type { StrategyContext } from '../plugin.ts';
-import { placesOf, type HeldPart } from '../held.ts';
 import type { ZeroState } from '../zero/index.ts';
 import { stateCount } from '../zero/recipe.ts';
 import { locate } from './folder.ts';
@@ -11,12 +13,12 @@ import {
   frozenReads,
   type LoadTarget,
   openCheckpoint,
+  readOver,
   readShards,
 } from './load.ts';
 import { localReads, startLocal } from './local.ts';
 import { beginCheckpoint } from './save.ts';
 import type { FlatTensor } from './shard-file.ts';
-import { subGroups } from '../offload/sub-groups.ts';
 import { agreeOnTag } from './tag-validation.ts';
 
 export { type StoredParameter, storedParameters } from './consolidate.ts';
@@ -103,13 +105,18 @@ export function applyCheckpoint(context: StrategyContext, zero: ZeroState): void
       ...zero.optimizer.stored.map((parts, index) => ({ tensor: stateNames[index]!, parts })),
     ];
     const { manifest } = checkpoint;
+    // What is kept where a checkpoint lacks it lies in a tensor that all ranks' shards fill first.
+    const isOver = ({ otherwise }: LocalState) => otherwise === 'kept';
+    const ofItsOwn = zero.local.filter((state) => !isOver(state));
     const reads = [
       ...flatReads(manifest, layout, targets),
       ...(context.frozen ? frozenReads(manifest, context.frozen.layout, zero.frozen) : []),
-      ...localReads(context, checkpoint, zero.local),
+      ...localReads(context, checkpoint, ofItsOwn),
     ];
     if (event.checkFirst) await readShards(addon, context, checkpoint, []);
     await readShards(addon, context, checkpoint, reads);
+    const over = localReads(context, checkpoint, zero.local.filter(isOver));
+    await readOver(addon, context, checkpoint, over);
     await startLocal(context, checkpoint, zero.local);
     zero.optimizer.restore(manifest.optimizer.step);
     const restored = zero.weights.restore();

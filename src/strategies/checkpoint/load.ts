@@ -1,9 +1,9 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
+import { type FlatLayout, intersect, type Shard, type Slot, tensorOf } from '../../layout.ts';
 import type { FileTarget, NativeAddon } from '../../native/contract.ts';
 import { agree, type Peers } from '../agree.ts';
-import { type FlatLayout, intersect, type Shard, type Slot, tensorOf } from '../../layout.ts';
 import { type HeldPart, type Place, placesOf } from '../held.ts';
 import { tagFolder } from './folder.ts';
 import { type Manifest, type ManifestShard, parseManifest } from './manifest.ts';
@@ -64,6 +64,20 @@ export async function readShards(
       const targets = reads.filter((read) => read.shard === index);
       if (index % ranks === rank) await readChecked(addon, folder, shard, targets);
       else if (targets.length > 0) await addon.readFile(join(folder, shard.file), targets);
+    }
+  });
+}
+
+/** Reads once more of files that `readShards` has checked, for what lies over what it has filled. */
+export async function readOver(
+  addon: NativeAddon,
+  peers: Peers,
+  { folder, manifest }: OpenCheckpoint,
+  reads: readonly ShardRead[],
+): Promise<void> {
+  await agree(peers, async () => {
+    for (const read of reads) {
+      await addon.readFile(join(folder, manifest.shards[read.shard]!.file), [read]);
     }
   });
 }
