@@ -1,4 +1,4 @@
-import { readdir, rm, stat } from 'node:fs/promises';
+import { readdir, realpath, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DeepSpeedError } from '../errors.ts';
 import type { CheckpointEvent } from '../hooks/index.ts';
@@ -119,7 +119,9 @@ export async function bestOfResumed(
   const path = resolve(dirname(folder), best);
   const [found] = await scalars.sum([(await locate(path)) ? 1 : 0]);
   if (found === runtime.worldSize) {
-    return dirname(path) === resolve(args.outputDir) ? basename(path) : path;
+    // By whatever name: what lies below outputDir goes by its tag, so that rotation knows it.
+    const real = (place: string) => realpath(place).catch(() => resolve(place));
+    return (await real(dirname(path))) === (await real(args.outputDir)) ? basename(path) : path;
   }
   if (args.loadBestModelAtEnd) {
     process.emitWarning(

@@ -1,5 +1,5 @@
 /** What a resumed run knows of the one before it, and how a Trainer ends. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
@@ -139,6 +139,12 @@ describe('a resumed run', () => {
       await alone.loadCheckpoint(`${from()}/global_step1`);
       expect(eval_loss).toBe((await alone.evaluate()).eval_loss);
       await alone.close();
+    });
+
+    it('knows the folder by another name, and keeps the best checkpoint there', async () => {
+      symlinkSync(from(), `${outputDir}/link`);
+      const args = { ...best, outputDir: `${outputDir}/link`, maxSteps: 4, saveTotalLimit: 1 };
+      expect((await lossAtEnd(args)).best).toBe('global_step1');
     });
 
     it('does without the best checkpoint once that is gone', async () => {
