@@ -2,11 +2,11 @@
 import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { AutoModelForCausalLM } from '../hosts/onnx/causal-lm.ts';
 import { applyDataParallel } from '../strategies/deepspeed.ts';
 import type { StrategyContext } from '../strategies/plugin.ts';
 import { earlyStopping, type TrainerCallback } from './callbacks.ts';
-import { Trainer, type TrainerOptions } from './trainer.ts';
+import { tinySamples, tinyTrainer } from './testing/tiny-trainer.ts';
+import type { Trainer, TrainerOptions } from './trainer.ts';
 
 let outputDir: string;
 beforeEach(() => {
@@ -18,40 +18,24 @@ afterEach(() => {
   rmSync(outputDir, { recursive: true, force: true });
 });
 
-const samples = Array.from({ length: 16 }, (_, row) => ({
-  input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
-}));
+const samples = tinySamples(16);
 
 function make(
   args: Partial<TrainerOptions['args']>,
   callbacks: TrainerCallback[] = [],
   trainDataset: TrainerOptions['trainDataset'] = samples,
 ): Trainer {
-  return new Trainer({
-    model: AutoModelForCausalLM.fromConfig({
-      model_type: 'gpt2',
-      vocab_size: 31,
-      n_positions: 8,
-      n_embd: 8,
-      n_layer: 1,
-      n_head: 1,
-    }),
-    trainDataset,
-    evalDataset: samples,
-    callbacks,
-    args: {
+  return tinyTrainer(
+    {
       outputDir,
-      perDeviceTrainBatchSize: 2,
       lrSchedulerType: 'constant',
       learningRate: 0.01,
       saveStrategy: 'steps',
       saveSteps: 1,
-      reportTo: [],
-      disableTqdm: true,
       ...args,
     },
-    runtime: { threads: 1 },
-  });
+    { trainDataset, evalDataset: samples, callbacks },
+  );
 }
 
 async function train(trainer: Trainer, resumeFromCheckpoint: boolean) {

@@ -9,39 +9,18 @@ import { OnnxModel } from '../hosts/onnx/onnx-model.ts';
 import { trainTokenizer } from '../models/index.ts';
 import { earlyStopping, type TrainerCallback } from './callbacks.ts';
 import { tokenBlocks } from './dataset.ts';
+import { tinySamples, tinyTrainer } from './testing/tiny-trainer.ts';
 import { Trainer, type TrainerOptions } from './trainer.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'deepspeed-js-trainer-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => vi.restoreAllMocks());
 
-const samples = Array.from({ length: 6 }, (_, row) => ({
-  input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
-}));
+const samples = tinySamples(6);
 
 function make(options: Partial<TrainerOptions>, args: Partial<TrainerOptions['args']> = {}) {
-  return new Trainer({
-    model: AutoModelForCausalLM.fromConfig({
-      model_type: 'gpt2',
-      vocab_size: 31,
-      n_positions: 8,
-      n_embd: 8,
-      n_layer: 1,
-      n_head: 1,
-    }),
-    trainDataset: samples,
-    args: {
-      outputDir: folder,
-      perDeviceTrainBatchSize: 2,
-      numTrainEpochs: 1,
-      saveStrategy: 'no',
-      reportTo: [],
-      disableTqdm: true,
-      ...args,
-    },
-    runtime: { threads: 1 },
-    ...options,
-  });
+  const own = { outputDir: folder, numTrainEpochs: 1, ...args };
+  return tinyTrainer(own, { trainDataset: samples, ...options });
 }
 
 /** What a run says on both streams. */

@@ -1,8 +1,8 @@
 /** One rank of frozen.test.ts: a GPT-2 whose layers are frozen, each rank with weights of its own. */
 import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
 import type { MemoryAccount } from '../../native/index.ts';
-import { Trainer } from '../trainer.ts';
 import type { World } from './run-ranks.ts';
+import { tinyGpt2, tinyTrainer } from './tiny-trainer.ts';
 
 export interface FrozenTask {
   outputDir: string;
@@ -29,17 +29,10 @@ export interface FrozenResult {
 }
 
 export async function run(task: FrozenTask, world: World): Promise<FrozenResult> {
-  const model = AutoModelForCausalLM.fromConfig(
-    {
-      model_type: 'gpt2',
-      vocab_size: 31,
-      n_positions: 8,
-      n_embd: 8,
-      n_layer: 2,
-      n_head: 1,
-    },
-    { seed: task.seed + world.rank },
-  ).freeze((name) => name.startsWith(task.freeze));
+  const seed = task.seed + world.rank;
+  const model = AutoModelForCausalLM.fromConfig({ ...tinyGpt2, n_layer: 2 }, { seed }).freeze(
+    (name) => name.startsWith(task.freeze),
+  );
   let read = 0;
   const initial = model.initial;
   Object.assign(model, {
@@ -51,15 +44,11 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
       },
     }),
   });
-  const trainer = new Trainer({
-    model,
-    trainDataset: Array.from({ length: 16 }, (_, row) => ({
-      input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
-    })),
-    args: {
+  const trainer = tinyTrainer(
+    {
       outputDir: task.outputDir,
       maxSteps: task.steps,
-      perDeviceTrainBatchSize: 2,
+      saveStrategy: 'steps',
       lrSchedulerType: 'constant',
       learningRate: 0.01,
       excludeFrozenParameters: task.exclude ?? false,
@@ -70,11 +59,9 @@ export async function run(task: FrozenTask, world: World): Promise<FrozenResult>
           ...task.zero,
         },
       },
-      reportTo: [],
-      disableTqdm: true,
     },
-    runtime: { world, threads: 1 },
-  });
+    { model, runtime: { world } },
+  );
   const result: Omit<FrozenResult, 'memory' | 'read'> = { parameters: {}, initial: {} };
   for (const { name } of model.parameters) {
     result.initial[name] = initial(name).read().slice();

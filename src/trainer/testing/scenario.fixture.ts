@@ -7,6 +7,7 @@ import type { TrainingArguments } from '../arguments.ts';
 import type { CallbackContext, TrainerCallback, TrainerControl } from '../callbacks.ts';
 import { Trainer, type TrainerOptions } from '../trainer.ts';
 import type { World } from './run-ranks.ts';
+import { tinyGpt2 } from './tiny-trainer.ts';
 
 export interface ScenarioTask {
   scenario: keyof typeof scenarios;
@@ -32,14 +33,7 @@ const samples = Array.from({ length: 32 }, (_, row) => ({
 const data = { length: samples.length, get: (index: number) => samples[index]! };
 
 const languageModel = (width = 8) =>
-  AutoModelForCausalLM.fromConfig({
-    model_type: 'gpt2',
-    vocab_size: 31,
-    n_positions: 8,
-    n_embd: width,
-    n_layer: 1,
-    n_head: 1,
-  });
+  AutoModelForCausalLM.fromConfig({ ...tinyGpt2, n_embd: width });
 
 /** y = x·used decides the loss; aux = x·spare is an output that the loss does not see. */
 async function modelWithSpareHead() {
