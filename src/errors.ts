@@ -271,6 +271,10 @@ export const errorCodes = {
     title: 'A Trainer was used after it had been closed or had failed',
     fix: 'Make a new Trainer.',
   },
+  CALL_NEVER_ENDS: {
+    title: 'A call of the Trainer would never end',
+    fix: 'In a callback await what is called there; what was called outside, await outside.',
+  },
   TFJS_COPIES: {
     title: 'Two copies of TensorFlow.js are loaded in one process',
     fix: 'Make all packages share one: `npm ls @tensorflow/tfjs-core`, then `npm dedupe` or overrides in package.json.',

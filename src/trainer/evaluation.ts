@@ -63,26 +63,24 @@ export interface Prediction {
   outputs: Record<string, { data: Float32Array; dims: readonly number[] }>;
 }
 
-/** Outputs for this rank's rows, one sample at a time: they are large, so nothing is gathered. */
+/** Outputs for this rank's rows, one batch at a time: they are large, so nothing is gathered. */
 export async function* predict(
   training: Training,
   dataset: Dataset,
-  step: number,
-): AsyncGenerator<Prediction> {
+  step: () => number,
+): AsyncGenerator<Prediction[], void> {
   const { model, host, args } = training;
   const map = requireMap(dataset, 'prediction');
   for await (const part of ownRows(training, map)) {
     const batch = training.collate(part, args.perDeviceEvalBatchSize);
-    const { outputs } = await host.evaluate(batch, step, model.outputs);
-    const copies = part.samples.map((sample, row) =>
-      [...outputs].map(
-        ([name, view]) => [name, rowOf(view, row, model.positions?.(sample))] as const,
+    const { outputs } = await host.evaluate(batch, step(), model.outputs);
+    // Copied before they are given away: the views last until the next batch.
+    yield part.samples.map((sample, row) => ({
+      index: part.indices[row]!,
+      outputs: Object.fromEntries(
+        [...outputs].map(([name, view]) => [name, rowOf(view, row, model.positions?.(sample))]),
       ),
-    );
-    // Copied before anything is given away: the views last until the next batch.
-    for (const [row, copy] of copies.entries()) {
-      yield { index: part.indices[row]!, outputs: Object.fromEntries(copy) };
-    }
+    }));
   }
 }
 

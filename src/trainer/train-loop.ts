@@ -24,6 +24,7 @@ import { Reporter } from './reporter.ts';
 import type { Training } from './setup.ts';
 import { trainStep } from './step.ts';
 import { StepTrace } from './trace.ts';
+import type { Turns } from './turns.ts';
 import { WorkRecords } from './work-records.ts';
 
 /** What `train()` returns. */
@@ -42,6 +43,7 @@ export class TrainLoop {
   readonly #callbacks: readonly TrainerCallback[];
   readonly #stateful: ReturnType<typeof statefulCallbacks>;
   readonly #evalDataset: Dataset | undefined;
+  readonly #turns: Turns;
   readonly #control: TrainerControl = {
     shouldTrainingStop: false,
     shouldEvaluate: false,
@@ -60,11 +62,13 @@ export class TrainLoop {
     state: TrainerState,
     callbacks: readonly TrainerCallback[],
     evalDataset: Dataset | undefined,
+    turns: Turns,
   ) {
     this.#training = training;
     this.#callbacks = callbacks;
     this.#stateful = statefulCallbacks(callbacks);
     this.#evalDataset = evalDataset;
+    this.#turns = turns;
     this.state = state;
   }
 
@@ -336,10 +340,8 @@ export class TrainLoop {
       control: this.#control,
     };
     for (const callback of this.#callbacks) {
-      await (callback[event] as ((context: object) => unknown) | undefined)?.call(callback, {
-        ...context,
-        ...extra,
-      });
+      const listen = callback[event] as ((context: object) => unknown) | undefined;
+      await this.#turns.watch(event, listen?.call(callback, { ...context, ...extra }));
     }
     await this.#agreeOnControl();
   }

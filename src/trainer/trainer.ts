@@ -49,7 +49,8 @@ const trainerOptions: readonly (keyof TrainerOptions)[] = [
 /**
  * Trains a model, in the shape people know from Hugging Face. Under the launcher it is one rank of many
  * and every method must be called on all ranks; alone it is plain training. Calls run in the order in which
- * they were made, one after the other, awaited or not; those from callbacks and datasets of a call, within it.
+ * they were made, one after the other, awaited or not; those from callbacks and datasets of a call, within it:
+ * these must not await a call that was made outside, which comes after theirs (`CALL_NEVER_ENDS`).
  *
  * @example
  * const trainer = new Trainer({
@@ -76,7 +77,7 @@ export class Trainer {
   };
   readonly #options: TrainerOptions;
   #training: Promise<Training> | undefined;
-  readonly #turns = new Turns();
+  readonly #turns = new Turns((text) => process.stderr.write(`deepspeed-js: ${text}\n`));
   #closed = false;
 
   constructor(options: TrainerOptions) {
@@ -94,60 +95,76 @@ export class Trainer {
    * @param options.resumeFromCheckpoint true: the newest checkpoint in outputDir, an error when there is
    *   none; 'auto': the same, from the start when there is none; or a folder
    */
-  async train(options: { resumeFromCheckpoint?: boolean | string } = {}): Promise<TrainOutput> {
-    refuseUnknownKeys(options, ['resumeFromCheckpoint'], 'train()');
-    const { trainDataset, evalDataset, callbacks = [] } = this.#options;
-    if (!trainDataset) throw missing('train()', 'trainDataset');
-    if (this.args.evalStrategy !== 'no' && !evalDataset) {
-      throw missing(`evalStrategy "${this.args.evalStrategy}"`, 'evalDataset');
-    }
-    return this.#turn(async (training) => {
-      const { runtime } = training;
-      let giveUp = () => {};
-      await agree(runtime, async () => {
-        if (runtime.rank !== 0) return;
-        await checkWritable(this.args.outputDir);
-        giveUp = await claimOutput(this.args.outputDir);
-      });
-      try {
-        const loop = new TrainLoop(training, this.state, callbacks, evalDataset);
-        return await loop.run(options.resumeFromCheckpoint);
-      } finally {
-        giveUp();
+  train(options: { resumeFromCheckpoint?: boolean | string } = {}): Promise<TrainOutput> {
+    return this.#call('train()', () => {
+      refuseUnknownKeys(options, ['resumeFromCheckpoint'], 'train()');
+      const { trainDataset, evalDataset, callbacks = [] } = this.#options;
+      if (!trainDataset) throw missing('train()', 'trainDataset');
+      if (this.args.evalStrategy !== 'no' && !evalDataset) {
+        throw missing(`evalStrategy "${this.args.evalStrategy}"`, 'evalDataset');
       }
+      return async (training) => {
+        const { runtime } = training;
+        let giveUp = () => {};
+        await agree(runtime, async () => {
+          if (runtime.rank !== 0) return;
+          await checkWritable(this.args.outputDir);
+          giveUp = await claimOutput(this.args.outputDir);
+        });
+        try {
+          const loop = new TrainLoop(training, this.state, callbacks, evalDataset, this.#turns);
+          return await loop.run(options.resumeFromCheckpoint);
+        } finally {
+          giveUp();
+        }
+      };
     });
   }
 
   /** Mean loss per target over a dataset, and for language models the perplexity. */
-  async evaluate(dataset = this.#options.evalDataset): Promise<EvaluationMetrics> {
-    if (!dataset) throw missing('evaluate()', 'evalDataset');
-    return this.#turn((training) => evaluate(training, dataset, this.state.step));
+  evaluate(dataset = this.#options.evalDataset): Promise<EvaluationMetrics> {
+    return this.#call('evaluate()', () => {
+      if (!dataset) throw missing('evaluate()', 'evalDataset');
+      return (training) => evaluate(training, dataset, this.state.step);
+    });
   }
 
-  /** The model's outputs for this rank's share of the dataset, sample by sample. */
+  /**
+   * The model's outputs for this rank's share of the dataset, sample by sample. Each batch is a call of its own:
+   * a loop over samples may make other calls and await them, and may be left.
+   */
   async *predict(dataset: Dataset): AsyncGenerator<Prediction> {
     if (!dataset) throw new DeepSpeedError('ARGUMENTS_INVALID', 'predict() needs a dataset');
-    yield* predict(await this.#open(), dataset, this.state.step);
+    let batches: ReturnType<typeof predict> | undefined;
+    for (;;) {
+      const { done, value } = await this.#call('predict()', () => (training) => {
+        batches ??= predict(training, dataset, () => this.state.step);
+        return batches.next();
+      });
+      if (done) return;
+      yield* value;
+    }
   }
 
   /** Greedy continuation of a prompt with the current weights. Slow: nothing is cached. */
-  async generate(
+  generate(
     prompt: readonly number[],
     options: { maxNewTokens?: number; eosTokenId?: number } = {},
   ): Promise<number[]> {
-    refuseUnknownKeys(options, ['maxNewTokens', 'eosTokenId'], 'generate()');
-    const { maxNewTokens = 20, eosTokenId } = options;
-    const { maxLength } = this.#options.model;
-    if (maxLength === undefined) {
-      throw new DeepSpeedError(
-        'ARGUMENTS_INVALID',
-        'generate() needs a causal language model made by AutoModelForCausalLM',
-        { fix: 'For a graph of your own, read the outputs with predict().' },
-      );
-    }
-    return this.#turn((training) =>
-      generateGreedy(training, prompt, { maxNewTokens, eosTokenId }, this.state.step, maxLength),
-    );
+    return this.#call('generate()', () => {
+      refuseUnknownKeys(options, ['maxNewTokens', 'eosTokenId'], 'generate()');
+      const { maxNewTokens = 20, eosTokenId } = options;
+      const { maxLength } = this.#options.model;
+      if (maxLength === undefined) {
+        throw new DeepSpeedError(
+          'ARGUMENTS_INVALID',
+          'generate() needs a causal language model made by AutoModelForCausalLM',
+          { fix: 'For a graph of your own, read the outputs with predict().' },
+        );
+      }
+      return (training) =>
+        generateGreedy(training, prompt, { maxNewTokens, eosTokenId }, this.state.step, maxLength);
+    });
   }
 
   /**
@@ -155,15 +172,16 @@ export class Trainer {
    * `onnx/model.onnx` with key and value cache; for an OnnxModel `model.onnx`, the graph as it was read
    * with the trained values. Rank 0 writes; all ranks must call it.
    */
-  async saveModel(folder: string): Promise<void> {
-    await this.#turn((training) =>
-      saveTrainedModel(training, this.#options.model, folder, this.#options.tokenizer),
-    );
+  saveModel(folder: string): Promise<void> {
+    return this.#call('saveModel()', () => {
+      const { model, tokenizer } = this.#options;
+      return (training) => saveTrainedModel(training, model, folder, tokenizer);
+    });
   }
 
   /** Loads weights and optimizer states without training. */
-  async loadCheckpoint(from: true | string): Promise<void> {
-    await this.#turn(async (training) => {
+  loadCheckpoint(from: true | string): Promise<void> {
+    return this.#call('loadCheckpoint()', () => async (training) => {
       const loaded = await loadTrainerCheckpoint(training, from);
       if (loaded) Object.assign(this.state, loaded.state);
     });
@@ -175,9 +193,11 @@ export class Trainer {
    *
    * @throws ARGUMENTS_INVALID for a name that is not in the model
    */
-  async parameter(name: string): Promise<Float32Array> {
-    this.#requireParameter(name);
-    return this.#turn(async ({ host }) => host.parameter(name));
+  parameter(name: string): Promise<Float32Array> {
+    return this.#call('parameter()', () => {
+      this.#requireParameter(name);
+      return async ({ host }) => host.parameter(name);
+    });
   }
 
   /**
@@ -186,9 +206,11 @@ export class Trainer {
    *
    * @throws ARGUMENTS_INVALID for a name that is not in the model
    */
-  async getFullFp32Param(name: string): Promise<Float32Array> {
-    this.#requireParameter(name);
-    return this.#turn((training) => fullParameter(training, name));
+  getFullFp32Param(name: string): Promise<Float32Array> {
+    return this.#call('getFullFp32Param()', () => {
+      this.#requireParameter(name);
+      return (training) => fullParameter(training, name);
+    });
   }
 
   /**
@@ -197,17 +219,19 @@ export class Trainer {
    *
    * @throws ARGUMENTS_INVALID for a name that is not in the model, and for another number of elements
    */
-  async setFullFp32Param(name: string, values: Float32Array): Promise<void> {
-    const { shape } = this.#requireParameter(name);
-    const count = elementCount(shape);
-    if (!(values instanceof Float32Array) || values.length !== count) {
-      const got = values instanceof Float32Array ? `${values.length} elements` : typeof values;
-      throw new DeepSpeedError(
-        'ARGUMENTS_INVALID',
-        `setFullFp32Param("${name}") needs a Float32Array of ${count} elements, got ${got}`,
-      );
-    }
-    await this.#turn((training) => setFullParameter(training, name, values, 0));
+  setFullFp32Param(name: string, values: Float32Array): Promise<void> {
+    return this.#call('setFullFp32Param()', () => {
+      const { shape } = this.#requireParameter(name);
+      const count = elementCount(shape);
+      if (!(values instanceof Float32Array) || values.length !== count) {
+        const got = values instanceof Float32Array ? `${values.length} elements` : typeof values;
+        throw new DeepSpeedError(
+          'ARGUMENTS_INVALID',
+          `setFullFp32Param("${name}") needs a Float32Array of ${count} elements, got ${got}`,
+        );
+      }
+      return (training) => setFullParameter(training, name, values, 0);
+    });
   }
 
   /**
@@ -220,15 +244,17 @@ export class Trainer {
    *   modifierRank: 0,
    * });
    */
-  async gatheredParameters<T>(
+  gatheredParameters<T>(
     names: readonly string[],
     use: (parameters: ReadonlyMap<string, Float32Array>) => T | Promise<T>,
     options: { modifierRank?: number | null } = {},
   ): Promise<T> {
-    refuseUnknownKeys(options, ['modifierRank'], 'gatheredParameters()');
-    for (const name of names) this.#requireParameter(name);
-    const { modifierRank = null } = options;
-    return this.#turn((training) => gatherParameters(training, names, use, modifierRank));
+    return this.#call('gatheredParameters()', () => {
+      refuseUnknownKeys(options, ['modifierRank'], 'gatheredParameters()');
+      for (const name of names) this.#requireParameter(name);
+      const { modifierRank = null } = options;
+      return (training) => gatherParameters(training, names, use, modifierRank);
+    });
   }
 
   /**
@@ -236,16 +262,18 @@ export class Trainer {
    * are stored in (float32 without `bf16` and `fp16`). Rank 0 writes, and holds the whole model meanwhile;
    * all ranks must call it.
    */
-  async save16bitModel(folder: string): Promise<void> {
-    const { model } = this.#options;
-    if (!model.saveWeights) {
-      throw new DeepSpeedError(
-        'ARGUMENTS_INVALID',
-        'save16bitModel() needs a model made by AutoModelForCausalLM',
-        { fix: 'Use saveModel(), which writes the graph with its values.' },
-      );
-    }
-    await this.#turn((training) => saveWeights(training, model, folder));
+  save16bitModel(folder: string): Promise<void> {
+    return this.#call('save16bitModel()', () => {
+      const { model } = this.#options;
+      if (!model.saveWeights) {
+        throw new DeepSpeedError(
+          'ARGUMENTS_INVALID',
+          'save16bitModel() needs a model made by AutoModelForCausalLM',
+          { fix: 'Use saveModel(), which writes the graph with its values.' },
+        );
+      }
+      return (training) => saveWeights(training, model, folder);
+    });
   }
 
   /** Bytes that the engine holds on this rank, by category. */
@@ -314,9 +342,20 @@ export class Trainer {
     return this.#training;
   }
 
-  /** Runs a call when those before it have ended. */
-  #turn<T>(action: (training: Training) => Promise<T>): Promise<T> {
-    return this.#turns.take(async () => this.#guard(await this.#open(), action));
+  /**
+   * Checks the arguments of a call at once, and runs it when those before it have ended. Methods return this very
+   * promise, which an `async` method would not: it knows who must not wait for it.
+   *
+   * @param prepare checks, and returns what is to run
+   */
+  #call<T>(name: string, prepare: () => (training: Training) => Promise<T>): Promise<T> {
+    let action: (training: Training) => Promise<T>;
+    try {
+      action = prepare();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#turns.take(name, async () => this.#guard(await this.#open(), action));
   }
 
   /** An error on this rank reaches the plugins, and the peers that would wait for it. */

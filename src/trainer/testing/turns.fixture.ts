@@ -1,8 +1,8 @@
 /** One rank of turns.test.ts: the same calls, each awaited before the next, or all made at once. */
-import { AutoModelForCausalLM } from '../../hosts/onnx/causal-lm.ts';
 import type { EvaluationMetrics } from '../evaluation.ts';
-import { Trainer } from '../trainer.ts';
+import type { Trainer } from '../trainer.ts';
 import type { World } from './run-ranks.ts';
+import { tinySamples, tinyTrainer } from './tiny-trainer.ts';
 
 export interface TurnsTask {
   outputDir: string;
@@ -11,6 +11,8 @@ export interface TurnsTask {
 }
 
 export interface TurnsResult {
+  /** The first logits of this rank's samples, of two predictions. */
+  predictions: number[][];
   evaluations: EvaluationMetrics[];
   /** The first elements of two parameters after training. */
   weights: number[];
@@ -20,45 +22,42 @@ export interface TurnsResult {
 
 console.log = () => {};
 
-const samples = Array.from({ length: 32 }, (_, row) => ({
-  input_ids: Array.from({ length: 8 }, (_, at) => (row * 5 + at * 3) % 31),
-}));
+const samples = tinySamples(32);
 const names = ['transformer.wte.weight', 'transformer.h.0.mlp.c_fc.weight'];
 
 export async function run(task: TurnsTask, world: World): Promise<TurnsResult> {
   const within: number[] = [];
-  const trainer: Trainer = new Trainer({
-    model: AutoModelForCausalLM.fromConfig({
-      model_type: 'gpt2',
-      vocab_size: 31,
-      n_positions: 8,
-      n_embd: 8,
-      n_layer: 1,
-      n_head: 1,
-    }),
-    trainDataset: samples,
-    args: {
+  const trainer: Trainer = tinyTrainer(
+    {
       outputDir: task.outputDir,
-      perDeviceTrainBatchSize: 2,
       maxSteps: 2,
-      saveStrategy: 'no',
-      reportTo: [],
-      disableTqdm: true,
       deepspeed: {
         zero_optimization: { stage: task.stage, stage3_param_persistence_threshold: 0 },
       },
     },
-    callbacks: [
-      {
-        async onTrainEnd({ state }) {
-          await trainer.evaluate(samples.slice(0, 4));
-          within.push(state.step);
+    {
+      trainDataset: samples,
+      callbacks: [
+        {
+          async onTrainEnd({ state }) {
+            await trainer.evaluate(samples.slice(0, 4));
+            within.push(state.step);
+          },
         },
-      },
-    ],
-    runtime: { world, threads: 1 },
-  });
+      ],
+      runtime: { world },
+    },
+  );
+  const firstLogits = async (rows: typeof samples) => {
+    const logits: number[] = [];
+    for await (const { outputs } of trainer.predict(rows)) {
+      logits.push(...outputs.logits!.data.subarray(0, 4));
+    }
+    return logits;
+  };
   const calls = [
+    () => firstLogits(samples.slice(0, 8)),
+    () => firstLogits(samples.slice(8, 16)),
     () => trainer.evaluate(samples),
     () => trainer.evaluate(samples.slice(0, 16)),
     () => trainer.train(),
@@ -67,7 +66,9 @@ export async function run(task: TurnsTask, world: World): Promise<TurnsResult> {
   const results: unknown[] = [];
   if (task.awaited) for (const call of calls) results.push(await call());
   else results.push(...(await Promise.all(calls.map((call) => call()))));
-  const [first, second, trained, ...weights] = results as [
+  const [firstPrediction, secondPrediction, first, second, trained, ...weights] = results as [
+    number[],
+    number[],
     EvaluationMetrics,
     EvaluationMetrics,
     { globalStep: number },
@@ -76,6 +77,7 @@ export async function run(task: TurnsTask, world: World): Promise<TurnsResult> {
   ];
   await trainer.close();
   return {
+    predictions: [firstPrediction, secondPrediction],
     evaluations: [first, second],
     weights: weights.flatMap((values) => [...values.subarray(0, 8)]),
     steps: [...within, trained.globalStep],
