@@ -147,6 +147,10 @@ export const errorCodes = {
     title: 'A shape depends on data that is known only when the graph runs',
     fix: 'Make the named shape operand a constant or a function of input shapes, or give the input a fixed value.',
   },
+  EXECUTION_PROVIDER: {
+    title: 'What a run asks to compute on is not to be had on this machine',
+    fix: 'For webgpu: install the driver of the GPU (on Linux one for Vulkan, and libvulkan1), or leave executionProvider out to compute on the processor.',
+  },
   ORT_MISSING: {
     title: 'ONNX Runtime is not installed',
     fix: 'Run: npm install @huggingface/transformers@4.3.1 onnxruntime-node@1.30.0',

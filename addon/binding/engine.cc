@@ -168,6 +168,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::allocate>("allocate"),
             InstanceMethod<&EngineHandle::allocate_joint>("allocateJoint"),
             InstanceMethod<&EngineHandle::memory>("memory"),
+            InstanceMethod<&EngineHandle::execution_providers>("executionProviders"),
             InstanceMethod<&EngineHandle::load_session>("loadSession"),
             InstanceMethod<&EngineHandle::release_session>("releaseSession"),
             InstanceMethod<&EngineHandle::create_instance>("createInstance"),
@@ -287,6 +288,23 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
     return result;
   }
 
+  // executionProviders()
+  Napi::Value execution_providers(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    return guarded(env, [&] {
+      const auto states = engine_->execution_providers();
+      Napi::Array list = Napi::Array::New(env, states.size());
+      for (uint32_t i = 0; i < states.size(); ++i) {
+        Napi::Object state = Napi::Object::New(env);
+        state["name"] = states[i].name;
+        state["fault"] =
+            states[i].fault.empty() ? env.Null() : Napi::String::New(env, states[i].fault);
+        list[i] = state;
+      }
+      return list;
+    });
+  }
+
   // loadSession(model, options)
   Napi::Value load_session(const Napi::CallbackInfo& info) {
     return enqueue(info, [&] {
@@ -294,6 +312,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       const auto options = object_of(info[1], "the session options");
       ort::SessionConfig config;
       config.name = string_field(options, "name");
+      if (!is_absent(options.Get("provider"))) config.provider = string_field(options, "provider");
       if (const auto level = options.Get("optimizationLevel"); !is_absent(level))
         config.optimization_level = integer_arg<int>(level, "optimizationLevel");
       if (const auto pattern = options.Get("memoryPattern"); !is_absent(pattern))

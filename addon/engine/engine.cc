@@ -82,6 +82,14 @@ std::shared_ptr<Buffer> Engine::allocate_joint(const std::vector<size_t>& bytes,
   return communicator_->allocate_joint(bytes, category, account_);
 }
 
+std::vector<ort::ProviderState> Engine::execution_providers() const {
+  require_open();
+  if (!environment_)
+    throw EngineError("ORT_LIBRARY", "this engine was made without ONNX Runtime",
+                      "executionProviders");
+  return ort::execution_providers(*environment_);
+}
+
 uint32_t Engine::load_session(const void* model, size_t bytes, ort::SessionConfig config) {
   require_open();
   if (!environment_)

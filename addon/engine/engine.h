@@ -17,6 +17,7 @@
 #include "core/threads.h"
 #include "engine/queue.h"
 #include "engine/tensor_work.h"
+#include "ort/provider.h"
 #include "ort/session.h"
 
 namespace dsjs {
@@ -50,6 +51,7 @@ class Engine {
   Queues& queues() { return queues_; }
 
   // `config.threads` is set here. Returns the session's id.
+  std::vector<ort::ProviderState> execution_providers() const;
   uint32_t load_session(const void* model, size_t bytes, ort::SessionConfig config);
   void release_session(uint32_t session);
   uint32_t create_instance(uint32_t session, std::vector<ort::BoundTensor> inputs,

@@ -44,6 +44,8 @@ struct ElementwiseKernels {
   // y = x·keep/(1 − ratio) over elements [begin, end) of all samples; its own gradient. y may be x.
   // When not training the caller copies instead.
   void (*dropout)(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end);
+  // kept = 1 where dropout keeps an element, else 0, over elements [begin, end) of all samples.
+  void (*dropout_kept)(uint8_t* kept, const DropoutMask& mask, size_t begin, size_t end);
   // target[begin, end) = value
   void (*fill)(float* target, float value, size_t begin, size_t end);
   // target = a·target + b·source over [begin, end); a = 0 does not read target. Source may be

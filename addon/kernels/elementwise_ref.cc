@@ -50,20 +50,26 @@ Words philox(Words counter, uint32_t k0, uint32_t k1) {
   return counter;
 }
 
-void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
+bool keeps(const DropoutMask& mask, size_t i) {
   const auto seed = static_cast<uint64_t>(mask.rng[0]);
-  for (size_t i = begin; i < end; ++i) {
-    const size_t column = i % mask.columns, row = i / mask.columns % mask.rows;
-    const size_t plane = i / mask.columns / mask.rows % mask.planes;
-    const size_t sample = i / mask.columns / mask.rows / mask.planes;
-    const Words words =
-        philox({static_cast<uint32_t>(column / 4 + 65536 * row),
-                static_cast<uint32_t>(mask.stream + 65536 * plane),
-                static_cast<uint32_t>(mask.rng[1]), static_cast<uint32_t>(mask.rng[2 + sample])},
-               static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-    const double uniform = (words[column % 4] >> 8) * 0x1p-24;
-    y[i] = uniform >= mask.ratio ? x[i] * (1.0f / (1.0f - mask.ratio)) : 0.0f;
-  }
+  const size_t column = i % mask.columns, row = i / mask.columns % mask.rows;
+  const size_t plane = i / mask.columns / mask.rows % mask.planes;
+  const size_t sample = i / mask.columns / mask.rows / mask.planes;
+  const Words words =
+      philox({static_cast<uint32_t>(column / 4 + 65536 * row),
+              static_cast<uint32_t>(mask.stream + 65536 * plane),
+              static_cast<uint32_t>(mask.rng[1]), static_cast<uint32_t>(mask.rng[2 + sample])},
+             static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  return (words[column % 4] >> 8) * 0x1p-24 >= mask.ratio;
+}
+
+void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i)
+    y[i] = keeps(mask, i) ? x[i] * (1.0f / (1.0f - mask.ratio)) : 0.0f;
+}
+
+void dropout_kept(uint8_t* kept, const DropoutMask& mask, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) kept[i] = keeps(mask, i);
 }
 
 void fill(float* target, float value, size_t begin, size_t end) {
@@ -78,8 +84,8 @@ void axpby(const float* source, float* target, float b, float a, size_t begin, s
 }  // namespace
 
 const ElementwiseKernels& elementwise_reference() {
-  static constexpr ElementwiseKernels table = {accumulate, embedding_grad, rotary,
-                                               dropout,    fill,           axpby};
+  static constexpr ElementwiseKernels table = {accumulate,   embedding_grad, rotary, dropout,
+                                               dropout_kept, fill,           axpby};
   return table;
 }
 

@@ -58,7 +58,7 @@ void rotary(const float* x, const float* cos, const float* sin, float* y, size_t
   }
 }
 
-// Elements [begin, end) of one sample, x and y pointing at its element 0.
+// Columns [begin, end) of one row, x and y pointing at its element 0.
 void dropout_row(const float* x, float* y, const DropoutMask& mask, int64_t sample, size_t plane,
                  size_t row, size_t begin, size_t end) {
   float factor[kKeepBlock];
@@ -74,16 +74,44 @@ void dropout_row(const float* x, float* y, const DropoutMask& mask, int64_t samp
   }
 }
 
-void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
+// Columns [begin, end) of one row, kept pointing at its element 0.
+void kept_row(uint8_t* kept, const DropoutMask& mask, int64_t sample, size_t plane, size_t row,
+              size_t begin, size_t end) {
+  float factor[kKeepBlock];
+  for (size_t i = begin / 4 * 4; i < end; i += kKeepBlock) {
+    keep_factors(mask, sample, plane, row, i, factor);
+    for (size_t k = i < begin ? begin - i : 0; k < kKeepBlock && i + k < end; ++k)
+      kept[i + k] = factor[k] != 0.0f;
+  }
+}
+
+// Calls fn(start, sample, plane, row, first, last) for the columns [first, last) of each row that
+// [begin, end) touches; `start` is the row's element 0.
+template <class F>
+void for_each_row(const DropoutMask& mask, size_t begin, size_t end, F fn) {
   const size_t columns = mask.columns;
   while (begin < end) {
     const size_t line = begin / columns, start = line * columns;
     const size_t stop = end < start + columns ? end : start + columns;
     const size_t row = line % mask.rows, plane = line / mask.rows % mask.planes;
     const int64_t sample = mask.rng[2 + line / mask.rows / mask.planes];
-    dropout_row(x + start, y + start, mask, sample, plane, row, begin - start, stop - start);
+    fn(start, sample, plane, row, begin - start, stop - start);
     begin = stop;
   }
+}
+
+void dropout(const float* x, float* y, const DropoutMask& mask, size_t begin, size_t end) {
+  for_each_row(
+      mask, begin, end,
+      [&](size_t start, int64_t sample, size_t plane, size_t row, size_t first, size_t last) {
+        dropout_row(x + start, y + start, mask, sample, plane, row, first, last);
+      });
+}
+
+void dropout_kept(uint8_t* kept, const DropoutMask& mask, size_t begin, size_t end) {
+  for_each_row(mask, begin, end,
+               [&](size_t start, int64_t sample, size_t plane, size_t row, size_t first,
+                   size_t last) { kept_row(kept + start, mask, sample, plane, row, first, last); });
 }
 
 void fill(float* target, float value, size_t begin, size_t end) {
@@ -103,6 +131,7 @@ void axpby(const float* source, float* target, float b, float a, size_t begin, s
 }  // namespace
 
 extern const ElementwiseKernels elementwise;
-const ElementwiseKernels elementwise = {accumulate, embedding_grad, rotary, dropout, fill, axpby};
+const ElementwiseKernels elementwise = {accumulate,   embedding_grad, rotary, dropout,
+                                        dropout_kept, fill,           axpby};
 
 }  // namespace dsjs::DSJS_ISA

@@ -160,6 +160,12 @@ void test_dropout() {
       for (size_t i = 0; i < x.size(); i += 89)
         fast.dropout(x.data(), pieces.data(), mask, i, std::min(x.size(), i + 89));
       CHECK_MESSAGE(pieces == got, name);
+      std::vector<uint8_t> kept(x.size()), reference(x.size());
+      for (size_t i = 0; i < x.size(); i += 89)
+        fast.dropout_kept(kept.data(), mask, i, std::min(x.size(), i + 89));
+      elementwise_reference().dropout_kept(reference.data(), mask, 0, x.size());
+      CHECK_MESSAGE(kept == reference, name + std::to_string(ratio));
+      for (size_t i = 0; i < x.size(); ++i) CHECK_MESSAGE(kept[i] == (got[i] != 0), name);
       size_t dropped = 0;
       for (float v : got) dropped += v == 0;
       // Five standard deviations of a binomial count.

@@ -1,4 +1,4 @@
-// Accumulate, EmbeddingGradAccumulate, RotaryEmbedding, Dropout, DropoutGrad.
+// Accumulate, EmbeddingGradAccumulate, RotaryEmbedding, Dropout, DropoutGrad, DropoutMask.
 #include <algorithm>
 
 #include "kernels/elementwise.h"
@@ -28,6 +28,17 @@ DropoutMask dropout_mask(const int64_t* rng, uint32_t stream, float ratio, const
   return mask;
 }
 
+void require_places(const DropoutMask& mask) {
+  require(mask.columns <= 1 << 18 && mask.rows <= 1 << 16 && mask.planes <= 1 << 16,
+          "a sample may have 2^18 columns, 2^16 rows and 2^16 planes of them at most");
+}
+
+float dropout_ratio(const Attributes& attributes) {
+  const float ratio = attributes.number("ratio", 0.5f);
+  require(ratio >= 0 && ratio < 1, "ratio is " + std::to_string(ratio) + "; it must be in [0, 1)");
+  return ratio;
+}
+
 std::unique_ptr<Operator> dropout(const char* name, const char* input, const char* output) {
   return std::make_unique<Operator>(
       name, std::vector<Port>{{input, kFloat}, {"rng", kInt64}, {"training", DType::kBool}},
@@ -36,16 +47,12 @@ std::unique_ptr<Operator> dropout(const char* name, const char* input, const cha
         require(!in[0].empty(), "the input is a scalar; its first axis is the batch");
         require_same("rng", in[1], "2 + the batch", Shape{2 + in[0][0]});
         require_flag("training", in[2]);
-        const DropoutMask places = dropout_mask(nullptr, 0, 0, in[0]);
-        require(places.columns <= 1 << 18 && places.rows <= 1 << 16 && places.planes <= 1 << 16,
-                "a sample may have 2^18 columns, 2^16 rows and 2^16 planes of them at most");
+        require_places(dropout_mask(nullptr, 0, 0, in[0]));
         return {in[0]};
       },
       [](const Attributes& attributes) -> Kernel {
-        const float ratio = attributes.number("ratio", 0.5f);
+        const float ratio = dropout_ratio(attributes);
         const auto stream = static_cast<uint32_t>(attributes.integer("stream", 0));
-        require(ratio >= 0 && ratio < 1,
-                "ratio is " + std::to_string(ratio) + "; it must be in [0, 1)");
         return [ratio, stream](Call& call) {
           const size_t count = element_count(call.shape(0));
           const auto* x = call.input<float>(0);
@@ -61,6 +68,32 @@ std::unique_ptr<Operator> dropout(const char* name, const char* input, const cha
           }
           call.split(count, kPhiloxCost, [&](size_t begin, size_t end) {
             elementwise_kernels().dropout(x, y, mask, begin, end);
+          });
+        };
+      });
+}
+
+// What Dropout keeps, for graphs whose arithmetic runs where our kernels do not. Without shapes:
+// they depend on attributes.
+std::unique_ptr<Operator> dropout_kept() {
+  return std::make_unique<Operator>(
+      "DropoutMask", std::vector<Port>{{"rng", kInt64}}, std::vector<Port>{{"kept", DType::kBool}},
+      Reuse::kNone, nullptr, [](const Attributes& attributes) -> Kernel {
+        const float ratio = dropout_ratio(attributes);
+        const auto stream = static_cast<uint32_t>(attributes.integer("stream", 0));
+        const Shape sample{attributes.integer("planes", 1), attributes.integer("rows", 1),
+                           attributes.integer("columns", 1)};
+        for (const int64_t extent : sample)
+          require(extent >= 0, "planes, rows and columns must not be negative");
+        return [ratio, stream, sample](Call& call) {
+          require(call.shape(0).size() == 1 && call.shape(0)[0] >= 2,
+                  "rng is " + dimensions_text(call.shape(0)) + "; it must be 2 + the batch");
+          const Shape shape{call.shape(0)[0] - 2, sample[0], sample[1], sample[2]};
+          const DropoutMask mask = dropout_mask(call.input<int64_t>(0), stream, ratio, shape);
+          require_places(mask);
+          auto* kept = call.output<uint8_t>(0, shape);
+          call.split(element_count(shape), kPhiloxCost, [&](size_t begin, size_t end) {
+            elementwise_kernels().dropout_kept(kept, mask, begin, end);
           });
         };
       });
@@ -149,6 +182,7 @@ void add_elementwise_operators(Operators& operators) {
 
   operators.push_back(dropout("Dropout", "X", "Y"));
   operators.push_back(dropout("DropoutGrad", "dY", "dX"));
+  operators.push_back(dropout_kept());
 }
 
 }  // namespace dsjs::ort

@@ -14,9 +14,7 @@ namespace {
 // Errors reach the caller as exceptions; the runtime would print each of them as well.
 constexpr int kLogFatal = 4;
 
-// A model of one Identity over float[1]. Loading it with per-session threads disabled is how to
-// learn whether the environment has a shared pool: creating one reports success also when somebody
-// else's environment without a pool existed before.
+// A model of one Identity over float[1].
 constexpr unsigned char kProbeModel[] =
     {
         0x08, 0x08,                                     // ir_version 8
@@ -30,18 +28,15 @@ constexpr unsigned char kProbeModel[] =
         0x10, 0x0d,  // opset 13
 };
 
-bool has_shared_pool(OrtEnv* env) {
+// Loading a model with per-session threads disabled is how to learn whether the environment has a
+// shared pool: creating one reports success also when somebody else's environment without a pool
+// existed before.
+bool has_shared_pool(const Environment& environment) {
   OrtSessionOptions* made = nullptr;
   check(api::CreateSessionOptions(&made), "create session options");
   const Owned<OrtSessionOptions> options(made);
   check(api::DisablePerSessionThreads(made), "create session options");
-  OrtSession* session = nullptr;
-  OrtStatus* status =
-      api::CreateSessionFromArray(env, kProbeModel, sizeof kProbeModel, made, &session);
-  if (session) api::ReleaseSession(session);
-  if (!status) return true;
-  api::ReleaseStatus(status);
-  return false;
+  return environment.probe(made).empty();
 }
 
 }  // namespace
@@ -59,7 +54,18 @@ Environment::Environment(int threads, int ranks) {
         "create the ONNX Runtime environment");
   check(api::RegisterAllocator(env_, workspace_allocator()), "register the allocator");
   operators_ = operator_domain();
-  pool_threads_ = has_shared_pool(env_) ? threads : 0;
+  pool_threads_ = has_shared_pool(*this) ? threads : 0;
+}
+
+std::string Environment::probe(const OrtSessionOptions* options) const {
+  OrtSession* session = nullptr;
+  OrtStatus* status =
+      api::CreateSessionFromArray(env_, kProbeModel, sizeof kProbeModel, options, &session);
+  if (session) api::ReleaseSession(session);
+  if (!status) return {};
+  const std::string reason = api::GetErrorMessage(status);
+  api::ReleaseStatus(status);
+  return reason;
 }
 
 Environment& Environment::get(int threads, int ranks) {

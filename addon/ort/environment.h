@@ -1,5 +1,7 @@
 // The process's ONNX Runtime environment: thread pool, allocator, custom operators.
 #pragma once
+#include <string>
+
 #include "ort/ort_api.h"
 
 namespace dsjs::ort {
@@ -19,6 +21,8 @@ class Environment {
   // Whether a session with `threads` threads may use the environment's pool.
   bool shares_pool(int threads) const { return threads == pool_threads_; }
   OrtCustomOpDomain* operators() const { return operators_; }
+  // Why a session with these options cannot be made, in the runtime's words; empty where it can.
+  std::string probe(const OrtSessionOptions* options) const;
 
  private:
   Environment(int threads, int ranks);

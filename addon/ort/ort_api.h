@@ -121,6 +121,11 @@ inline constexpr Status<24, OrtSessionOptions*, int> SetIntraOpNumThreads;
 inline constexpr Status<25, OrtSessionOptions*, int> SetInterOpNumThreads;
 inline constexpr Status<120, OrtSessionOptions*> DisablePerSessionThreads;
 inline constexpr Status<130, OrtSessionOptions*, const char*, const char*> AddSessionConfigEntry;
+inline constexpr Status<125, char***, int*> GetAvailableProviders;
+inline constexpr Status<126, char**, int> ReleaseAvailableProviders;
+inline constexpr Status<216, OrtSessionOptions*, const char*, const char* const*,
+                        const char* const*, size_t>
+    SessionOptionsAppendExecutionProvider;
 inline constexpr Status<273, OrtSessionOptions*, bool> SetDeterministicCompute;
 inline constexpr Status<8, const OrtEnv*, const void*, size_t, const OrtSessionOptions*,
                         OrtSession**>
@@ -138,6 +143,9 @@ inline constexpr Release<98, OrtTypeInfo> ReleaseTypeInfo;
 inline constexpr Status<110, OrtSession*, OrtAllocator*, char**> SessionEndProfiling;
 
 // Runs over bound memory
+inline constexpr Status<9, OrtSession*, const OrtRunOptions*, const char* const*,
+                        const OrtValue* const*, size_t, const char* const*, size_t, OrtValue**>
+    Run;
 inline constexpr Status<39, OrtRunOptions**> CreateRunOptions;
 inline constexpr Status<46, OrtRunOptions*> RunOptionsSetTerminate;
 inline constexpr Release<97, OrtRunOptions> ReleaseRunOptions;

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "ort/custom_op.h"
+#include "ort/provider.h"
 
 namespace dsjs::ort {
 namespace {
@@ -26,6 +27,7 @@ Owned<OrtSessionOptions> make_options(const SessionConfig& config, const Environ
     check(api::SetInterOpNumThreads(made, 1), what);
     check(api::AddSessionConfigEntry(made, "session.intra_op.allow_spinning", "0"), what);
   }
+  if (!config.provider.empty()) append_provider(made, config.provider);
   if (!config.profile_prefix.empty())
     check(api::EnableProfiling(made, config.profile_prefix.c_str()), what);
   check(api::AddCustomOpDomain(made, environment.operators()), what);
@@ -81,6 +83,8 @@ Session::Session(const Environment& environment, const void* model, size_t bytes
                  SessionConfig config, std::shared_ptr<WorkspacePool> pool)
     : config_(std::move(config)), pool_(std::move(pool)) {
   const WorkspaceScope scope(pool_.get());
+  if (!config_.provider.empty()) require_provider(environment, config_.provider);
+  const DeviceTurn turn(config_.provider);
   const auto options = make_options(config_, environment);
   OrtSession* made = nullptr;
   {
@@ -100,6 +104,7 @@ Session::Session(const Environment& environment, const void* model, size_t bytes
 }
 
 Session::~Session() {
+  const DeviceTurn turn(config_.provider);
   if (session_ && !config_.profile_prefix.empty()) {
     OrtAllocator* allocator = nullptr;
     char* file = nullptr;
@@ -118,14 +123,27 @@ Session::~Session() {
 Instance::Instance(std::shared_ptr<Session> session, std::vector<BoundTensor> inputs,
                    std::vector<BoundTensor> outputs)
     : session_(std::move(session)) {
-  OrtIoBinding* made = nullptr;
-  check(api::CreateIoBinding(session_->session_.get(), &made), "bind session " + name());
-  binding_.reset(made);
-  bind(session_->inputs(), inputs, true);
-  bind(session_->outputs(), outputs, false);
+  inputs_ = values_of(session_->inputs(), inputs, true);
+  outputs_ = values_of(session_->outputs(), outputs, false);
+  if (session_->config_.provider.empty()) bind();
 }
 
-void Instance::bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input) {
+void Instance::bind() {
+  const std::string what = "bind session " + name();
+  OrtIoBinding* made = nullptr;
+  check(api::CreateIoBinding(session_->session_.get(), &made), what);
+  binding_.reset(made);
+  for (size_t i = 0; i < inputs_.names.size(); i++)
+    check(api::BindInput(made, inputs_.names[i].c_str(), inputs_.values[i].get()),
+          what + ", input " + inputs_.names[i]);
+  for (size_t i = 0; i < outputs_.names.size(); i++)
+    check(api::BindOutput(made, outputs_.names[i].c_str(), outputs_.values[i].get()),
+          what + ", output " + outputs_.names[i]);
+}
+
+Instance::Values Instance::values_of(std::vector<ModelPort> missing,
+                                     std::vector<BoundTensor>& tensors, bool input) {
+  Values made;
   const std::string names = list(missing);
   static OrtMemoryInfo* const cpu = [] {
     OrtMemoryInfo* info = nullptr;
@@ -171,19 +189,37 @@ void Instance::bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& te
               cpu, static_cast<uint8_t*>(tensor.buffer->data()) + tensor.offset, bytes,
               tensor.dims.data(), tensor.dims.size(), static_cast<int>(tensor.dtype), &value),
           what + ", " + kind + " " + tensor.name);
-    values_.emplace_back(value);
-    check(input ? api::BindInput(binding_.get(), tensor.name.c_str(), value)
-                : api::BindOutput(binding_.get(), tensor.name.c_str(), value),
-          what + ", " + kind + " " + tensor.name);
+    made.values.emplace_back(value);
+    made.names.push_back(std::move(tensor.name));
     memory_.push_back(std::move(tensor.buffer));
   }
   if (!missing.empty()) refuse(std::string(kind) + " not bound: " + list(missing));
+  return made;
 }
 
 void Instance::run(const OrtRunOptions* options) {
   const WorkspaceScope scope(session_->pool_.get());
   const RunThreads threads(session_->config_.threads);
+  if (!binding_) return run_on_provider(options);
   check(api::RunWithBinding(session_->session_.get(), options, binding_.get()),
+        "run session " + name());
+}
+
+void Instance::run_on_provider(const OrtRunOptions* options) {
+  const auto names_of = [](const Values& bound) {
+    std::vector<const char*> names;
+    for (const auto& name : bound.names) names.push_back(name.c_str());
+    return names;
+  };
+  const auto inputs = names_of(inputs_), outputs = names_of(outputs_);
+  std::vector<const OrtValue*> given;
+  for (const auto& value : inputs_.values) given.push_back(value.get());
+  // Values that exist are filled, not replaced.
+  std::vector<OrtValue*> filled;
+  for (const auto& value : outputs_.values) filled.push_back(value.get());
+  const DeviceTurn turn(session_->config_.provider);
+  check(api::Run(session_->session_.get(), options, inputs.data(), given.data(), given.size(),
+                 outputs.data(), filled.size(), filled.data()),
         "run session " + name());
 }
 

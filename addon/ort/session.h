@@ -16,6 +16,8 @@ namespace dsjs::ort {
 struct SessionConfig {
   std::string name;
   int threads = 1;
+  // What computes; empty: the processor. See execution_providers().
+  std::string provider;
   // 0 none, 1 basic, 2 extended, 99 all: the runtime's graph optimizations.
   int optimization_level = 2;
   // Plan one block for all intermediate tensors of a run instead of one block each.
@@ -35,7 +37,8 @@ struct ModelPort {
 // A model that ONNX Runtime has compiled. Identical segments share one.
 class Session {
  public:
-  // The model's bytes are copied. Throws ORT_FAILED with the session's name and the runtime's text.
+  // The model's bytes are copied. Throws ORT_FAILED with the session's name and the runtime's text,
+  // EXECUTION_PROVIDER where the provider cannot be had.
   Session(const Environment& environment, const void* model, size_t bytes, SessionConfig config,
           std::shared_ptr<WorkspacePool> pool);
   ~Session();
@@ -64,8 +67,9 @@ struct BoundTensor {
   std::vector<int64_t> dims;
 };
 
-// A session with every input and output bound to engine memory: running it copies nothing. Holds
-// its session and its buffers. Each instance of a shared session has memory of its own.
+// A session with every input and output bound to engine memory: running it on the processor copies
+// nothing, on another provider what its nodes read and write, each run. Holds its session and its
+// buffers. Each instance of a shared session has memory of its own.
 class Instance {
  public:
   // Throws INVALID_ARGUMENT for an input or output that the session does not have, that is missing
@@ -80,11 +84,21 @@ class Instance {
   void run(const OrtRunOptions* options);
 
  private:
-  void bind(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input);
+  // Values over engine memory, by the names of the model's ports.
+  struct Values {
+    std::vector<std::string> names;
+    std::vector<Owned<OrtValue>> values;
+  };
+
+  Values values_of(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input);
+  void bind();
+  void run_on_provider(const OrtRunOptions* options);
 
   std::shared_ptr<Session> session_;
   std::vector<std::shared_ptr<Buffer>> memory_;
-  std::vector<Owned<OrtValue>> values_;
+  Values inputs_;
+  Values outputs_;
+  // Of the processor alone: a binding would copy inputs to a device once, when they are bound.
   Owned<OrtIoBinding> binding_;
 };
 

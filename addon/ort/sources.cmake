@@ -8,6 +8,7 @@ target_sources(dsjs_engine PRIVATE
   ort/gemm_ops.cc
   ort/library.cc
   ort/normalization_ops.cc
+  ort/provider.cc
   ort/session.cc
   ort/softmax_ops.cc
 )

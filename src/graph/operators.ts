@@ -147,6 +147,7 @@ export type DeepSpeedOperator =
   | 'AttentionGrad'
   | 'Dropout'
   | 'DropoutGrad'
+  | 'DropoutMask'
   | 'EmbeddingGradAccumulate'
   | 'Gelu'
   | 'GeluGrad'

@@ -94,7 +94,7 @@ async function plain(
   const results = b.ops(opType, names, outputs.length, attributes, { domain: 'deepspeed' });
   for (const result of results) b.output(result, 'float32');
   const graph = b.build();
-  const run = await load(lower({ graph, types: inferTypes(graph) }).graph);
+  const run = await load(lower({ graph, types: inferTypes(graph) }, { what: 'all' }).graph);
   const feeds: Record<string, Tensor> = {};
   for (const [name, port] of Object.entries(inputs)) if (port) feeds[name] = tensorOf(port);
   const values = await run(feeds);

@@ -143,9 +143,17 @@ export type CompressorId = number;
 export type QuantiserId = number;
 export type GroupId = number;
 
+/** Execution providers of ONNX Runtime beside the processor's, by onnxruntime-node's names. */
+export type ExecutionProvider = 'webgpu';
+
 export interface SessionOptions {
   /** Shown in errors, traces and profiles. */
   name: string;
+  /**
+   * What computes the nodes that it can; the processor computes the others. Default: the processor alone.
+   * `deepspeed.*` operators are always computed by the processor.
+   */
+  provider?: ExecutionProvider;
   /** ONNX Runtime's graph optimizations: 0 none, 1 basic, 2 extended (default), 99 all. */
   optimizationLevel?: 0 | 1 | 2 | 99;
   /**
@@ -316,6 +324,9 @@ export interface NativeEngine {
   memory(): MemoryAccount;
 
   // compute queue
+  /** Tries every provider beside the processor's, once per process; `fault`: why it cannot be used here. */
+  executionProviders(): { name: ExecutionProvider; fault: string | null }[];
+  /** @throws NativeError ORT_FAILED, EXECUTION_PROVIDER */
   loadSession(model: Uint8Array, options: SessionOptions): SessionId;
   releaseSession(session: SessionId): void;
   createInstance(session: SessionId, inputs: Binding[], outputs: Binding[]): InstanceId;

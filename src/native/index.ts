@@ -2,5 +2,5 @@
 export type * from './contract.ts';
 export { engineCodes } from './engine-codes.ts';
 export { isNativeError, type NativeError, renderNativeError } from './native-error.ts';
-export { loadAddon } from './load.ts';
+export { addonFile, loadAddon } from './load.ts';
 export { requireMpiModule } from './mpi-module.ts';

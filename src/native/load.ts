@@ -81,6 +81,11 @@ export function loadAddonFrom(environment: LoadEnvironment): NativeAddon {
   return addon;
 }
 
+/** The engine's file here, whether or not it exists. */
+export function addonFile(): string {
+  return addonPath(currentEnvironment());
+}
+
 function addonPath({ platform, arch, override, packageRoot }: LoadEnvironment): string {
   const target = `${platform}-${arch}`;
   if (!supportedPlatforms.includes(target)) {

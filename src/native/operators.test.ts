@@ -502,6 +502,30 @@ describe('Dropout', () => {
     gradient.dispose();
   });
 
+  test('its mask on its own is what it keeps, by the size of planes, rows and columns', async () => {
+    const dims = [2, 3, 5, 7];
+    const [x, samples] = [random(dims, 19, 1, 2), [4, 9]];
+    const whole = await run(
+      'Dropout',
+      {
+        X: x,
+        rng: ints([4], [seed, step, ...samples]),
+        training: ints([1], [1], 'bool'),
+      },
+      { Y: { dims } },
+      { ratio, stream },
+    );
+    const mask = await run(
+      'DropoutMask',
+      { rng: ints([4], [seed, step, ...samples]) },
+      { kept: { dtype: 'bool', dims } },
+      { ratio, stream, planes: 3, rows: 5, columns: 7 },
+    );
+    expect(mask.numbers('kept')).toEqual(whole.numbers('Y').map((y) => (y === 0 ? 0 : 1)));
+    whole.dispose();
+    mask.dispose();
+  });
+
   test('is the identity outside training, and takes an empty batch', async () => {
     const x = random([2, ...sampleDims], 18);
     const off = await forwardOf(x, [1, 2], false);

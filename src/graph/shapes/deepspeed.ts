@@ -111,6 +111,14 @@ const dropout: ShapeRule = (node) => {
   return [like(node, 0)];
 };
 
+/** rng holds seed, step and one index per sample. */
+const dropoutMask: ShapeRule = (node) => {
+  const [numbers = 0, ...rest] = node.shape(0);
+  node.require(rest.length === 0 && numbers >= 2, 'rng does not hold 2 + the batch numbers');
+  const sample = ['planes', 'rows', 'columns'].map((name) => node.int(name, 1));
+  return [{ dtype: 'bool', shape: [numbers - 2, ...sample] }];
+};
+
 const rotaryEmbedding: ShapeRule = (node) => {
   const x = node.shape(0);
   const half = [x[2], (x[3] ?? 0) / 2].join();
@@ -125,6 +133,7 @@ export const deepSpeedRules: Record<DeepSpeedOperator, ShapeRule> = {
   AttentionGrad: attentionGrad,
   Dropout: dropout,
   DropoutGrad: dropout,
+  DropoutMask: dropoutMask,
   EmbeddingGradAccumulate: embeddingGradAccumulate,
   Gelu: likeFirst,
   GeluGrad: gradLikeFirst,

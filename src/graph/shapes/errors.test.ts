@@ -214,6 +214,7 @@ describe('deepspeed operators', () => {
     ['SoftmaxCrossEntropyGrad', [rows, x, labels, rows], [[2, 3, 4]]],
     ['Dropout', [x, i(4), training], [[2, 3, 4]]],
     ['DropoutGrad', [x, i(4), training], [[2, 3, 4]]],
+    ['DropoutMask', [i(4)], [[2, 1, 1, 1]]],
     ['RotaryEmbedding', [f(2, 5, 3, 4), f(3, 2), f(3, 2)], [[2, 5, 3, 4]]],
   ])('%s', (op, inputs, expected) => {
     expect(shapes(single(op, inputs, {}, 'deepspeed', expected.length))).toEqual(expected);
