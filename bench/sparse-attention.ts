@@ -147,7 +147,7 @@ function bitsOf(layout: BlockLayout, shared: boolean): Uint8Array {
 }
 
 function inPlainOperators(graph: Graph): Graph {
-  return lower({ graph, types: inferTypes(graph, {}) }).graph;
+  return lower({ graph, types: inferTypes(graph, {}) }, { what: 'all' }).graph;
 }
 
 async function run(options: BenchOptions): Promise<Report> {

@@ -4,7 +4,7 @@ import { type Differentiated, differentiate } from './gradient/index.ts';
 import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { Graph, Tensor, ValueType } from './ir.ts';
 import { chunkLosses } from './passes/linear-cross-entropy.ts';
-import { lower } from './passes/lower/index.ts';
+import { lower, type LowerOptions } from './passes/lower/index.ts';
 import { fuseProducts } from './passes/products/index.ts';
 import { type TypedGraph, withoutDeadNodes, withoutUnreadInputs } from './passes/rewrite.ts';
 import { withoutDropout } from './randomness.ts';
@@ -58,7 +58,7 @@ export interface CompileOptions {
   /** Fuse what lies between products. */
   fuse: boolean;
   /** Plain ONNX at the end. */
-  lower: boolean;
+  lower: LowerOptions['what'] | undefined;
   recompute: RecomputePolicy | undefined;
   /** Logits of more bytes are computed by chunks, twice; by the name of their piece. */
   maxLogitsBytes: (piece: string) => number;
@@ -72,6 +72,8 @@ interface CompiledProgram {
 
 export class Compiler {
   readonly programs = new Map<string, Program>();
+  /** Operators that became plain ONNX. */
+  readonly lowered = new Set<string>();
   private readonly compiled = new Map<string, CompiledProgram>();
   private readonly context: PieceContext;
   private readonly options: CompileOptions;
@@ -111,7 +113,7 @@ export class Compiler {
       activations,
       [...options.outputGradients],
       this.options.fuse,
-      this.options.lower,
+      this.options.lower ?? 'none',
       maxLogitsBytes,
     );
     let entry = this.compiled.get(key);
@@ -144,7 +146,8 @@ export class Compiler {
     );
     const finish = (typed: TypedGraph, part: string): Graph => {
       const fused = this.options.fuse ? fuseProducts(typed) : typed;
-      const done = this.options.lower ? lower(fused) : fused;
+      const what = this.options.lower;
+      const done = what ? lower(fused, { what, lowered: this.lowered }) : fused;
       for (const [name, type] of done.types) allTypes.set(name, type);
       return { ...done.graph, name: `${part}.${key}` };
     };

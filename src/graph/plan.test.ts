@@ -112,7 +112,7 @@ function planOf(graph: Graph, options: Partial<PlanOptions> = {}): TrainingPlan 
   return planTraining(graph, {
     inputShapes: { ids: [batch, length], labels: [batch, length] },
     trainable: isParameter,
-    lower: true,
+    lower: 'all',
     ...options,
   });
 }
@@ -133,6 +133,38 @@ async function expectSameGradients(a: TrainingPlan, b: TrainingPlan, feeds: Valu
     expect(relativeError(toNumbers(gradient), toNumbers(other)), name).toBeLessThan(1e-10);
   }
 }
+
+describe('a plan whose arithmetic is lowered', () => {
+  const nodesOf = (plan: TrainingPlan) =>
+    [...plan.programs.values()].flatMap(({ forward, backward, inference }) =>
+      [forward, backward, inference].flatMap((graph) => graph?.nodes ?? []),
+    );
+  const ours = (plan: TrainingPlan) =>
+    new Set(
+      nodesOf(plan)
+        .filter(({ domain }) => domain === 'deepspeed')
+        .map(({ opType }) => opType),
+    );
+
+  test('has our operators only where they work in the memory of the host', () => {
+    const graph = decoder({ layers: 2 });
+    const fused = planOf(graph, { lower: undefined });
+    const lowered = planOf(graph, { lower: 'arithmetic' });
+    expect(ours(fused)).toContain('MatMulAccumulate');
+    expect([...ours(lowered)].sort()).toEqual(['Accumulate', 'EmbeddingGradAccumulate']);
+    expect(nodesOf(lowered).some(({ domain }) => domain === 'com.microsoft')).toBe(false);
+    expect(lowered.lowered).toContain('deepspeed.MatMulAccumulate');
+  });
+
+  test('binds what the fused one binds', () => {
+    const bindings = (plan: TrainingPlan) =>
+      plan.segments.map(({ forward, backward, inference }) => [forward, backward, inference]);
+    const graph = decoder({ layers: 2 });
+    expect(bindings(planOf(graph, { lower: 'arithmetic' }))).toEqual(
+      bindings(planOf(graph, { lower: undefined })),
+    );
+  });
+});
 
 describe('planTraining', () => {
   test('a plan computes the gradients that central differences show', async () => {
@@ -204,7 +236,7 @@ describe('planTraining', () => {
   });
 
   test('a tied embedding is written by both ends, by the head first', () => {
-    const plan = planOf(decoder(), { lower: false });
+    const plan = planOf(decoder(), { lower: undefined });
     const embedding = plan.parameters.find(({ name }) => name === 'embedding')!;
     expect(embedding.segments).toEqual([0, 4]);
     const flags = plan.segments.map(
@@ -215,7 +247,7 @@ describe('planTraining', () => {
   });
 
   test('a carried activation gets one gradient from each reader', () => {
-    const plan = planOf(decoder({ carried: true }), { lower: false });
+    const plan = planOf(decoder({ carried: true }), { lower: undefined });
     const gradients = plan.segments[0]!.backward!.inputs.filter(({ kind }) => kind === 'grad');
     expect(gradients.map(({ actual }) => actual.replace(/^.*@/, '@'))).toEqual([
       '@layer.0',
@@ -228,7 +260,7 @@ describe('planTraining', () => {
 
   test('every bound input exists before it is read', () => {
     const plan = planOf(decoder({ carried: true, dropout: true }), {
-      lower: false,
+      lower: undefined,
       keepOutputs: ['logits'],
     });
     const made = new Set([...plan.inputs.map(({ name }) => name), ...plan.seeds]);
@@ -254,7 +286,7 @@ describe('planTraining', () => {
 
   test('dropout: layers share a program, streams do not meet, inference has none', async () => {
     const graph = decoder({ dropout: true });
-    const plan = planOf(graph, { lower: false });
+    const plan = planOf(graph, { lower: undefined });
     expect(plan.programs.size).toBe(3);
     expect(plan.inputs.map(({ name }) => name)).toContain('rng');
     const sources = plan.segments.flatMap(({ forward }) =>

@@ -2,6 +2,7 @@
 import type { Program } from './compile.ts';
 import type { RecomputePolicy } from './gradient/recompute.ts';
 import type { DataType, Graph } from './ir.ts';
+import type { LowerOptions } from './passes/lower/index.ts';
 import type { AttentionBlocks, SelfAttention, SparseAttention } from './passes/sparse-attention.ts';
 import type { Tile, TileRows } from './passes/tile-tables.ts';
 
@@ -18,8 +19,11 @@ export interface PlanOptions {
   keepOutputs?: readonly string[] | undefined;
   /** Fused `deepspeed` operators. Default true. */
   fuse?: boolean | undefined;
-  /** Plain ONNX only (passes/lower). Default false. */
-  lower?: boolean | undefined;
+  /**
+   * Plain ONNX (passes/lower): `all` of it, or the `arithmetic`, for execution providers that lack our operators.
+   * Default: none.
+   */
+  lower?: LowerOptions['what'] | undefined;
   /** The blocks that a self-attention of the model computes. Absent: all of them. */
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   /** What backward computes again instead of having it saved. Default: cheap arithmetic. */
@@ -41,8 +45,8 @@ export type ValueKind =
   | 'buffer' // gradient buffer of a parameter, written in place
   | 'first' // int32 [1]: not 0 = the buffer's old content is void
   | 'token' // int32 [1] without meaning
-  | 'updated' // lowered plans: a gradient buffer's new content
-  | 'mask'; // lowered plans: kept elements of a dropout, bool
+  | 'updated' // wholly lowered plans: a gradient buffer's new content
+  | 'mask'; // wholly lowered plans: kept elements of a dropout, bool
 
 export interface PlannedValue {
   /** Name in the program's graph. */
@@ -98,6 +102,8 @@ export interface TrainingPlan {
   replaced: string[];
   /** Parameters that stand for rows of a table of the graph. */
   tiles: readonly Tile[];
+  /** With `lower`: the operators that run as plain ONNX. */
+  lowered: ReadonlySet<string>;
   /** What `attentionBlocks` was asked for, and what stays dense; null without it. */
   sparseAttention: SparseAttention | null;
 }

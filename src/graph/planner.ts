@@ -27,6 +27,7 @@ const defaultLogitsBytes = 2 ** 29;
 
 export class Planner {
   programs = new Map<string, Program>();
+  lowered: ReadonlySet<string> = new Set();
   private readonly typed: TypedGraph;
   private readonly parameterNames: ReadonlySet<string>;
   private readonly trainable: ReadonlySet<string>;
@@ -68,7 +69,7 @@ export class Planner {
       { types: typed.types, constants, roleOf, trainable, active },
       {
         fuse: options.fuse ?? true,
-        lower: options.lower ?? false,
+        lower: options.lower,
         recompute: options.recompute,
         // Tiles of a head are for memory: so is a loss by chunks.
         maxLogitsBytes: (piece) =>
@@ -76,6 +77,7 @@ export class Planner {
       },
     );
     this.programs = compiler.programs;
+    this.lowered = compiler.lowered;
     /** Activation → segments that send a gradient for it, ascending. */
     const senders = new Map<string, Piece[]>();
     const written = new Set<string>();

@@ -20,7 +20,7 @@ const randomInputs: Readonly<Record<string, number>> = {
 };
 
 /** Index of the node's `rng`; undefined when it draws no numbers. */
-function rngIndex(node: Node): number | undefined {
+export function rngIndex(node: Node): number | undefined {
   const index = randomInputs[operatorKey(node)];
   return index !== undefined && node.inputs[index] ? index : undefined;
 }

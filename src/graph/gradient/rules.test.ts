@@ -543,16 +543,19 @@ async function check(item: Case): Promise<void> {
   expect(backward).not.toBeNull();
   const weights = randomTensor(types.get('y0')!, 77);
   const runForward = await load(
-    lower({ graph: forward, types: backward!.types }).graph,
+    lower({ graph: forward, types: backward!.types }, { what: 'all' }).graph,
     item.opset,
   );
   const values = await runForward(feeds);
-  const runBackward = await load(lower(backward!).graph, item.opset);
+  const runBackward = await load(lower(backward!, { what: 'all' }).graph, item.opset);
   const gradients = await runBackward({ ...feeds, ...values, 'grad.y0': weights });
 
   // float64: see centralDifferences. float32: rounding 6e-8·|objective|/h + truncation h², h = 1e-2.
   const [step, tolerance] = item.single ? [1e-2, 2e-3] : [1e-5, 1e-7];
-  const runPlain = await load(lower({ graph, types: new Map(types) }).graph, item.opset);
+  const runPlain = await load(
+    lower({ graph, types: new Map(types) }, { what: 'all' }).graph,
+    item.opset,
+  );
   for (const name of Object.keys(feeds)) {
     const expected = await centralDifferences(runPlain, feeds, name, { y0: weights }, step);
     const got = toNumbers(gradients[`grad.${name}`]!);

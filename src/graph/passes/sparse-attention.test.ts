@@ -94,7 +94,7 @@ describe('attention of exported models', () => {
     // The second row ends with padding.
     const inputs = { ids: integers((i) => i % 11), mask: integers((i) => (i > count - 4 ? 0 : 1)) };
     const train = async (options: Partial<PlanOptions>) => {
-      const { planned, weights } = await plan(name, { ...options, lower: true });
+      const { planned, weights } = await plan(name, { ...options, lower: 'all' });
       return trainOnce(planned, { ...inputs, ...Object.fromEntries(weights) });
     };
     const { graph, opsets } = await golden(name);
@@ -203,7 +203,7 @@ describe('blocks in plain operators equal a mask', () => {
     const options = {
       inputShapes: {},
       trainable: (name: string) => ['q', 'k', 'v'].includes(name),
-      lower: true,
+      lower: 'all' as const,
     };
     const sparse = await trainOnce(
       planTraining(model(positions), {

@@ -131,7 +131,7 @@ describe('labels and tokens', () => {
     return planTraining(b.build(), {
       inputShapes: {},
       trainable: () => true,
-      lower: true,
+      lower: 'all',
       ...(tiled && { tileRows: (name) => (name === 'head' ? 4 : 5) }),
     });
   }

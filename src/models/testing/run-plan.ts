@@ -24,7 +24,7 @@ export class PlanRunner {
       inputShapes: { input_ids: shape, labels: shape },
       trainable: (name) => parameters.has(name),
       fuse,
-      lower: true,
+      lower: 'all',
     });
   }
 

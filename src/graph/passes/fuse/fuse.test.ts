@@ -245,7 +245,9 @@ for (const [title, operator, build, inputShape] of patterns) {
       x: randomTensor({ dtype: 'float32', shape: inputShape ?? shape }, 1),
     };
     const [before] = Object.values(await run(graph, feeds)) as [Tensor];
-    const [after] = Object.values(await run(lower(result).graph, feeds)) as [Tensor];
+    const [after] = Object.values(await run(lower(result, { what: 'all' }).graph, feeds)) as [
+      Tensor,
+    ];
     expect(after.dims).toEqual(before.dims);
     // A dozen float32 roundings of 6e-8 each, and constants that models round to 7 digits.
     expect(relativeError(toNumbers(after), toNumbers(before))).toBeLessThan(3e-6);

@@ -1,4 +1,4 @@
-/** Operators that write into bound buffers, as additions whose results are new values. */
+/** Operators that write into bound buffers: what they add in plain operators, and the addition itself. */
 import type { Emitter } from '../../emitter.ts';
 import { scatterRows } from '../../gradient/scatter.ts';
 import type { Node, ValueInfo } from '../../ir.ts';
@@ -18,8 +18,29 @@ export function isAccumulation(node: Node): boolean {
   return operators.has(operatorKey(node));
 }
 
-/** The content of every buffer after the accumulations lowered so far. */
-export class Accumulations {
+/** Where a gradient goes once it is computed. */
+interface Sink {
+  /** first ≠ 0 ? gradient : buffer + gradient, as the buffer's content from now on; returns the write's token. */
+  add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string;
+}
+
+/** Buffers are written in place, by the operator that can. */
+export class InPlace implements Sink {
+  private readonly emit: Emitter;
+
+  constructor(emit: Emitter) {
+    this.emit = emit;
+  }
+
+  add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string {
+    const inputs = [gradient, c.input(bufferIndex), c.input(firstIndex)];
+    const token = { dtype: 'int32', shape: [1] } as const;
+    return this.emit.one('Accumulate', inputs, token, {}, 'deepspeed');
+  }
+}
+
+/** Buffers are inputs, and what they would hold is an output: the content after the accumulations so far. */
+export class Returned implements Sink {
   private readonly emit: Emitter;
   private readonly content = new Map<string, string>();
 
@@ -27,25 +48,13 @@ export class Accumulations {
     this.emit = emit;
   }
 
-  /** A value for each output of the node. */
-  lower(c: NodeContext): string[] {
-    switch (operatorKey(c.node)) {
-      case 'deepspeed.Accumulate':
-        return [this.add(c, c.input(0), 1, 2)];
-      case 'deepspeed.EmbeddingGradAccumulate': {
-        const shape = this.emit.shape(c.input(2));
-        return [this.add(c, scatterRows(this.emit, c.input(0), c.input(1), shape), 2, 3)];
-      }
-      case 'deepspeed.LinearCrossEntropyGrad': {
-        const { dX, dW } = lowerLinearCrossEntropyGrad(c);
-        return [dX, c.has(5) ? this.add(c, dW, 5, 6) : this.token()];
-      }
-      default: {
-        const { weight, bias } = lowerMatMulAccumulate(c);
-        if (c.has(5)) this.add(c, bias, 5, 6);
-        return [this.add(c, weight, 2, 3)];
-      }
-    }
+  add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string {
+    const { emit } = this;
+    const buffer = c.input(bufferIndex);
+    const first = emit.cast(c.input(firstIndex), 'bool');
+    const before = this.content.get(buffer) ?? buffer;
+    this.content.set(buffer, emit.add(emit.keepWhere(emit.unary('Not', first), before), gradient));
+    return noToken(emit);
   }
 
   /** `updated.<parameter>` of each buffer. */
@@ -68,18 +77,31 @@ export class Accumulations {
     }
     return { nodes, outputs };
   }
+}
 
-  /** first ≠ 0 ? gradient : buffer + gradient, as the buffer's content from now on. */
-  private add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string {
-    const { emit } = this;
-    const buffer = c.input(bufferIndex);
-    const first = emit.cast(c.input(firstIndex), 'bool');
-    const before = this.content.get(buffer) ?? buffer;
-    this.content.set(buffer, emit.add(emit.keepWhere(emit.unary('Not', first), before), gradient));
-    return this.token();
+/** A value for each output of the node. */
+export function lowerAccumulation(c: NodeContext, sink: Sink): string[] {
+  const { emit } = c;
+  switch (operatorKey(c.node)) {
+    case 'deepspeed.Accumulate':
+      return [sink.add(c, c.input(0), 1, 2)];
+    case 'deepspeed.EmbeddingGradAccumulate': {
+      const shape = emit.shape(c.input(2));
+      return [sink.add(c, scatterRows(emit, c.input(0), c.input(1), shape), 2, 3)];
+    }
+    case 'deepspeed.LinearCrossEntropyGrad': {
+      const { dX, dW } = lowerLinearCrossEntropyGrad(c);
+      return [dX, c.has(5) ? sink.add(c, dW, 5, 6) : noToken(emit)];
+    }
+    default: {
+      const { weight, bias } = lowerMatMulAccumulate(c);
+      const written = sink.add(c, weight, 2, 3);
+      // Whoever waits for the node's token waits for both writes.
+      return [c.has(5) ? emit.add(written, sink.add(c, bias, 5, 6)) : written];
+    }
   }
+}
 
-  private token(): string {
-    return this.emit.constant('int32', [1], [0]);
-  }
+function noToken(emit: Emitter): string {
+  return emit.constant('int32', [1], [0]);
 }

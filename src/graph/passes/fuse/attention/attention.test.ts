@@ -459,7 +459,7 @@ function planOf(graph: Graph, length: number, fuse: boolean): TrainingPlan {
     inputShapes: { x: [batch, length, heads * width], present: [batch, length] },
     trainable: (name) => !name.startsWith('const.'),
     fuse,
-    lower: true,
+    lower: 'all',
   });
 }
 
