@@ -6,7 +6,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DeepSpeedError, type ErrorCode } from '../errors.ts';
 import { packageVersion, typescriptFlags } from '../launcher/index.ts';
+import { findOrtLibrary, type OrtLibrary } from '../native/ort-library.ts';
 import { type AddonInfo, loadAddon, requireMpiModule } from '../native/index.ts';
+import { inspectProviders, type ProviderState } from './providers.ts';
 
 /** A package that deepspeed-js uses where the user has it. */
 export interface PeerState {
@@ -41,6 +43,8 @@ export interface Environment {
   /** Bytes: of the machine, allowed here, still free of that. Without an engine only the first is known. */
   memory: { machine: number; limit: number | null; available: number | null };
   engine: AddonInfo | EngineFault;
+  /** What else than the processor can compute a Trainer's model; null where the engine or ONNX Runtime is missing. */
+  providers: ProviderState[] | null;
   /** For several machines. */
   mpi: MpiState | EngineFault;
   peers: PeerState[];
@@ -70,6 +74,7 @@ export function inspectEnvironment(): Environment {
       available: limits?.memoryAvailable ?? null,
     },
     engine,
+    providers: 'code' in engine ? null : providersOf(orFault(() => findOrtLibrary())),
     mpi: orFault(() => ({ module: requireMpiModule(), mpirun: mpirunVersion() })),
     peers: inspectPeers(own.peerDependencies),
     typescript: inspectTypescript(),
@@ -90,6 +95,10 @@ function orFault<T>(inspect: () => T): T | EngineFault {
     if (!(error instanceof DeepSpeedError)) throw error;
     return { code: error.code, message: error.message, fix: error.fix };
   }
+}
+
+function providersOf(library: OrtLibrary | EngineFault): ProviderState[] | null {
+  return 'code' in library ? null : inspectProviders(library.path);
 }
 
 function mpirunVersion(): string | null {

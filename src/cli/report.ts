@@ -74,6 +74,7 @@ function environmentLines(found: Environment): string[] {
           ['engine', `build ${engine.buildId}, ${engine.platform}, ${engine.compiler}`],
           ['instructions', instructionsText(engine.isa)],
         ] satisfies [string, string][])),
+    ...providerFacts(found.providers),
     ...mpiFacts(found.mpi),
     ...found.peers.map((peer): [string, string] => [peer.name, peerText(peer)]),
     ['TypeScript', found.typescript],
@@ -91,6 +92,14 @@ function mpiFacts(mpi: Environment['mpi']): [string, string][] {
   return [
     ['MPI', `built; ${mpi.mpirun ?? 'mpirun is not installed: apt-get install openmpi-bin'}`],
   ];
+}
+
+function providerFacts(providers: Environment['providers']): [string, string][] {
+  if (providers === null) return [];
+  const others = providers.map(({ name, fault }) =>
+    fault === null ? `${name} (plain ONNX)` : `${name} cannot be used: ${fault}`,
+  );
+  return [['providers', ['cpu (deepspeed.* operators)', ...others].join('; ')]];
 }
 
 /** What the `deepspeed.*` operators, optimizers and collectives compute with; `isa`: best first. */

@@ -38,6 +38,7 @@ describe('what is wrong is named', () => {
     ],
     [{ reportTo: 'csv' }, /reportTo: got 'csv', expected a list$/m],
     [{ reportTo: ['wandb'] }, /reportTo\.0: got 'wandb', expected "tensorboard", "csv"$/m],
+    [{ executionProvider: 'cuda' }, /executionProvider: got 'cuda', expected "cpu", "webgpu"$/m],
     [{ strategy: 5 }, /strategy: got 5, expected a text or a strategy \{ name, apply \}$/m],
     [{ strategy: { name: 'mine' } }, /strategy: got \{ name: 'mine' \}, expected a text or /],
     [{ deepspeed: 5 }, /deepspeed: got 5, expected a text or an object$/m],

@@ -59,6 +59,11 @@ export const trainingArgumentsSchema = z.strictObject({
    * many. `activation_checkpointing.number_checkpoints` of a config wins.
    */
   gradientCheckpointing: z.union([z.boolean(), positiveInt]).default(false),
+  /**
+   * What computes the model: the processor (`cpu`), or a GPU through WebGPU, which has none of the fused operators:
+   * they run as plain ONNX there.
+   */
+  executionProvider: z.enum(['cpu', 'webgpu']).default('cpu'),
   seed: z.number().int().nonnegative().default(42),
   /** Seed of the sampling order; absent: `seed`. */
   dataSeed: z.number().int().nonnegative().optional(),

@@ -83,6 +83,7 @@ export async function setUpTraining(request: SetupRequest): Promise<Training> {
     const host = new OnnxHost(runtime, model, collateRows(first, recipe.microBatchSize), {
       checkpointEvery: checkpointInterval(args, recipe.config),
       tileAbove: tilingThreshold(recipe.config),
+      provider: args.executionProvider === 'cpu' ? undefined : args.executionProvider,
     });
     const tracer = args.traceSteps > 0 ? new Tracer() : undefined;
     const session = await composeSession({

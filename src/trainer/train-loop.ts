@@ -73,7 +73,7 @@ export class TrainLoop {
   }
 
   async run(resumeFrom: boolean | string | undefined): Promise<TrainOutput> {
-    const { recipe, runtime, session } = this.#training;
+    const { host, recipe, runtime, session } = this.#training;
     this.state.maxSteps = recipe.totalSteps;
     const resumed = resumeFrom ? await loadTrainerCheckpoint(this.#training, resumeFrom) : null;
     if (resumed) {
@@ -98,6 +98,7 @@ export class TrainLoop {
       }
       const tiles = describeTiles(session.layout, tilingThreshold(recipe.config));
       if (tiles) this.#reporter.log(tiles);
+      if (host.providerReport) this.#reporter.log(host.providerReport);
       await this.#agreeOnEvents();
       await this.#call('onTrainBegin');
       await this.#epochs();

@@ -15,7 +15,7 @@ import {
   takes16Bits,
 } from '../../hooks/index.ts';
 import { joined, tensorOf } from '../../layout.ts';
-import type { NativeBuffer, Work } from '../../native/index.ts';
+import type { ExecutionProvider, NativeBuffer, Work } from '../../native/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import { type Session, shareParameters } from '../../session.ts';
 import type { Batch } from './batch.ts';
@@ -23,6 +23,7 @@ import { lossSum, type TrainableModel } from './model.ts';
 import { onnxCapabilities, outlineModel, planModel } from './outline.ts';
 import { endOfPass } from './pass-failure.ts';
 import { Program, SessionCache } from './program.ts';
+import { describeProvider, requireProvider } from './provider.ts';
 import type { Recomputation } from './recomputation.ts';
 import { ScaledResidual } from './residual-stream.ts';
 import type { ProgramKind } from './timeline.ts';
@@ -39,6 +40,8 @@ export interface OnnxHostOptions {
   checkpointEvery?: (segments: number) => number;
   /** Embeddings and heads of more elements are moved and computed in tiles of rows. Default: none. */
   tileAbove?: number;
+  /** What computes the segments. Default: the processor. */
+  provider?: ExecutionProvider | undefined;
 }
 
 /** A graph output in engine memory, row-major. */
@@ -67,7 +70,7 @@ export class OnnxHost implements Host {
   readonly longestSequence: number | 'fixed' | undefined;
   readonly #runtime: Runtime;
   readonly #model: TrainableModel;
-  readonly #options: Required<OnnxHostOptions>;
+  readonly #options: OnnxHostOptions & Required<Omit<OnnxHostOptions, 'provider'>>;
   readonly #sessions: SessionCache;
   readonly #first: Batch;
   #attentionBlocks: ((attention: SelfAttention) => AttentionBlocks) | undefined;
@@ -94,6 +97,7 @@ export class OnnxHost implements Host {
       tileAbove: Infinity,
       ...options,
     };
+    if (options.provider) requireProvider(runtime.engine, options.provider);
     this.#sessions = new SessionCache(runtime.engine);
     this.#flags = runtime.engine.allocate(128, { category: 'inputs', name: 'flags' });
     const outline = outlineModel(model, this.#plan(first), this.#options.checkpointEvery);
@@ -117,6 +121,13 @@ export class OnnxHost implements Host {
   /** Lines that say what the graph passes replaced. */
   get report(): readonly string[] {
     return [...this.#plans.values()][0]?.replaced ?? [];
+  }
+
+  /** What computes in the processor's stead, and how it makes up for our operators; undefined: nothing does. */
+  get providerReport(): string | undefined {
+    const { provider } = this.#options;
+    const [plan] = this.#plans.values();
+    return provider && plan && describeProvider(provider, plan.lowered);
   }
 
   /** Connects to a session's memory and writes the model's initial values into it. */
@@ -300,9 +311,12 @@ export class OnnxHost implements Host {
     const key = shapeKey(batch);
     let plan = this.#plans.get(key);
     if (!plan) {
-      const { fuse, tileAbove } = this.#options;
+      const { fuse, tileAbove, provider } = this.#options;
       const attentionBlocks = this.#attentionBlocks;
-      plan = this.#asStored(planModel(this.#model, batch, { fuse, attentionBlocks, tileAbove }));
+      const lowerArithmetic = provider !== undefined;
+      plan = this.#asStored(
+        planModel(this.#model, batch, { fuse, lowerArithmetic, attentionBlocks, tileAbove }),
+      );
       this.#plans.set(key, plan);
     }
     return plan;
@@ -334,7 +348,15 @@ export class OnnxHost implements Host {
     };
     const { engine } = this.#runtime;
     const plan = this.#plan(batch);
-    const program = new Program(engine, this.#sessions, plan, kind, storage, this.#recomputation);
+    const program = new Program(
+      engine,
+      this.#sessions,
+      plan,
+      kind,
+      storage,
+      this.#recomputation,
+      this.#options.provider,
+    );
     this.#programs.set(key, program);
     return program;
   }

@@ -45,6 +45,8 @@ const mostTiles = 32;
 
 export interface PlanModelOptions {
   fuse?: boolean;
+  /** Leaves only those operators of ours that work in the host's memory. */
+  lowerArithmetic?: boolean;
   attentionBlocks?: ((attention: SelfAttention) => AttentionBlocks) | undefined;
   /** Embeddings and heads of more elements are cut into tiles of rows that have at most half as many, 32 a table. */
   tileAbove?: number | undefined;
@@ -54,7 +56,12 @@ export interface PlanModelOptions {
 export function planModel(
   model: TrainableModel,
   batch: Batch,
-  { fuse = true, attentionBlocks: blocksOf, tileAbove = Infinity }: PlanModelOptions = {},
+  {
+    fuse = true,
+    lowerArithmetic = false,
+    attentionBlocks: blocksOf,
+    tileAbove = Infinity,
+  }: PlanModelOptions = {},
 ): TrainingPlan {
   const graph = model.graph(batch);
   const { longest } = batch;
@@ -71,6 +78,7 @@ export function planModel(
     lossOutput: lossSum,
     keepOutputs: model.outputs,
     fuse,
+    lower: lowerArithmetic ? 'arithmetic' : undefined,
     attentionBlocks:
       blocksOf && ((attention) => blocksOf({ ...attention, ...(longest && { longest }) })),
     tileRows: (_, [rows, width]) => {

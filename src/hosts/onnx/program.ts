@@ -4,6 +4,7 @@ import type { PlannedValue, TrainingPlan } from '../../graph/plan.ts';
 import type { Location, SegmentEvent } from '../../hooks/index.ts';
 import type {
   Binding,
+  ExecutionProvider,
   InstanceId,
   NativeBuffer,
   NativeEngine,
@@ -36,11 +37,14 @@ export class SessionCache {
     this.#engine = engine;
   }
 
-  /** Compiles the graph unless another program holds it already. */
-  take(key: string, graph: Graph): SessionId {
+  /** Compiles the graph unless another program holds it already. `provider`: what computes it; absent: the processor. */
+  take(key: string, graph: Graph, provider?: ExecutionProvider): SessionId {
     let entry = this.#sessions.get(key);
     if (entry === undefined) {
-      const session = this.#engine.loadSession(encodeModel(modelOf(graph)), { name: graph.name });
+      const session = this.#engine.loadSession(encodeModel(modelOf(graph)), {
+        name: graph.name,
+        ...(provider && { provider }),
+      });
       entry = { session, users: 0 };
       this.#sessions.set(key, entry);
     }
@@ -106,6 +110,7 @@ export class Program {
     kind: ProgramKind,
     storage: ProgramStorage,
     recomputation: Recomputation,
+    provider?: ExecutionProvider,
   ) {
     this.#engine = engine;
     this.#sessions = sessions;
@@ -150,13 +155,16 @@ export class Program {
         dims: value.shape,
       }));
     const compile = (key: string, graph: Graph): SessionId => {
-      const session = sessions.take(key, graph);
+      const session = sessions.take(key, graph, provider);
       this.#taken.push(key);
       return session;
     };
     if (plan.prologue) {
       const { graph, inputs, outputs } = plan.prologue;
-      const session = compile(`${plan.key}/prologue`, graph);
+      const key = `${plan.key}/prologue`;
+      // Counters, positions and tables, which segments read where they lie: nothing for a device.
+      const session = sessions.take(key, graph);
+      this.#taken.push(key);
       this.prologue = engine.createInstance(session, bind(inputs), bind(outputs));
     }
     const names = new RecomputedNames(plan.segments, recomputation);
