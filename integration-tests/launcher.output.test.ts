@@ -38,6 +38,17 @@ it('warns of more ranks than cores, unless told to be quiet', async () => {
   expect(quiet.stderr).not.toContain('warning');
 });
 
+it('a number of ranks that cannot be meant is refused before any is started', async () => {
+  const words = ['--num_procs', '1000000', fixture('speak.mjs')];
+  for (const more of [[], ['--oversubscribe'], ['--force_multi']]) {
+    const { status, stdout, stderr } = await runLauncher([...more, ...words]);
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toMatch(
+      /^deepspeed: 1000000 ranks need .* enough for \d+\n.*OUT_OF_MEMORY\)\n$/s,
+    );
+  }
+});
+
 it('--enable_each_rank_log keeps both streams of every rank, and rank 0 still speaks', async () => {
   const logs = join(folder, 'a', 'b');
   const words = ['--num_procs', '2', '--enable_each_rank_log', logs, fixture('speak.mjs')];

@@ -12,6 +12,7 @@ describe('the command line', () => {
         module: false,
         scriptArguments: [],
         numProcs: null,
+        oversubscribe: false,
         hosts: null,
         maxRestarts: 0,
         deepspeedConfig: null,
@@ -28,12 +29,13 @@ describe('the command line', () => {
 
   it('reads every flag before the script, and none of them after it', () => {
     const flags =
-      '--num_procs 3 --deepspeed c.json --bind_cores_to_rank --bind_core_list 0-2 --module --enable_each_rank_log logs --master_port 29500 --hang_timeout 60 --grace_period 0 -q';
+      '--num_procs 3 --oversubscribe --deepspeed c.json --bind_cores_to_rank --bind_core_list 0-2 --module --enable_each_rank_log logs --master_port 29500 --hang_timeout 60 --grace_period 0 -q';
     expect(options(`${flags} pkg --num_procs 7 --help -q`)).toEqual({
       script: 'pkg',
       module: true,
       scriptArguments: ['--num_procs', '7', '--help', '-q'],
       numProcs: 3,
+      oversubscribe: true,
       hosts: null,
       maxRestarts: 0,
       deepspeedConfig: 'c.json',

@@ -40,6 +40,7 @@ Examples:
 interface Flags {
   num_procs?: number;
   num_gpus?: number;
+  oversubscribe?: boolean;
   num_nodes?: number;
   deepspeed?: string;
   deepspeed_config?: string;
@@ -97,6 +98,7 @@ export function parseLine(argv: readonly string[]): ParsedLine | null {
       module: flags.module ?? false,
       scriptArguments: after.scriptArguments,
       numProcs: slotsHere ?? numProcs,
+      oversubscribe: flags.oversubscribe ?? false,
       hosts,
       maxRestarts: flags.max_restarts,
       deepspeedConfig,
@@ -124,6 +126,7 @@ function describeCommand(): Command {
       'ranks (default: the cores that this process may use)',
       integer('--num_procs', 1),
     )
+    .option('--oversubscribe', 'allow more than 32 ranks for each core')
     .option('--deepspeed <file>', 'DeepSpeed config that the trainer uses')
     .option('--deepspeed_config <file>', 'the same')
     .option('--bind_cores_to_rank', 'give each rank cores of its own')

@@ -19,10 +19,16 @@ import { openRankLogs } from './rank-log.ts';
 import { RankProcess, type RankStart } from './rank-process.ts';
 import { reportLines, runStatus } from './report.ts';
 import { PRIVATE_VARIABLE, RANK_PID_VARIABLE, RESTART_VARIABLE } from './run-environment.ts';
+import { requireRoom } from './room.ts';
 import { resolveScript, type Script, typescriptFlags } from './script.ts';
 import { rankCount } from './hosts/commands.ts';
 import { HOSTS_VARIABLE } from './hosts/hosts-environment.ts';
-import { type HostsPlan, requireTools, runOnHosts } from './hosts/launch-on-hosts.ts';
+import {
+  type HostsPlan,
+  isThisMachine,
+  requireTools,
+  runOnHosts,
+} from './hosts/launch-on-hosts.ts';
 import { type RunOutcome, supervise } from './supervise.ts';
 
 export interface LaunchOptions {
@@ -32,6 +38,8 @@ export interface LaunchOptions {
   scriptArguments: string[];
   /** Null: as many as there are cores, quotas of containers included. */
   numProcs: number | null;
+  /** More ranks a core than can be meant by mistake are meant. */
+  oversubscribe: boolean;
   /** Several machines, or null for this one. */
   hosts: HostsPlan | null;
   /** So often a failed run is started anew, without the machines that it lost. */
@@ -55,7 +63,7 @@ export interface LaunchOptions {
  * Runs the script on all ranks.
  *
  * @returns the exit status: 0, that of the rank that failed first, or 128 + a signal's number.
- * @throws DeepSpeedError before any rank is started: script, config, cores, logs; NativeError when
+ * @throws DeepSpeedError before any rank is started: script, config, room, cores, logs; NativeError when
  * the engine is not built or memory for the run cannot be had.
  */
 export async function launch(options: LaunchOptions): Promise<number> {
@@ -115,6 +123,8 @@ async function launchOnHosts(
   { script, deepspeedConfig, terminals, say }: Setting,
 ): Promise<Attempt> {
   const { hosts: plan, bindCoresToRank, bindCoreList, hangTimeoutMs, gracePeriodMs } = options;
+  for (const { name, slots } of plan.hosts)
+    if (isThisMachine(name)) requireRoomHere(slots.length, options.oversubscribe);
   requireTools(plan);
   const worldSize = rankCount(plan.hosts);
   const outcome = await runOnHosts({
@@ -146,6 +156,7 @@ async function launchHere(
   const addon = loadAddon();
   const available = usableCores();
   const worldSize = options.numProcs ?? available;
+  requireRoomHere(worldSize, options.oversubscribe);
   if (worldSize > available)
     say(
       `warning: ${worldSize} ranks share ${available} ${available === 1 ? 'core' : 'cores'}; they will wait for each other. --num_procs ${available} is faster.`,
@@ -193,6 +204,11 @@ async function launchHere(
     lines: reportLines(outcome, worldSize, oomKillsBefore, stderr),
     lostHosts: [],
   };
+}
+
+function requireRoomHere(ranks: number, oversubscribe: boolean): void {
+  const { memoryAvailable } = loadAddon().systemLimits();
+  requireRoom(ranks, { cores: usableCores(), memoryAvailable }, oversubscribe);
 }
 
 /** A fault in the config is told once, here, and not by every rank. */

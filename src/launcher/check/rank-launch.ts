@@ -34,5 +34,6 @@ process.exitCode = await launch({
   masterPort: null,
   hangTimeoutMs: 60_000,
   gracePeriodMs: 0,
+  oversubscribe: false,
   quiet: true,
 });
