@@ -13,10 +13,8 @@ export type {
   StepMetrics,
   StepPlan,
 } from './hooks/index.ts';
-export {
-  type Gradients,
-  LoopEngine,
-} from './hosts/loop/loop-engine.ts';
+export { LoopEngine } from './hosts/loop/loop-engine.ts';
+export type { Gradients } from './hosts/loop/user-arrays.ts';
 export { type InitializeOptions, initialize, type LoopParameter } from './hosts/loop/initialize.ts';
 export type { OptimizerOption } from './hosts/loop/settings.ts';
 export { getRunEnvironment, type RunEnvironment } from './launcher/run-environment.ts';

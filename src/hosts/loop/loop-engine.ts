@@ -1,15 +1,18 @@
 import { join } from 'node:path';
 import { DeepSpeedError } from '../../errors.ts';
 import { isThenable, type OptimizerOutcome, type StepPlan } from '../../hooks/index.ts';
-import { nearest } from '../../nearest.ts';
 import type { Runtime } from '../../runtime.ts';
-import { gatherJson, gatherJsonSync } from '../../strategies/agree.ts';
+import { gatherJson } from '../../strategies/agree.ts';
 import { locate } from '../../strategies/checkpoint/index.ts';
 import type { ArraySession } from './array-session.ts';
 import type { LoopSettings } from './settings.ts';
-
-/** Gradients by parameter name; null for a parameter that the loss does not depend on. */
-export type Gradients = Readonly<Record<string, Float32Array | null>>;
+import {
+  type Gradients,
+  nameNonFinite,
+  type Parameters,
+  requireGradients,
+  requireUnchanged,
+} from './user-arrays.ts';
 
 /** What `initialize` gives: DeepSpeed's engine for a loop that computes its own gradients. */
 export class LoopEngine {
@@ -19,7 +22,7 @@ export class LoopEngine {
   readonly #runtime: Runtime;
   readonly #session: ArraySession;
   readonly #settings: LoopSettings;
-  readonly #parameters: ReadonlyMap<string, Float32Array>;
+  readonly #parameters: Parameters;
   #step = 0;
   #skipped = 0;
   /** Micro batches of this step so far, and those among them that `noSync` added. */
@@ -40,7 +43,7 @@ export class LoopEngine {
     runtime: Runtime,
     session: ArraySession,
     settings: LoopSettings,
-    parameters: ReadonlyMap<string, Float32Array>,
+    parameters: Parameters,
   ) {
     this.#runtime = runtime;
     this.#session = session;
@@ -65,7 +68,8 @@ export class LoopEngine {
    */
   backward(gradients: Gradients, loss = Number.NaN): void {
     this.#guard(() => {
-      this.#check(gradients);
+      this.#requireOpen();
+      requireGradients(this.#parameters, gradients);
       if (typeof loss !== 'number') {
         throw new DeepSpeedError(
           'ARGUMENTS_INVALID',
@@ -124,7 +128,7 @@ export class LoopEngine {
         );
       }
       if (this.#microBatch < this.gradientAccumulationSteps + this.#extra) return false;
-      this.#requireUnchanged();
+      requireUnchanged(this.#parameters, this.#session, this.#step + 1);
       const step = this.#step;
       const scheduled = this.#settings.schedule.at(step - this.#skipped);
       const learningRate = this.#rate ?? scheduled.lr;
@@ -133,7 +137,13 @@ export class LoopEngine {
         learningRates: this.#settings.recipe.groups.map(() => learningRate),
         ...(scheduled.betas && { betas: scheduled.betas }),
       });
-      if (outcome.overflows > 0 && !outcome.skipped) this.#nameNonFinite();
+      if (outcome.overflows > 0 && !outcome.skipped) {
+        nameNonFinite(this.#runtime, this.#session, this.#parameters, {
+          step: step + 1,
+          last: this.#last,
+          microBatches: this.#microBatch,
+        });
+      }
       this.#outcome = outcome;
       this.#step += 1;
       this.#finish(outcome, learningRate);
@@ -303,71 +313,11 @@ export class LoopEngine {
     for (const [name, values] of this.#parameters) values.set(this.#session.parameter(name));
   }
 
-  /** The engine's values win at every step: a change that it does not know of would be lost. */
-  #requireUnchanged(): void {
-    for (const [name, values] of this.#parameters) {
-      if (bytes(values).equals(bytes(this.#session.parameter(name)))) continue;
-      throw new DeepSpeedError(
-        'ARGUMENTS_INVALID',
-        `step ${this.#step + 1}: the parameter ${name} was changed outside of step()`,
-        { fix: 'Call `await engine.parametersReplaced()` after writing into parameters.' },
-      );
-    }
-  }
-
   #requireOpen(): void {
     if (this.#state === 'open') return;
     throw new DeepSpeedError(
       'TRAINER_CLOSED',
       `this engine has ${this.#state === 'failed' ? 'failed' : 'been closed'}`,
-    );
-  }
-
-  #check(gradients: Gradients): void {
-    this.#requireOpen();
-    for (const name of Object.keys(gradients)) {
-      if (this.#parameters.has(name)) continue;
-      const near = nearest(name, this.#parameters.keys());
-      throw invalid(`there is no parameter ${name}${near ? `; did you mean ${near}?` : ''}`);
-    }
-    for (const [name, values] of this.#parameters) {
-      const gradient = gradients[name];
-      if (gradient === null) continue;
-      if (!(gradient instanceof Float32Array)) {
-        throw invalid(
-          `the gradient of ${name} is ${gradient === undefined ? 'missing' : 'no Float32Array'}`,
-        );
-      }
-      if (gradient.length !== values.length) {
-        throw invalid(
-          `the gradient of ${name} has ${gradient.length} elements, the parameter ${values.length}`,
-        );
-      }
-    }
-  }
-
-  /** Of earlier micro batches only the sum is left, which knows its parameters and not its ranks. */
-  #nameNonFinite(): never {
-    const last = [...this.#parameters.keys()].find(
-      (name) => !(this.#last[name]?.every(Number.isFinite) ?? true),
-    );
-    const all = gatherJsonSync(this.#runtime, {
-      last: last ?? null,
-      sum: this.#session.nonFiniteSum(),
-    });
-    const onRanks = all.flatMap(({ last: name }, rank) =>
-      name ? [`${name} on rank ${rank}`] : [],
-    );
-    const inSum = [...new Set(all.flatMap(({ sum }) => sum ?? []))];
-    const origin =
-      this.#microBatch > 1
-        ? 'in an earlier micro batch than the last, or their sum overflows'
-        : 'their sum overflows';
-    const named = onRanks.length > 0 ? onRanks.join(', ') : [...inSum, origin].join(', ');
-    throw new DeepSpeedError(
-      'LOSS_NOT_FINITE',
-      `step ${this.#step + 1}: gradients are not finite: ${named}`,
-      { data: { step: this.#step + 1 } },
     );
   }
 
@@ -386,14 +336,4 @@ export class LoopEngine {
       throw error;
     }
   }
-}
-
-function bytes(values: Float32Array): Buffer {
-  return Buffer.from(values.buffer, values.byteOffset, values.byteLength);
-}
-
-function invalid(message: string): DeepSpeedError {
-  return new DeepSpeedError('ARGUMENTS_INVALID', `backward(): ${message}`, {
-    fix: 'Give one Float32Array for each parameter, by its name; null where the loss does not depend on it.',
-  });
 }

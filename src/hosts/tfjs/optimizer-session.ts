@@ -35,6 +35,8 @@ export class OptimizerSession {
   /** TensorFlow.js's own fields hold the current states. */
   #givenBack = false;
   #scheduledRate: number | null = null;
+  /** Whether a variable had no gradient in its first step. */
+  readonly #missing = new Map<string, boolean>();
 
   /** Every rank must open it. */
   static async open(
@@ -83,6 +85,27 @@ export class OptimizerSession {
     this.settings = settings;
     this.adapter = adapter;
     this.arrays = arrays;
+  }
+
+  /**
+   * A variable that the loss never depends on keeps its value, as a gradient of zero does it to states of
+   * zero. One that loses its gradient later is skipped by TensorFlow.js, and would be moved by zero here.
+   */
+  noteGradient(name: string, missing: boolean): void {
+    const first = this.#missing.get(name);
+    if (first === undefined) this.#missing.set(name, missing);
+    else if (first !== missing) {
+      throw new DeepSpeedError(
+        'TFJS_UNSUPPORTED',
+        `step ${this.steps + 1}: the variable ${name} has ${missing ? 'lost its' : 'got a'} gradient since the first step`,
+        { fix: 'Compile the model again after changing `trainable`.', data: { variable: name } },
+      );
+    }
+  }
+
+  /** Whether the loss does not depend on it. */
+  lacksGradient(name: string): boolean {
+    return this.#missing.get(name) ?? false;
   }
 
   /**

@@ -19,6 +19,7 @@ import type { OptimizerSession } from './optimizer-session.ts';
 import type { SharedNumbers } from './random.ts';
 import { nameOf, ownFunctions, tryOnParts } from './own-functions.ts';
 import { microRows, type Rows, rowsOfRank } from './rows.ts';
+import { update } from './update.ts';
 import {
   differingAgain,
   differingGradients,
@@ -133,7 +134,7 @@ export class ModelTraining {
     const totals = context.sum(sums);
     if (whole) this.#compare(model, session, whole, { totals, kept });
     if (comparing) this.#tryOwnFunctions(model, session, batch);
-    this.#update(session, rate, kept, totals[0]!, total);
+    update(context, session, { learningRate: rate, kept, loss: totals[0]!, samples: total });
     core.dispose(kept);
     return Array.from(totals, (value) => core.scalar(value));
   }
@@ -240,7 +241,7 @@ export class ModelTraining {
       const { loss, grads } = this.#gradients(f, optimizer, variables, scale);
       for (const { name } of session.variables) {
         const gradient = grads[name];
-        this.#noteMissing(session, name, gradient == null);
+        session.noteGradient(name, gradient == null);
         sink.write(name, gradient ? lookAt(core, gradient) : null);
         if (gradient) core.keep(gradient);
       }
@@ -259,29 +260,6 @@ export class ModelTraining {
     }, variables);
     value.dispose();
     return { loss, grads };
-  }
-
-  readonly #missing = new WeakMap<OptimizerSession, Map<string, boolean>>();
-
-  /**
-   * A variable that the loss never depends on keeps its value, as a gradient of zero does it to states of
-   * zero. One that loses its gradient later is skipped by TensorFlow.js, and would be moved by zero here.
-   */
-  #noteMissing(session: OptimizerSession, name: string, missing: boolean): void {
-    let known = this.#missing.get(session);
-    if (!known) {
-      known = new Map();
-      this.#missing.set(session, known);
-    }
-    const first = known.get(name);
-    if (first === undefined) known.set(name, missing);
-    else if (first !== missing) {
-      throw new DeepSpeedError(
-        'TFJS_UNSUPPORTED',
-        `step ${session.steps + 1}: the variable ${name} has ${missing ? 'lost its' : 'got a'} gradient since the first step`,
-        { fix: 'Compile the model again after changing `trainable`.', data: { variable: name } },
-      );
-    }
   }
 
   /** The same batch, whole, on this rank alone: nothing is applied, and nothing of it remains. */
@@ -314,83 +292,6 @@ export class ModelTraining {
     };
     const { result: numbers, moved } = run(capture);
     return { numbers, gradients, moved, again: run(forward).result };
-  }
-
-  #update(
-    session: OptimizerSession,
-    learningRate: number,
-    kept: readonly NamedGradients[],
-    loss: number,
-    samples: number,
-  ): void {
-    if (!session.adapter) {
-      this.#applyOwn(session);
-      session.steps += 1;
-      return;
-    }
-    session.requireUnwritten();
-    const { steps: step, settings, arrays, adapter } = session;
-    adapter.prepare(learningRate);
-    const betas = settings.schedule?.at(step).betas;
-    const { microBatches } = settings;
-    const { gradientNorm, overflows, skipped, lossScale } = arrays.step({
-      plan: { training: true, step, microBatch: microBatches - 1, microBatches },
-      learningRates: [adapter.hyper.lr],
-      ...(betas && { betas }),
-    });
-    if (overflows > 0 && !skipped) this.#nameNonFinite(session, kept);
-    const { lifecycle } = arrays.session;
-    if (skipped) {
-      session.steps += 1;
-      lifecycle.fire('stepSkipped', { step: step + 1, overflows });
-    } else session.stepped();
-    lifecycle.fire('metrics', {
-      step: step + 1,
-      loss,
-      learningRate,
-      gradientNorm,
-      tokens: samples,
-      samples,
-      skipped,
-      lossScale,
-    });
-  }
-
-  /** A user's own optimizer gets the averaged gradients and runs as it is, on every rank. */
-  #applyOwn(session: OptimizerSession): void {
-    const { core, runtime } = this.#context;
-    const { gradients, session: inner } = session.arrays;
-    const { whole, after } = gradients.reduced();
-    for (const work of after) runtime.engine.waitSync(work);
-    const scale = 1 / gradients.lossScale;
-    core.tidy(() => {
-      const list = session.variables.map(({ name, shape }) => {
-        const { offset, count } = inner.layout.byName.get(name)!;
-        const { buffer, byteOffset } = whole!;
-        const values = new Float32Array(buffer.view(), byteOffset + offset * 4, count).slice();
-        const tensor = core.tensor(values, shape);
-        const missing = this.#missing.get(session)?.get(name);
-        if (missing) return { name, tensor: undefined };
-        return { name, tensor: scale === 1 ? tensor : core.mul(tensor, scale) };
-      });
-      session.optimizer.applyGradients(list);
-    });
-  }
-
-  /** Which rank's gradients were not finite: all ranks stop with the same words. */
-  #nameNonFinite(session: OptimizerSession, kept: readonly NamedGradients[]): never {
-    const own = session.variables.find(({ name }) =>
-      kept.some(
-        (grads) => !(grads[name]?.dataSync() as Float32Array | undefined)?.every(Number.isFinite),
-      ),
-    );
-    const all = gatherJsonSync(this.#context.runtime, own?.name ?? null);
-    const named = all.flatMap((name, rank) => (name ? [`${name} on rank ${rank}`] : []));
-    throw new DeepSpeedError(
-      'LOSS_NOT_FINITE',
-      `step ${session.steps + 1}: gradients are not finite: ${named.join(', ') || 'their sum over ranks overflows'}`,
-      { data: { step: session.steps + 1, variables: all } },
-    );
   }
 }
 
