@@ -1,4 +1,5 @@
 /** Trainings in a queue: one at a time, those that a training starts itself at once, and those that wait for ever. */
+import { queryObjects } from 'node:v8';
 import { expect, it } from 'vitest';
 import { TrainingQueue } from './queue.ts';
 
@@ -109,4 +110,12 @@ it('one that takes its time is waited for, and both are named', async () => {
   clearInterval(busy);
   expect(await said).toContain('b waits until a has ended, which has taken no step for 0.02 s');
   expect(log).toEqual(['a begins', 'a ends', 'b begins', 'b ends']);
+});
+
+it('keeps nothing of trainings that have ended', async () => {
+  const queue = new TrainingQueue(2, patienceMs, silent);
+  const arrays = () => queryObjects(Array, { format: 'count' });
+  const before = arrays();
+  for (let at = 0; at < 1000; at += 1) await queue.run('a', async () => {});
+  expect(arrays() - before).toBeLessThan(500);
 });

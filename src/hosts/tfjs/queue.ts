@@ -55,7 +55,8 @@ export class TrainingQueue {
       this.#turns.splice(this.#turns.indexOf(turn), 1);
     };
     // One that is refused ends early; those behind it still wait for those before it.
-    this.#last = Promise.all([before, result.then(settled, settled)]);
+    // Without a value: an array in an array for every training would grow as long as the process lives.
+    this.#last = Promise.all([before, result.then(settled, settled)]).then(() => {});
     this.progress();
     return result;
   }
