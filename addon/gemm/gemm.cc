@@ -209,10 +209,11 @@ struct Run {
     });
   }
 
+  static constexpr size_t kWholeVectors = 64;
+
   void in_place(const Operands& operands, float* scratch) const {
     const bool dots = product.b_strides.column != 1;
     const Lines a = kernels.lines_of_a(product, operands.a, operands.a2, dots, scratch);
-    constexpr size_t kWholeVectors = 64;
     share_span(product.N, kWholeVectors, [&](size_t, Span columns) {
       kernels.in_place(product, a, operands.b, operands.c, columns);
     });
@@ -222,7 +223,7 @@ struct Run {
     const bool dots = product.a_strides.row != 1;
     const Lines lines =
         kernels.lines_of_b(product, operands.b, dots, scratch + workers * plan.packed_a);
-    share_span(product.M, kFewColumnsPiece, [&](size_t worker, Span rows) {
+    share_span(product.M, kWholeVectors, [&](size_t worker, Span rows) {
       for (size_t done = 0; done < rows.count; done += kFewColumnsPiece)
         kernels.few_columns_of(product, lines, operands.a, operands.c,
                                {rows.begin + done, std::min(kFewColumnsPiece, rows.count - done)},

@@ -61,8 +61,8 @@ struct GemmKernels {
   size_t tile_columns;
   // Blocks of rows begin at a multiple of this.
   size_t row_unit;
-  // Over operands where they lie a tile has at most so many rows, and a whole product so many
-  // columns (plan.cc says when). 0: these kernels pack whatever they read.
+  // Over operands where they lie a tile has at most so many rows, and a vector so many columns
+  // (plan.cc says which products are computed so). 0: these kernels pack whatever they read.
   size_t few_rows;
   size_t few_columns;
   Blocking blocking;
@@ -96,7 +96,7 @@ struct GemmKernels {
   // Columns of a whole product, B where it lies, without prologue. Its rows are adjacent in memory,
   // or its columns; then elements of a row of `a` are adjacent.
   void (*in_place)(const Product& product, const Lines& a, const void* b, float* c, Span columns);
-  // Rows of a whole product of at most few_columns columns, A where it lies, without prologue. `b`:
+  // Rows of a whole product of few columns (plan.cc), A where it lies, without prologue. `b`:
   // the columns of op(B) as lines; unless A's rows are adjacent, so are elements of a line. `sums`:
   // N · rows.count floats of scratch memory.
   void (*few_columns_of)(const Product& product, const Lines& b, const float* a, float* c,

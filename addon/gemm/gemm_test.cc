@@ -271,9 +271,10 @@ void test_skinny() {
   struct Shape {
     size_t M, N, K;
   };
-  const Shape shapes[] = {{2003, 8, 131}, {2003, 1, 601},  {701, 4, 640},   {8, 2003, 131},
-                          {701, 16, 131}, {16, 1031, 131}, {13, 1031, 131}, {41, 517, 421},
-                          {1, 5003, 257}, {5, 1031, 401},  {128, 8, 768},   {128, 768, 8}};
+  const Shape shapes[] = {{2003, 8, 131},  {2003, 1, 601},  {701, 4, 640},   {8, 2003, 131},
+                          {701, 16, 131},  {16, 1031, 131}, {13, 1031, 131}, {41, 517, 421},
+                          {1, 5003, 257},  {5, 1031, 401},  {128, 8, 768},   {128, 768, 8},
+                          {29, 2503, 131}, {1061, 41, 131}};
   uint64_t seed = 300;
   for (const Shape& shape : shapes)
     for (int layout = 0; layout < 4; ++layout) {
@@ -313,16 +314,22 @@ void test_ways() {
     };
     for (bool trans_a : {false, true})
       for (bool trans_b : {false, true}) {
-        check_way(product_of(kernels.few_rows, 3000, 500, trans_a, trans_b), Way::kInPlace);
-        const size_t columns = trans_a ? kernels.few_columns : kernels.few_columns / 2;
+        const size_t rows = 4 * std::max(kernels.few_rows, kernels.few_columns);
+        for (size_t M : {kernels.few_rows, 2 * kernels.few_rows, trans_b ? size_t{1} : rows})
+          check_way(product_of(M, 3000, 500, trans_a, trans_b), Way::kInPlace);
+        if (!trans_b) check_way(product_of(rows + 1, 3000, 500, trans_a, trans_b), Way::kBlocks);
+        const size_t dots = 8 * kernels.few_rows;
+        if (trans_b) check_way(product_of(dots, 3000, 640, trans_a, trans_b), Way::kInPlace);
+        check_way(product_of(std::max(dots, rows) + 1, 3000, 660, trans_a, trans_b), Way::kBlocks);
+        // Where p(A) is copied by one thread.
+        Product activated = product_of(kernels.few_rows + 1, 3000, 700, trans_a, trans_b);
+        activated.prologue = Prologue::kSilu;
+        check_way(activated, Way::kBlocks);
+        const size_t columns = trans_a ? 8 * kernels.few_rows : kernels.few_columns / 2;
         check_way(product_of(3000, columns, 500, trans_a, trans_b), Way::kFewColumns);
         check_way(product_of(3000, columns + 1, 500, trans_a, trans_b), Way::kBlocks);
-        check_way(product_of(2 * kernels.few_rows, 3000, 500, trans_a, trans_b),
-                  trans_b ? Way::kInPlace : Way::kBlocks);
-        check_way(product_of(8 * kernels.few_rows, 3000, 640, trans_a, trans_b),
-                  trans_b ? Way::kInPlace : Way::kBlocks);
-        check_way(product_of(8 * kernels.few_rows + 1, 3000, 660, trans_a, trans_b), Way::kBlocks);
-        check_way(product_of(2 * kernels.few_rows, 2000, 500, trans_a, trans_b), Way::kInPlace);
+        check_way(product_of(70, kernels.few_columns + 1, 60, trans_a, trans_b),
+                  trans_b ? Way::kBlocks : Way::kInPlace);
         check_way(product_of(40, 50, 60, trans_a, trans_b), trans_b ? Way::kBlocks : Way::kInPlace);
         check_way(product_of(400, 500, 600, trans_a, trans_b), Way::kBlocks);
         const size_t least = 5 * kernels.few_columns;  // terms of a dot product, of eight rows

@@ -94,15 +94,30 @@ void dot_products(const Product& product, const Lines& a, const ColumnsOfB<Reade
   }
 }
 
+// All rows beside columns of B, so many at a time that the second-level cache holds their sums.
+template <class Reader>
+void direct_products(const Product& product, const Lines& a, const RowsOfB<Reader>& b, Span columns,
+                     const Target& to) {
+  constexpr size_t kSums = size_t{1} << 16;
+  const auto part = [&](size_t j, size_t count) {
+    direct_tiles<Reader>(product.K, a, product.M, b, columns.begin + j, count,
+                         {to.c + j, to.ldc, to.alpha, to.replace});
+  };
+  if (product.M * columns.count <= kSums) return part(0, columns.count);
+  const size_t vectors = kSums / kLanes / product.M, most = (vectors > 0 ? vectors : 1) * kLanes;
+  for (size_t j = 0; j < columns.count; j += most)
+    part(j, columns.count - j < most ? columns.count - j : most);
+}
+
 void in_place(const Product& product, const Lines& a, const void* b, float* c, Span columns) {
   if (product.M == 0) return;
   float* const first = c + columns.begin;
   const Target to{first, product.ldc, product.alpha, !product.accumulate};
+  const size_t terms = terms_at_once(product.K, product.N);
   with_reader_of_b(product, b, [&](auto read) {
     using Reader = decltype(read);
     if (product.b_strides.column == 1)
-      direct_tiles<Reader>(product.K, a, product.M, {read, product.b_strides.row}, columns.begin,
-                           columns.count, to);
+      direct_products<Reader>(product, a, {read, product.b_strides.row, terms}, columns, to);
     else
       dot_products<Reader>(product, a, {read, product.b_strides.column}, columns, to);
   });
@@ -117,27 +132,30 @@ void few_columns(const Product& product, const Lines& b, const float* a, float* 
   const Target to{sums, rows.count, 1, true};
   const ReadF32 read{a};
   if (strides.row == 1)
-    direct_tiles<ReadF32>(product.K, b, product.N, {read, strides.column}, rows.begin, rows.count,
-                          to);
+    direct_tiles<ReadF32>(product.K, b, product.N,
+                          {read, strides.column, terms_at_once(product.K, product.M)}, rows.begin,
+                          rows.count, to);
   else
     kDots<ReadF32>.of[product.N - 1](product.K, b.at, b.strides.row, {read, strides.row},
                                      rows.begin, rows.count, to);
 
   const F32 factor = splat(product.alpha);
-  for (size_t i = 0; i < rows.count; i += kLanes) {
-    const size_t lanes = rows.count - i < kLanes ? rows.count - i : kLanes;
-    F32 square[kLanes];
-    for (size_t n = 0; n < kLanes; ++n) {
-      const float* from = sums + n * rows.count + i;
-      square[n] = n >= product.N ? F32{} : lanes == kLanes ? load(from) : load_part(from, lanes);
+  for (size_t i = 0; i < rows.count; i += kLanes)
+    for (size_t j = 0; j < product.N; j += kLanes) {
+      const size_t high = rows.count - i < kLanes ? rows.count - i : kLanes;
+      const size_t wide = product.N - j < kLanes ? product.N - j : kLanes;
+      F32 square[kLanes];
+      for (size_t n = 0; n < kLanes; ++n) {
+        const float* from = sums + (j + n) * rows.count + i;
+        square[n] = n >= wide ? F32{} : high == kLanes ? load(from) : load_part(from, high);
+      }
+      transpose(square);
+      for (size_t row = 0; row < high; ++row) {
+        float* to = c + (rows.begin + i + row) * product.ldc + j;
+        const F32 value = factor * square[row];
+        store_part(to, product.accumulate ? load_part(to, wide) + value : value, wide);
+      }
     }
-    transpose(square);
-    for (size_t lane = 0; lane < lanes; ++lane) {
-      float* row = c + (rows.begin + i + lane) * product.ldc;
-      const F32 value = factor * square[lane];
-      store_part(row, product.accumulate ? load_part(row, product.N) + value : value, product.N);
-    }
-  }
   finish_in_place(product, c + rows.begin * product.ldc, rows.count, {0, product.N});
 }
 
@@ -150,8 +168,9 @@ void multiply_rows(const Product& product, const Block& block) {
     float* c = block.c + block.rows.begin * product.ldc + block.columns.begin + j;
     // The last panel is filled up to whole vectors.
     const size_t pitch = parts_of(width, kLanes) * kLanes;
-    direct_tiles<ReadF32>(block.depth, a, block.rows.count, {{block.b + j * block.depth}, pitch}, 0,
-                          width, {c, product.ldc, product.alpha, block.replace});
+    direct_tiles<ReadF32>(block.depth, a, block.rows.count,
+                          {{block.b + j * block.depth}, pitch, block.depth}, 0, width,
+                          {c, product.ldc, product.alpha, block.replace});
     if (block.finish)
       finish_in_place(product, c, block.rows.count, {block.columns.begin + j, width});
   }

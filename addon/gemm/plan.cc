@@ -29,11 +29,13 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
   const bool packs_b = product.column_sums || product.prologue_b != Prologue::kNone;
   if (kernels.few_rows == 0 || packs_b) return Way::kBlocks;
   const bool b_rows = product.b_strides.column == 1, b_columns = product.b_strides.row == 1;
-  // More rows read B's rows again, which pays while a cache holds them all, and its columns, which
-  // pays wherever they are long: a strip of them is all that a cache need hold. Not where p(A) is
-  // copied by one thread for all of them.
-  const size_t rows = (product.K * product.N <= kSmall ? 4 : 1) * kernels.few_rows;
-  const size_t dots = (product.prologue == Prologue::kNone ? 8 : 1) * kernels.few_rows;
+  // More rows read a strip of B's rows or columns again, which pays while copies of B are a large
+  // part of the product. Not where p(A) is copied by one thread for all of them.
+  const bool plain = product.prologue == Prologue::kNone;
+  const size_t rows = plain || product.K * product.N <= kSmall
+                          ? 4 * std::max(kernels.few_rows, kernels.few_columns)
+                          : kernels.few_rows;
+  const size_t dots = (plain ? 8 : 1) * kernels.few_rows;
   // few_columns: the lanes of a vector.
   const auto dots_pay = [&](size_t lines) {
     return 8 * product.K >= kDotEighths * kernels.few_columns * lines;
@@ -43,10 +45,13 @@ Way way_of(const Product& product, const GemmKernels& kernels) {
   const bool a_rows = product.a_strides.column == 1, a_columns = product.a_strides.row == 1;
   // Dot products beat vectors of columns where these leave half of the lanes idle.
   const bool half = 2 * product.N <= kernels.few_columns;
-  if (product.N > 0 && product.N <= kernels.few_columns && product.prologue == Prologue::kNone &&
-      (a_columns || (a_rows && half && product.N <= kernels.few_rows && dots_pay(product.N))))
-    return Way::kFewColumns;
   const bool small = product.M * product.N * product.K < kSmall;
+  // Sums of more columns than a vector has lanes are turned over by parts.
+  const size_t few_columns = std::max(kernels.few_columns, small ? 0 : 8 * kernels.few_rows);
+  if (product.N > 0 && plain &&
+      ((a_columns && product.N <= few_columns) ||
+       (a_rows && half && product.N <= kernels.few_rows && dots_pay(product.N))))
+    return Way::kFewColumns;
   return small && b_rows ? Way::kInPlace : Way::kBlocks;
 }
 

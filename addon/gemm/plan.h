@@ -37,7 +37,7 @@ struct Plan {
 };
 
 // Rows at a time of a product of few columns.
-constexpr size_t kFewColumnsPiece = 256;
+constexpr size_t kFewColumnsPiece = 1024;
 
 // Depends on its arguments alone. `way` and `depth_parts` depend on sizes and strides alone: they
 // decide the order of sums.
