@@ -34,6 +34,7 @@ process.exitCode = await launch({
   masterPort: null,
   hangTimeoutMs: 60_000,
   gracePeriodMs: 0,
-  oversubscribe: false,
+  // Whoever asks has told the user.
+  oversubscribe: true,
   quiet: true,
 });
