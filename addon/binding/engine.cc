@@ -169,6 +169,7 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
             InstanceMethod<&EngineHandle::allocate_joint>("allocateJoint"),
             InstanceMethod<&EngineHandle::memory>("memory"),
             InstanceMethod<&EngineHandle::execution_providers>("executionProviders"),
+            InstanceMethod<&EngineHandle::keep_device>("keepDevice"),
             InstanceMethod<&EngineHandle::load_session>("loadSession"),
             InstanceMethod<&EngineHandle::release_session>("releaseSession"),
             InstanceMethod<&EngineHandle::create_instance>("createInstance"),
@@ -303,6 +304,10 @@ class EngineHandle final : public Napi::ObjectWrap<EngineHandle> {
       }
       return list;
     });
+  }
+
+  void keep_device(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [] { ort::keep_device(); });
   }
 
   // loadSession(model, options)

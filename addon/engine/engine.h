@@ -50,8 +50,9 @@ class Engine {
   const MemoryAccount& account() const { return *account_; }
   Queues& queues() { return queues_; }
 
-  // `config.threads` is set here. Returns the session's id.
+  // What else than the processor can compute sessions; throws ORT_LIBRARY without the library.
   std::vector<ort::ProviderState> execution_providers() const;
+  // `config.threads` is set here. Returns the session's id.
   uint32_t load_session(const void* model, size_t bytes, ort::SessionConfig config);
   void release_session(uint32_t session);
   uint32_t create_instance(uint32_t session, std::vector<ort::BoundTensor> inputs,

@@ -104,7 +104,10 @@ std::unique_ptr<Operator> dropout_kept() {
 void add_elementwise_operators(Operators& operators) {
   operators.push_back(std::make_unique<Operator>(
       "Accumulate",
-      std::vector<Port>{{"grad", kFloat}, {"buffer", kFloat}, {"first", DType::kInt32}},
+      std::vector<Port>{{"grad", kFloat},
+                        {"buffer", kFloat},
+                        {"first", DType::kInt32},
+                        {"after", DType::kInt32, true}},
       std::vector<Port>{kToken}, Reuse::kNone,
       [](const std::vector<Shape>& in) -> std::vector<Shape> {
         require_same("grad", in[0], "buffer", in[1]);

@@ -11,9 +11,6 @@
 namespace dsjs::ort {
 namespace {
 
-// Errors reach the caller as exceptions; the runtime would print each of them as well.
-constexpr int kLogFatal = 4;
-
 // A model of one Identity over float[1].
 constexpr unsigned char kProbeModel[] =
     {

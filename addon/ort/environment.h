@@ -6,6 +6,9 @@
 
 namespace dsjs::ort {
 
+// Errors reach the caller as exceptions; the runtime would print each of them as well.
+constexpr int kLogFatal = 4;
+
 // Creates the environment at the first call. It lives as long as the process: the runtime's own
 // Node binding may hold sessions in it.
 //

@@ -116,6 +116,7 @@ inline constexpr Release<100, OrtSessionOptions> ReleaseSessionOptions;
 inline constexpr Status<14, OrtSessionOptions*, const char*> EnableProfiling;
 inline constexpr Status<17, OrtSessionOptions*> DisableMemPattern;
 inline constexpr Status<19, OrtSessionOptions*> DisableCpuMemArena;
+inline constexpr Status<22, OrtSessionOptions*, int> SetSessionLogSeverityLevel;
 inline constexpr Status<23, OrtSessionOptions*, int> SetSessionGraphOptimizationLevel;
 inline constexpr Status<24, OrtSessionOptions*, int> SetIntraOpNumThreads;
 inline constexpr Status<25, OrtSessionOptions*, int> SetInterOpNumThreads;

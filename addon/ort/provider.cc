@@ -45,6 +45,12 @@ std::string reason_of(const std::string& text) {
   return reason.substr(0, reason.find_last_not_of(" \n") + 1);
 }
 
+// Never destroyed: threads may wait for it when the process ends.
+std::recursive_mutex& device() {
+  static auto* const mutex = new std::recursive_mutex;
+  return *mutex;
+}
+
 std::string try_provider(const Environment& environment, const Provider& provider) {
   if (!is_compiled_in(provider))
     return "ONNX Runtime " + library_version() + " of this platform was built without it";
@@ -96,8 +102,9 @@ void append_provider(OrtSessionOptions* options, const std::string& name) {
 }
 
 DeviceTurn::DeviceTurn(const std::string& provider) {
-  static std::mutex device;
-  if (!provider.empty()) lock_ = std::unique_lock(device);
+  if (!provider.empty()) lock_ = std::unique_lock(device());
 }
+
+void keep_device() { device().lock(); }
 
 }  // namespace dsjs::ort

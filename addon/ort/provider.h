@@ -34,7 +34,11 @@ class DeviceTurn {
   explicit DeviceTurn(const std::string& provider);
 
  private:
-  std::unique_lock<std::mutex> lock_;
+  std::unique_lock<std::recursive_mutex> lock_;
 };
+
+// Waits for the device's turn and keeps it: only the calling thread can have it from now on. For
+// the end of a process, which takes drivers down while the engine's threads still run.
+void keep_device();
 
 }  // namespace dsjs::ort

@@ -15,6 +15,8 @@ Owned<OrtSessionOptions> make_options(const SessionConfig& config, const Environ
   const std::string what = "configure session " + config.name;
   check(api::CreateSessionOptions(&made), what);
   Owned<OrtSessionOptions> options(made);
+  // Somebody else's environment may print what ours does not; errors come as exceptions.
+  check(api::SetSessionLogSeverityLevel(made, kLogFatal), what);
   check(api::SetSessionGraphOptimizationLevel(made, config.optimization_level), what);
   check(api::DisableCpuMemArena(made), what);
   check(api::AddSessionConfigEntry(made, "session.use_env_allocators", "1"), what);
@@ -200,12 +202,12 @@ Instance::Values Instance::values_of(std::vector<ModelPort> missing,
 void Instance::run(const OrtRunOptions* options) {
   const WorkspaceScope scope(session_->pool_.get());
   const RunThreads threads(session_->config_.threads);
-  if (!binding_) return run_on_provider(options);
+  if (!binding_) return run_on_provider();
   check(api::RunWithBinding(session_->session_.get(), options, binding_.get()),
         "run session " + name());
 }
 
-void Instance::run_on_provider(const OrtRunOptions* options) {
+void Instance::run_on_provider() {
   const auto names_of = [](const Values& bound) {
     std::vector<const char*> names;
     for (const auto& name : bound.names) names.push_back(name.c_str());
@@ -218,7 +220,7 @@ void Instance::run_on_provider(const OrtRunOptions* options) {
   std::vector<OrtValue*> filled;
   for (const auto& value : outputs_.values) filled.push_back(value.get());
   const DeviceTurn turn(session_->config_.provider);
-  check(api::Run(session_->session_.get(), options, inputs.data(), given.data(), given.size(),
+  check(api::Run(session_->session_.get(), nullptr, inputs.data(), given.data(), given.size(),
                  outputs.data(), filled.size(), filled.data()),
         "run session " + name());
 }

@@ -80,7 +80,9 @@ class Instance {
   Instance& operator=(const Instance&) = delete;
 
   const std::string& name() const { return session_->name(); }
-  // Blocks. Throws ORT_FAILED with the session's name and the runtime's text.
+  // Blocks. Throws ORT_FAILED with the session's name and the runtime's text. `options` may end a
+  // run on the processor before its time. One on a device comes to its end, which waits for the
+  // device: work that is left there would go on in a driver that the process takes down.
   void run(const OrtRunOptions* options);
 
  private:
@@ -92,7 +94,7 @@ class Instance {
 
   Values values_of(std::vector<ModelPort> missing, std::vector<BoundTensor>& tensors, bool input);
   void bind();
-  void run_on_provider(const OrtRunOptions* options);
+  void run_on_provider();
 
   std::shared_ptr<Session> session_;
   std::vector<std::shared_ptr<Buffer>> memory_;

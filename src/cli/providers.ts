@@ -17,12 +17,19 @@ process.stdout.write('providers ' + JSON.stringify(engine.executionProviders()) 
 
 /** Tries them in a process of its own: a driver may print what it likes, or crash. */
 export function inspectProviders(ortLibrary: string): ProviderState[] {
-  const { stdout, signal, status } = spawnSync(
+  const { error, stdout, stderr, signal, status } = spawnSync(
     process.execPath,
     ['-e', program, addonFile(), ortLibrary],
     { encoding: 'utf8', timeout: 30_000 },
   );
   const line = /^providers (.*)$/m.exec(stdout)?.[1];
   if (line !== undefined) return JSON.parse(line) as ProviderState[];
-  return [{ name: 'webgpu', fault: `its driver ended the process (${signal ?? status})` }];
+  return [{ name: 'webgpu', fault: whyNoAnswer() }];
+
+  function whyNoAnswer(): string {
+    if (error) return `it was not found out: ${error.message}`;
+    if (signal !== null) return `to ask for it ended a process by ${signal}`;
+    const said = /^\w*Error: .*$/m.exec(stderr)?.[0] ?? stderr.trim().split('\n').at(-1);
+    return `it was not found out: exit status ${status}, ${said}`;
+  }
 }

@@ -34,8 +34,13 @@ function narrowInputs({ inputs, outputs, nodes }: Graph): Set<string> {
   return narrow;
 }
 
-/** Names of the parameters that every pass that reads them can take in 16 bits. */
-export function narrowParameters({ programs, segments, parameters }: TrainingPlan): Set<string> {
+/**
+ * Names of the parameters that every pass that reads them can take in 16 bits. None in a lowered plan: it has no
+ * product that widens, and what computes it may not know the type.
+ */
+export function narrowParameters(plan: TrainingPlan): Set<string> {
+  const { programs, segments, parameters, lowered } = plan;
+  if (lowered !== null) return new Set();
   const names = new Set(parameters.map(({ name }) => name));
   const accepted = new Map(
     [...programs].map(([key, program]) => [

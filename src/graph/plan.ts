@@ -85,7 +85,7 @@ export function planTraining(graph: Graph, options: PlanOptions): TrainingPlan {
       ...[...tiles].map(([name, { length }]) => `${name}: ${length} tiles of rows`),
     ],
     tiles: [...tiles.values()].flat(),
-    lowered: planner.lowered,
+    lowered: options.lower ? planner.lowered : null,
     sparseAttention: sparse?.attention ?? null,
   };
 }

@@ -102,8 +102,8 @@ export interface TrainingPlan {
   replaced: string[];
   /** Parameters that stand for rows of a table of the graph. */
   tiles: readonly Tile[];
-  /** With `lower`: the operators that run as plain ONNX. */
-  lowered: ReadonlySet<string>;
+  /** The operators that run as plain ONNX; null without `lower`. */
+  lowered: ReadonlySet<string> | null;
   /** What `attentionBlocks` was asked for, and what stays dense; null without it. */
   sparseAttention: SparseAttention | null;
 }

@@ -322,10 +322,16 @@ export interface NativeEngine {
     options: { category: MemoryCategory; name?: string },
   ): NativeBuffer;
   memory(): MemoryAccount;
-
-  // compute queue
   /** Tries every provider beside the processor's, once per process; `fault`: why it cannot be used here. */
   executionProviders(): { name: ExecutionProvider; fault: string | null }[];
+
+  /**
+   * Waits until no session of the process runs on another provider than the processor's, and lets none begin any more:
+   * for the end of the process, which takes drivers down while the queues go on.
+   */
+  keepDevice(): void;
+
+  // compute queue
   /** @throws NativeError ORT_FAILED, EXECUTION_PROVIDER */
   loadSession(model: Uint8Array, options: SessionOptions): SessionId;
   releaseSession(session: SessionId): void;

@@ -127,7 +127,7 @@ export class OnnxHost implements Host {
   get providerReport(): string | undefined {
     const { provider } = this.#options;
     const [plan] = this.#plans.values();
-    return provider && plan && describeProvider(provider, plan.lowered);
+    return provider && plan?.lowered ? describeProvider(provider, plan.lowered) : undefined;
   }
 
   /** Connects to a session's memory and writes the model's initial values into it. */

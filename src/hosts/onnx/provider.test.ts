@@ -7,7 +7,7 @@ vi.mock('./outline.ts', async (original) => {
   const module = await original<typeof import('./outline.ts')>();
   const planModel: typeof module.planModel = (model, batch, options) => {
     const plan = module.planModel(model, batch, { ...options, ...chosen });
-    chosen.used += plan.lowered.size;
+    chosen.used += plan.lowered?.size ?? 0;
     return plan;
   };
   return { ...module, planModel };

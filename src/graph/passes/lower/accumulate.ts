@@ -20,8 +20,19 @@ export function isAccumulation(node: Node): boolean {
 
 /** Where a gradient goes once it is computed. */
 interface Sink {
-  /** first ≠ 0 ? gradient : buffer + gradient, as the buffer's content from now on; returns the write's token. */
-  add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string;
+  /**
+   * first ≠ 0 ? gradient : buffer + gradient, as the buffer's content from now on.
+   *
+   * @param after token of a write that the result stands for as well
+   * @returns the write's token
+   */
+  add(
+    c: NodeContext,
+    gradient: string,
+    bufferIndex: number,
+    firstIndex: number,
+    after?: string,
+  ): string;
 }
 
 /** Buffers are written in place, by the operator that can. */
@@ -32,8 +43,15 @@ export class InPlace implements Sink {
     this.emit = emit;
   }
 
-  add(c: NodeContext, gradient: string, bufferIndex: number, firstIndex: number): string {
+  add(
+    c: NodeContext,
+    gradient: string,
+    bufferIndex: number,
+    firstIndex: number,
+    after?: string,
+  ): string {
     const inputs = [gradient, c.input(bufferIndex), c.input(firstIndex)];
+    if (after !== undefined) inputs.push(after);
     const token = { dtype: 'int32', shape: [1] } as const;
     return this.emit.one('Accumulate', inputs, token, {}, 'deepspeed');
   }
@@ -95,9 +113,8 @@ export function lowerAccumulation(c: NodeContext, sink: Sink): string[] {
     }
     default: {
       const { weight, bias } = lowerMatMulAccumulate(c);
-      const written = sink.add(c, weight, 2, 3);
-      // Whoever waits for the node's token waits for both writes.
-      return [c.has(5) ? emit.add(written, sink.add(c, bias, 5, 6)) : written];
+      const written = c.has(5) ? sink.add(c, bias, 5, 6) : undefined;
+      return [sink.add(c, weight, 2, 3, written)];
     }
   }
 }
