@@ -78,14 +78,15 @@ void Group::recv(void* data, size_t bytes, int peer) {
       own.receiving.store(uint64_t{number} << 32 | static_cast<uint64_t>(peer + 1));
       channel_->wait_outbox(peer, box.posted, box.waiters, number);
       own.receiving.store(0);
-      if (box.message_bytes != bytes) {
+      // Read before the sender is let go, whose memory it is: it may end at once, and be gone.
+      const uint64_t message_bytes = box.message_bytes;
+      if (message_bytes != bytes) {
         box.refused_bytes = bytes;
         box.refused.store(1);
         advance(box.taken, number, box);
         channel_->fail(
             "COMM_MISMATCH",
-            sizes(box.message_bytes, channel_->number(peer), bytes, channel_->number(rank())),
-            peer);
+            sizes(message_bytes, channel_->number(peer), bytes, channel_->number(rank())), peer);
       }
       if (box.piece_bytes > 0)
         std::memcpy(static_cast<char*>(data) + received, channel_->arena_base(peer) + box.location,
