@@ -64,6 +64,23 @@ describe('Turns', () => {
     expect(await next).toBe('yes');
   });
 
+  it('fail with the place of the call in the stack, once', async () => {
+    const turns = new Turns(silent);
+    const fails = async () => {
+      await new Promise(setImmediate);
+      throw new Error('the cause');
+    };
+    function ofTheScript() {
+      return turns.take('outer', () => turns.take('inner', fails));
+    }
+    const error = await ofTheScript().catch((thrown: Error) => thrown);
+    expect((error as Error).stack!.match(/turns\.test\.ts/g)!.length).toBeGreaterThan(1);
+    const again = await turns
+      .take('another', () => Promise.reject(error))
+      .catch((thrown: Error) => thrown);
+    expect((again as Error).stack).toBe((error as Error).stack);
+  });
+
   it('of what outlives its call are those of the others', async () => {
     const turns = new Turns(silent);
     const notes: string[] = [];

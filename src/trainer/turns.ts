@@ -54,6 +54,8 @@ export class Turns {
     const caller = this.#caller();
     const line = caller ?? this.#script;
     const before = line.last;
+    const site = {};
+    Error.captureStackTrace(site);
     let refuse!: (error: DeepSpeedError) => void;
     const refused = new Promise<never>((_, reject) => {
       refuse = reject;
@@ -63,10 +65,14 @@ export class Turns {
     if (this.#open.size === 0) process.on('beforeExit', this.#idle);
     this.#open.add(turn);
 
-    const result = Promise.race([before, refused]).then(() => {
-      line.running = turn;
-      return this.#within.run(turn, action);
-    });
+    const result = Promise.race([before, refused])
+      .then(() => {
+        line.running = turn;
+        return this.#within.run(turn, action);
+      })
+      .catch((error: unknown) => {
+        throw calledFrom(error, site);
+      });
     const settled = () => {
       turn.ended = true;
       this.#close(turn);
@@ -157,6 +163,17 @@ export class Turns {
     this.#open.delete(turn);
     if (this.#open.size === 0) process.off('beforeExit', this.#idle);
   }
+}
+
+const placed = new WeakSet<Error>();
+
+/** The error with the place of the call in its stack: V8 does not find the way from a queue to who awaits it. */
+function calledFrom(error: unknown, site: { stack?: string }): unknown {
+  if (!(error instanceof Error) || placed.has(error)) return error;
+  placed.add(error);
+  const frames = site.stack?.split('\n').filter((line) => /^ +at /.test(line)) ?? [];
+  Reflect.set(error, 'stack', [error.stack, ...frames].join('\n'));
+  return error;
 }
 
 /** The promise of a call: it tells who awaits it where that would be for ever. What is made of it is a plain one. */
